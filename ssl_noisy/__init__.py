@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training image classifiers with few or wrong labels, in Keras, in one compiled step."""
+
+import contextlib
+import os
+import sys
+import tempfile
+
+
+@contextlib.contextmanager
+def _held_stderr():
+    """Holds back what C++ writes to standard error, and lets it out only if the block fails."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(stderr, held.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+# TensorFlow greets with a dozen lines at import and at its first look for devices, which
+# TF_CPP_MIN_LOG_LEVEL does not silence (tensorflow issue 100442). They would bury our one-line
+# messages; `ssl_noisy.train` names the device it runs on.
+with _held_stderr():
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        keras.distribution.list_devices()
+
+from ssl_noisy import methods, networks  # noqa: E402
+from ssl_noisy.learner import Learner  # noqa: E402
+from ssl_noisy.task import Task  # noqa: E402
+
+__version__ = "0.1.0"
+__all__ = ["Learner", "Task", "methods", "networks"]
+
+# Each method's class by its own name; importing it registers it with Keras, for loading.
+for _name in methods.names():
+    _class = methods.get(_name)
+    globals()[_class.__name__] = _class
+    __all__.append(_class.__name__)

@@ -1,0 +1,508 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random views of images: weak, RandAugment and cutout, drawn per image.
+
+Everything is `keras.ops` on whole batches with static shapes, so a view is a
+part of the compiled training step. Images are float tensors of shape
+`(batch, height, width, channels)` with 1 or 3 channels that hold whole numbers
+from 0 to 255; every function returns such a float32 tensor, whatever the
+precision policy. The operations compute what Pillow computes: operations on
+single pixel values, and sharpness, give the same numbers; warps take the same
+source pixel.
+"""
+
+import dataclasses
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+GRAY = 127.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """One published form of RandAugment.
+
+    Attributes:
+        draws: How many operations are drawn for each image, with replacement.
+        probability: Probability that a drawn operation is applied; 14 divided
+            by it is a whole number.
+        magnitudes: From operation to what its magnitude is drawn from: the
+            `(low, high)` of an interval if `continuous`, else 1, 9 or 18
+            levels. Translations are shares of the image side.
+        continuous: Whether magnitudes are drawn from intervals.
+        warp_fill: Value of the pixels that a warp takes from outside.
+        cutout: `(low, high)` of the cutout side, shares of the shorter side.
+    """
+
+    draws: int
+    probability: float
+    magnitudes: dict
+    continuous: bool
+    warp_fill: float
+    cutout: tuple
+
+
+_LEVELS = range(1, 10)
+_SIGNED = (*range(-9, 0), *range(1, 10))
+_SHEARS = ("shear_x", "shear_y")
+_SHIFTS = ("translate_x", "translate_y")
+_ENHANCE = ("brightness", "color", "contrast", "sharpness")
+_FREE = ("autocontrast", "equalize", "identity")
+_CODE_MAGNITUDES = {
+    "rotate": tuple(3 * level for level in _SIGNED),
+    **dict.fromkeys(_SHEARS, tuple(0.03 * level for level in _SIGNED)),
+    **dict.fromkeys(_SHIFTS, tuple(level / 32 for level in _SIGNED)),
+    **dict.fromkeys(_ENHANCE, tuple(0.1 + 0.18 * level for level in _LEVELS)),
+    "posterize": tuple(4 - 4 * level // 10 for level in _LEVELS),
+    "solarize": tuple(256 - 256 * level // 10 for level in _LEVELS),
+    **dict.fromkeys(_FREE, (0,)),
+}
+_PAPER_MAGNITUDES = {
+    "rotate": (-30, 30),
+    **dict.fromkeys((*_SHEARS, *_SHIFTS), (-0.3, 0.3)),
+    **dict.fromkeys(_ENHANCE, (0.05, 0.95)),
+    "posterize": (4, 8),
+    "solarize": (0, 256),
+    **dict.fromkeys(_FREE, (0, 0)),
+}
+RAND_AUGMENT = {
+    "google_code": Policy(2, 0.5, _CODE_MAGNITUDES, False, GRAY, (0.5, 0.5)),
+    "paper": Policy(2, 1.0, _PAPER_MAGNITUDES, True, GRAY, (0.0, 0.5)),
+    "torchssl": Policy(3, 1.0, _PAPER_MAGNITUDES, True, 0.0, (0.0, 0.5)),
+}
+POLICIES = tuple(RAND_AUGMENT)
+
+
+def weak_view(images, seed, *, flip=True, max_shift=None):
+    """Flips and shifts each image at random.
+
+    The shift is a crop from the image padded by reflection.
+
+    Args:
+        images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
+        seed: A `keras.random.SeedGenerator`; its state advances.
+        flip: Whether to mirror each image left to right with probability 1/2.
+        max_shift: Integer, largest shift along each axis in pixels, below the
+            shorter side. `None` means an eighth of the height: 4 of 32.
+
+    Returns:
+        A float32 tensor of the same shape.
+
+    Raises:
+        ValueError: If the shape of `images` or `max_shift` is out of range.
+    """
+    images = _checked(images)
+    batch, height, width, _ = images.shape
+    max_shift = height // 8 if max_shift is None else max_shift
+    if not 0 <= max_shift < min(height, width):
+        raise ValueError(
+            "The `max_shift` argument of `weak_view` must be at least 0 and below the "
+            f"shorter image side, {min(height, width)}. Received: max_shift={max_shift}"
+        )
+    uniform = keras.random.uniform((3, batch, 1), dtype="float32", seed=seed)
+    shift = ops.floor((2 * max_shift + 1) * uniform[:2]) - max_shift
+    rows = _reflect(_positions(height) + shift[0], height)
+    columns = _reflect(_positions(width) + shift[1], width)
+    if flip:
+        columns = ops.where(uniform[2] < 0.5, width - 1 - columns, columns)
+    return _take_pixels(images, rows[:, :, None], columns[:, None, :])
+
+
+def alternating_flip(images, indices, epoch):
+    """Mirrors each image left to right in every other epoch.
+
+    Whether an image is mirrored in the even or in the odd epochs is a fixed
+    pseudo-random bit of its index, so that two successive epochs show both
+    sides of every image and each epoch mirrors about half of the images.
+
+    Args:
+        images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
+        indices: Integer tensor of shape `(batch,)`.
+        epoch: Integer or integer tensor, a scalar or of shape `(batch,)`.
+
+    Returns:
+        A float32 tensor of the same shape as `images`.
+
+    Reference:
+        [Jordan, 2024](https://arxiv.org/abs/2404.00498). The bit is from MD5
+        there, and here from the finalizer of MurmurHash3.
+    """
+    images = _checked(images)
+    bits = ops.cast(indices, "uint32")
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = ops.bitwise_xor(bits, ops.right_shift(bits, shift))
+        bits = bits * ops.convert_to_tensor(np.uint32(factor))
+    bits = ops.bitwise_xor(bits, ops.right_shift(bits, 16))
+    parity = (ops.cast(bits & 1, "int32") + ops.cast(epoch, "int32")) % 2
+    return ops.where(_per_image(parity) == 1, ops.flip(images, axis=2), images)
+
+
+def strong_view(images, seed, *, policy="google_code", flip=True, max_shift=None):
+    """Makes FixMatch's strong view: weak view, RandAugment, cutout, in this order.
+
+    Args:
+        images, seed, flip, max_shift: As in `weak_view`; this draws its own.
+        policy: One of `POLICIES`, see `rand_augment`. The side of the gray
+            cutout square is half the shorter image side (`google_code`) or
+            uniform below that.
+
+    Returns:
+        A float32 tensor of the same shape.
+
+    Reference:
+        [Sohn et al., 2020](https://arxiv.org/abs/2001.07685), section 2.3, and
+        google-research/fixmatch. TorchSSL's code flips and shifts last.
+    """
+    share = _policy(policy).cutout
+    images = weak_view(images, seed, flip=flip, max_shift=max_shift)
+    images = rand_augment(images, seed, policy=policy)
+    side = min(images.shape[1:3])
+    return cutout(images, seed, size=(share[0] * side, share[1] * side))
+
+
+def rand_augment(images, seed, *, policy="google_code"):
+    """Applies to each image operations of its own, drawn at random.
+
+    Each draw puts the images, in random order, into equally many slots for
+    every operation and for being left alone; an operation runs on its slots
+    only. So each image meets each operation with exactly the probability of
+    the policy, its draws are independent, and in a batch each operation comes
+    about equally often.
+
+    Args:
+        images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
+        seed: A `keras.random.SeedGenerator`; its state advances.
+        policy: `"google_code"`, the FixMatch authors' code: 2 of 14
+            operations, each applied with probability 1/2, levels 1 to 9;
+            `"paper"`, the table in their paper: always applied, uniform
+            magnitudes; or `"torchssl"`: as the paper, but 3 operations, and
+            warps fill with black instead of gray.
+
+    Returns:
+        A float32 tensor of the same shape.
+
+    Raises:
+        ValueError: If `policy` is unknown or `images` has a wrong shape.
+
+    Reference:
+        [Cubuk et al., 2019](https://arxiv.org/abs/1909.13719), with the ranges
+        of [Sohn et al., 2020](https://arxiv.org/abs/2001.07685), appendix D.
+    """
+    rules = _policy(policy)
+    images = _checked(images)
+    batch, height, width, _ = images.shape
+    groups = round(len(rules.magnitudes) / rules.probability)
+    size = -(-batch // groups)
+    shape = (2, rules.draws, groups * size)
+    uniform = keras.random.uniform(shape, dtype="float32", seed=seed)
+    image_of_slot = ops.argsort(uniform[0], axis=-1)
+    slot_of_image = ops.argsort(image_of_slot, axis=-1)[:, :batch]
+    magnitudes = _magnitudes(rules, uniform[1], size, height, width)
+    for draw in range(rules.draws):
+        # Slots beyond the batch hold some image once more; nothing reads them.
+        slots = ops.take(images, image_of_slot[draw] % batch, axis=0)
+        slots = _apply_operations(rules, slots, magnitudes[draw], size)
+        images = ops.take(slots, slot_of_image[draw], axis=0)
+    return images
+
+
+def cutout(images, seed, *, size, fill=GRAY):
+    """Fills a square at a random place of each image.
+
+    The center is uniform over the image, so the square may be clipped.
+
+    Args:
+        images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
+        seed: A `keras.random.SeedGenerator`; its state advances.
+        size: Side of the square in pixels, or a pair: then the side is uniform
+            in `[low, high)`, rounded down, for each image.
+        fill: Value of the pixels in the square.
+
+    Returns:
+        A float32 tensor of the same shape.
+
+    Reference:
+        [DeVries and Taylor, 2017](https://arxiv.org/abs/1708.04552).
+    """
+    images = _checked(images)
+    batch, height, width, _ = images.shape
+    low, high = size if isinstance(size, (tuple, list)) else (size, size)
+    uniform = keras.random.uniform((3, batch, 1), dtype="float32", seed=seed)
+    size = ops.floor(low + (high - low) * uniform[2])
+
+    def covered(side, place):
+        distance = _positions(side) - ops.floor(side * place) + ops.floor(size / 2)
+        return ops.logical_and(distance >= 0, distance < size)
+
+    rows, columns = covered(height, uniform[0]), covered(width, uniform[1])
+    square = ops.logical_and(rows[:, :, None], columns[:, None, :])
+    return ops.where(square[..., None], float(fill), images)
+
+
+def rotate(images, degrees, fill=GRAY):
+    """Turns each image counterclockwise by `degrees`, of shape `(batch,)`."""
+    images = _checked(images)
+    return _warp(images, _rotation(degrees, *images.shape[1:3]), fill)
+
+
+def shear_x(images, factor, fill=GRAY):
+    """Takes pixel x from x + `factor` * y; `factor` has shape `(batch,)`."""
+    return _warp(_checked(images), _offset("shear_x", factor), fill)
+
+
+def shear_y(images, factor, fill=GRAY):
+    """Takes pixel y from y + `factor` * x; `factor` has shape `(batch,)`."""
+    return _warp(_checked(images), _offset("shear_y", factor), fill)
+
+
+def translate_x(images, pixels, fill=GRAY):
+    """Moves each image to the left by `pixels`, of shape `(batch,)`."""
+    return _warp(_checked(images), _offset("translate_x", pixels), fill)
+
+
+def translate_y(images, pixels, fill=GRAY):
+    """Moves each image up by `pixels`, of shape `(batch,)`."""
+    return _warp(_checked(images), _offset("translate_y", pixels), fill)
+
+
+def brightness(images, factor):
+    """Blends with black: 0 is black, 1 changes nothing. As `ImageEnhance`."""
+    images = _checked(images)
+    return _blend(ops.zeros_like(images), images, factor)
+
+
+def color(images, factor):
+    """Blends with the gray image; changes nothing if there is one channel."""
+    images = _checked(images)
+    return _blend(_luma(images), images, factor)
+
+
+def contrast(images, factor):
+    """Blends with the rounded mean of the gray image. As `ImageEnhance`."""
+    images = _checked(images)
+    area = images.shape[1] * images.shape[2]
+    total = ops.sum(_luma(images), axis=(1, 2, 3), keepdims=True)
+    # A quarter changes no whole result, and outweighs the rounding of `/`.
+    mean = ops.floor((total + area / 2 + 0.25) / area)
+    return _blend(mean, images, factor)
+
+
+def sharpness(images, factor):
+    """Blends with PIL's SMOOTH filter, which leaves the border as it is."""
+    images = _checked(images)
+    inner = images[:, 1:-1, 1:-1]
+    total = images[:, :-2] + images[:, 1:-1] + images[:, 2:]
+    total = total[:, :, :-2] + total[:, :, 1:-1] + total[:, :, 2:] + 4 * inner
+    change = ops.floor((total + 6.5) / 13) - inner
+    smooth = images + ops.pad(change, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return _blend(smooth, images, factor)
+
+
+def posterize(images, bits):
+    """Keeps the upper `bits` (0 to 8, rounded down) of each pixel."""
+    step = ops.take(2.0 ** np.arange(8, -1, -1, dtype="float32"), ops.cast(bits, "int32"))
+    step = _per_image(step)
+    return ops.floor(_checked(images) / step) * step
+
+
+def solarize(images, threshold):
+    """Inverts the pixels that are not below `threshold`, of shape `(batch,)`."""
+    images = _checked(images)
+    return ops.where(images < _per_image(threshold), images, 255 - images)
+
+
+def autocontrast(images):
+    """Stretches each channel of each image to the range 0 to 255."""
+    images = _checked(images)
+    low = ops.min(images, axis=(1, 2), keepdims=True)
+    high = ops.max(images, axis=(1, 2), keepdims=True)
+    span = ops.maximum(high - low, 1)
+    stretched = 255 * (images - low)
+    quotient = _divide(stretched, span)
+    flaws = ops.take(_autocontrast_flaws(), ops.cast(256 * low + high, "int32"))
+    flawed = ops.right_shift(flaws, ops.cast(ops.floor(quotient / 15), "int32")) & 1
+    flawed = ops.where(quotient * span == stretched, ops.cast(flawed, "float32"), 0.0)
+    return ops.where(high > low, quotient - flawed, images)
+
+
+def equalize(images):
+    """Equalizes the histogram of each channel of each image.
+
+    An image of fewer than 256 pixels comes back as it is, as from PIL.
+    """
+    images = _checked(images)
+    batch, height, width, channels = images.shape
+    pixels = ops.reshape(ops.transpose(images, (0, 3, 1, 2)), (batch * channels, -1))
+    # A pixel is 16 * high + low: the product of the two one-hot codes counts
+    # the pairs.
+    digits = np.arange(16, dtype="float32")
+    high = ops.floor(pixels / 16)[..., None]
+    low = pixels[..., None] - 16 * high
+    high, low = (ops.cast(part == digits, "float32") for part in (high, low))
+    histogram = ops.matmul(ops.transpose(high, (0, 2, 1)), low)
+    histogram = ops.reshape(histogram, (-1, 256))
+    below = ops.cumsum(histogram, axis=-1) - histogram
+    brightest = ops.cast(pixels == ops.max(pixels, axis=-1, keepdims=True), "float32")
+    others = height * width - ops.sum(brightest, axis=-1, keepdims=True)
+    step = _divide(others, 255.0)
+    table = _divide(ops.floor(step / 2) + below, ops.maximum(step, 1))
+    table = ops.where(step > 0, ops.minimum(table, 255), np.arange(256, dtype="float32"))
+    first = 256 * np.arange(batch * channels, dtype="int32").reshape(batch, 1, 1, channels)
+    return ops.take(ops.reshape(table, (-1,)), ops.cast(images, "int32") + first)
+
+
+# Which of the six coefficients of a warp the magnitude goes to.
+_OFFSETS = {"shear_x": 1, "shear_y": 3, "translate_x": 2, "translate_y": 5}
+_OPERATIONS = {
+    "brightness": brightness,
+    "color": color,
+    "contrast": contrast,
+    "sharpness": sharpness,
+    "posterize": posterize,
+    "solarize": solarize,
+    "autocontrast": lambda images, _: autocontrast(images),
+    "equalize": lambda images, _: equalize(images),
+    "identity": lambda images, _: images,
+}
+
+
+def _checked(images):
+    """Returns `images` as float32 after a check of the shape."""
+    shape = tuple(images.shape)
+    if len(shape) != 4 or None in shape or shape[-1] not in (1, 3):
+        raise ValueError(
+            "`images` must have a static shape (batch, height, width, channels) "
+            f"with 1 or 3 channels. Received: images.shape={shape}"
+        )
+    return ops.cast(images, "float32")
+
+
+def _policy(name):
+    if name not in RAND_AUGMENT:
+        raise ValueError(f"Unknown policy {name!r}. Available: {', '.join(POLICIES)}.")
+    return RAND_AUGMENT[name]
+
+
+def _magnitudes(rules, uniform, size, height, width):
+    """Turns `(draws, slots)` numbers in [0, 1) into a magnitude for each slot."""
+    sides = {"translate_x": width, "translate_y": height}
+    rows = {name: np.multiply(row, sides.get(name, 1)) for name, row in rules.magnitudes.items()}
+    uniform = uniform[:, : len(rows) * size]
+    if rules.continuous:
+        low, high = np.repeat(list(rows.values()), size, axis=0).T.astype("float32")
+        return low + (high - low) * uniform
+    # Rows of 1, 9 or 18 levels: repeating them to 18 keeps all equally likely.
+    table = np.stack([np.resize(row, 18) for row in rows.values()]).astype("float32")
+    first = np.repeat(18 * np.arange(len(rows), dtype="int32"), size)
+    return ops.take(table.ravel(), first + ops.cast(18 * uniform, "int32"))
+
+
+def _apply_operations(rules, slots, magnitudes, size):
+    """Applies each operation to its own `size` slots, and none to the rest."""
+    names = list(rules.magnitudes)
+    parts = {name: slice(i * size, (i + 1) * size) for i, name in enumerate(names)}
+    # One gather for the five warps, whose slots come first.
+    coefficients = [_rotation(magnitudes[parts["rotate"]], *slots.shape[1:3])]
+    coefficients += [_offset(name, magnitudes[parts[name]]) for name in _OFFSETS]
+    warps = len(coefficients)
+    results = [_warp(slots[: warps * size], ops.concatenate(coefficients), rules.warp_fill)]
+    for name in names[warps:]:
+        results.append(_OPERATIONS[name](slots[parts[name]], magnitudes[parts[name]]))
+    return ops.concatenate([*results, slots[len(names) * size :]])
+
+
+def _warp(images, coefficients, fill):
+    """Takes pixel (x, y) from (a x + b y + c, d x + e y + f), as PIL's AFFINE.
+
+    As in PIL coefficients have 16 binary places, so float32 is exact up to 256 pixels.
+    """
+    _, height, width, _ = images.shape
+    a, b, c, d, e, f = (part[:, None, None] for part in ops.unstack(coefficients, axis=1))
+    fixed = (a, b, c + (a + b) / 2, d, e, f + (d + e) / 2)
+    a, b, c, d, e, f = (ops.floor(65536 * value + 0.5) / 65536 for value in fixed)
+    x, y = _positions(width), _positions(height)[:, None]
+    columns, rows = ops.floor(a * x + b * y + c), ops.floor(d * x + e * y + f)
+    nearest_column = ops.clip(columns, 0, width - 1)
+    nearest_row = ops.clip(rows, 0, height - 1)
+    inside = ops.logical_and(columns == nearest_column, rows == nearest_row)
+    warped = _take_pixels(images, nearest_row, nearest_column)
+    return ops.where(inside[..., None], warped, float(fill))
+
+
+def _rotation(degrees, height, width):
+    radians = ops.cast(degrees, "float32") * (np.pi / 180)
+    cos, sin = ops.cos(radians), ops.sin(radians)
+    c = (width - cos * width + sin * height) / 2
+    f = (height - sin * width - cos * height) / 2
+    return ops.stack([cos, -sin, c, sin, cos, f], axis=-1)
+
+
+def _offset(name, magnitude):
+    identity, units = np.array([1, 0, 0, 0, 1, 0], "float32"), np.eye(6, dtype="float32")
+    return identity + ops.cast(magnitude, "float32")[:, None] * units[_OFFSETS[name]]
+
+
+def _blend(degenerate, images, factor):
+    """Computes PIL's `Image.blend` to the last bit."""
+    change = _per_image(factor) * (images - degenerate)
+    # The clip changes nothing. It keeps XLA from fusing the product and the sum into
+    # one rounding, where PIL rounds twice.
+    return ops.clip(ops.floor(degenerate + ops.clip(change, -1e6, 1e6)), 0, 255)
+
+
+def _luma(images):
+    """Returns PIL's conversion to gray, one channel."""
+    if images.shape[-1] == 1:
+        return images
+    red, green, blue = (images[..., i : i + 1] for i in range(3))
+    return ops.floor((19595 * red + 38470 * green + 7471 * blue + 32768) / 65536)
+
+
+@functools.cache
+def _autocontrast_flaws():
+    """Lists where PIL's autocontrast falls one short of the exact quotient.
+
+    In double arithmetic `value * scale + offset` can miss a whole number q by
+    an ulp, for one in seven pairs (low, high) even at q = 255. Bit `q // 15`
+    of entry `256 * low + high` says that it does; all such q are multiples of
+    15 or 17.
+    """
+    low, high = np.ogrid[:256, :256]
+    span = np.maximum(high - low, 1)
+    scale = 255.0 / span
+    flaws = np.zeros((256, 256), "int32")
+    for quotient in {*range(15, 256, 15), *range(17, 256, 17)}:
+        above, rest = np.divmod(quotient * span, 255)
+        pillow = ((low + above) * scale + -low * scale).astype("int32")
+        flawed = (high > low) & (rest == 0) & (pillow < quotient)
+        flaws |= flawed.astype("int32") << (quotient // 15)
+    return flaws.ravel()
+
+
+def _divide(dividend, divisor):
+    """Divides whole numbers, rounding down, safely for inexact float division."""
+    return ops.floor((dividend + 0.5) / divisor)
+
+
+def _take_pixels(images, rows, columns):
+    """Gathers pixels by whole row and column numbers that broadcast to `(batch, height, width)`."""
+    batch, height, width, channels = images.shape
+    first = height * width * np.arange(batch, dtype="int32")[:, None, None]
+    index = ops.cast(width * rows + columns, "int32") + first
+    return ops.take(ops.reshape(images, (-1, channels)), index, axis=0)
+
+
+def _reflect(positions, side):
+    """Folds positions beyond the first and last back inside, as np.pad does."""
+    return (side - 1) - ops.abs((side - 1) - ops.abs(positions))
+
+
+def _positions(side):
+    return np.arange(side, dtype="float32")
+
+
+def _per_image(values):
+    """Reshapes `(batch,)` values to broadcast over `(batch, height, width, channels)`."""
+    return ops.reshape(values, (-1, 1, 1, 1))

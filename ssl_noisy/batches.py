@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of example indices, a pure function of the seed and the step."""
+
+import functools
+
+import keras
+import numpy as np
+
+
+class IndexBatches(keras.utils.PyDataset):
+    """An endless Keras data set whose batches are positions in a `Task`.
+
+    Each stream goes through its pool again and again, every pass in a new
+    random order, so that an example comes up once per pass: a batch may span
+    the end of one pass and the start of the next. The batch of a step depends
+    on `(seed, stream, step)` alone, never on what was drawn before, which is
+    what lets a stopped run go on exactly.
+
+    (The TF1 code of FixMatch draws from a shuffle buffer of 8192 instead:
+    passes for a large pool, nearly independent draws for a few dozen labels.)
+
+    Args:
+        pools: Dict from stream name to an integer array of positions.
+        sizes: Dict from the same names to the batch size of each stream.
+        seed: Integer.
+        true_labels: Optional integer array of shape `(num_examples,)`, -1
+            where unknown. It becomes the batch's `y`, which only metrics see.
+        start: The step of the first batch.
+
+    Raises:
+        ValueError: If a pool is empty, or a size is not positive.
+    """
+
+    def __init__(self, pools, sizes, seed=0, *, true_labels=None, start=0):
+        super().__init__()
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"The batch size of {name!r} must be positive. Received: {size}")
+            if len(pools[name]) == 0:
+                raise ValueError(f"There are no examples to draw for {name!r}.")
+        self.pools = {name: np.asarray(pools[name], np.int32) for name in sizes}
+        self.sizes = dict(sizes)
+        self.seed = seed
+        self.true_labels = true_labels
+        self.start = start
+        # One pass of a pool is asked for by many steps: keep the last two of each stream.
+        self._pass = functools.lru_cache(maxsize=2 * len(sizes))(self._draw_pass)
+
+    num_batches = None  # endless, as `PyDataset` says it
+
+    def __getitem__(self, index):
+        step = self.start + index
+        x = {name: self._take(stream, name, step) for stream, name in enumerate(self.sizes)}
+        if self.true_labels is None:
+            return (x,)
+        return x, {name: self.true_labels[positions] for name, positions in x.items()}
+
+    def _take(self, stream, name, step):
+        size, length = self.sizes[name], len(self.pools[name])
+        first = step * size
+        parts, position = [], first
+        while position < first + size:
+            number, offset = divmod(position, length)
+            part = self._pass(stream, name, number)[offset : offset + first + size - position]
+            parts.append(part)
+            position += len(part)
+        return np.concatenate(parts)
+
+    def _draw_pass(self, stream, name, number):
+        return np.random.default_rng([self.seed, stream, number]).permutation(self.pools[name])

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times the training step as `fit` runs it: python -m ssl_noisy.benchmark [a run's flags]
+
+Prints one JSON line. Takes the flags of ssl_noisy.train; writes nothing, draws
+no pictures, evaluates nothing. `--steps` is the number of steps timed.
+"""
+
+import json
+import resource
+import statistics
+import sys
+import time
+
+import keras
+from keras import ops
+
+from ssl_noisy import command, run
+from ssl_noisy.task import Task
+
+WARM_UP = 5  # calls of the compiled step that are not timed; the first one compiles
+
+
+class StepTimer(keras.callbacks.Callback):
+    """Takes the time of each call of the compiled step, the device having finished it."""
+
+    def __init__(self, learner, steps_per_execution):
+        super().__init__()
+        self.learner = learner
+        self.steps_per_execution = steps_per_execution
+        self.seconds = []
+        self._last = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        now = self._finished_at()
+        if self._last is not None:
+            self.seconds.append((now - self._last) / self.steps_per_execution)
+        self._last = now
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seconds.append((self._finished_at() - self._last) / self.steps_per_execution)
+
+    def _finished_at(self):
+        if hasattr(self.learner, "jax_state_sync"):
+            self.learner.jax_state_sync()
+        ops.convert_to_numpy(self.learner.step)  # waits for the program that writes it
+        return time.perf_counter()
+
+
+def main(settings):
+    """Prints the timing of one run's step as a JSON line."""
+    try:
+        dataset, positions = run.load_labeled(settings)
+        learner = run.make_learner(settings, Task.from_dataset(dataset, positions))
+    except ValueError as error:
+        raise run.RunError(str(error)) from error
+    executions = max(settings.steps // settings.steps_per_execution, 1)
+    timer = StepTimer(learner, settings.steps_per_execution)
+    learner.fit(
+        learner.batches(settings.seed),
+        steps_per_epoch=(WARM_UP + executions) * settings.steps_per_execution,
+        callbacks=[timer],
+        verbose=0,
+        shuffle=False,
+    )
+    print(json.dumps(report(settings, learner, timer.seconds)))
+
+
+def report(settings, learner, seconds):
+    """Returns the figures of a benchmark.
+
+    Args:
+        settings: The `Settings` timed.
+        learner: Its `Learner`.
+        seconds: Seconds a step, one for each call, warm-up first.
+
+    Returns:
+        A dict for JSON. `images_per_second` counts every view once, as the
+        PyTorch programs count: one a labeled image, two an unlabeled one.
+    """
+    timed = seconds[WARM_UP:]
+    low, median, high = statistics.quantiles(timed, n=4) if len(timed) > 1 else timed * 3
+    sizes = learner.streams()
+    views = sizes["labeled"] + 2 * sizes.get("unlabeled", 0)
+    return {
+        "program": "ssl_noisy.benchmark",
+        "flags": settings.flag_lines(places=False),
+        "seconds_per_step": round(median, 6),
+        "quartiles": [round(low, 6), round(high, 6)],
+        "steps_timed": len(timed) * settings.steps_per_execution,
+        "images_per_second": round(views / median, 1),
+        "seconds_to_first_step": round(seconds_since_process_start() - sum(seconds[1:]), 2),
+        "jit_compile": bool(learner.jit_compile),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_device_memory_mb": device_memory_mb(),
+        **run.environment(),
+    }
+
+
+def seconds_since_process_start():
+    """Returns the age of this process in seconds: what a user waits from the command on."""
+    with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
+        import os
+
+        start = int(stat.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return float(uptime.read().split()[0]) - start
+
+
+def device_memory_mb():
+    """Returns the peak memory of the accelerator in MB, None on a CPU."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        stats = jax.devices()[0].memory_stats() or {}
+        peak = stats.get("peak_bytes_in_use")
+    else:
+        import tensorflow as tf
+
+        has_gpu = tf.config.list_physical_devices("GPU")
+        peak = tf.config.experimental.get_memory_info("GPU:0")["peak"] if has_gpu else None
+    return None if peak is None else round(peak / 2**20)
+
+
+if __name__ == "__main__":
+    chosen = any(a.lstrip("-").startswith("steps=") for a in sys.argv[1:])
+    command.start("ssl_noisy.benchmark", main, [] if chosen else ["--steps=20"])

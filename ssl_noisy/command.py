@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all commands share: flags, one-line errors, exit codes."""
+
+import sys
+
+from absl import app, flags
+
+from ssl_noisy import settings
+from ssl_noisy.run import Interrupted, RunError
+
+
+def start(program, main, default_arguments=()):
+    """Runs a command on the process's own arguments, and exits.
+
+    Args:
+        program: Its name, at the head of an error.
+        main: Function of one `Settings`.
+        default_arguments: Arguments that stand before the user's own.
+    """
+    settings.define_flags(flags.FLAGS)
+    wanted = []
+
+    def parse(argv):
+        try:
+            wanted.append(parse_settings(argv, flags.FLAGS))
+        except (flags.Error, ValueError) as error:
+            sys.exit(fail(program, error))
+        return argv[:1]
+
+    app.run(
+        lambda _: execute(program, main, wanted[0]),
+        argv=[sys.argv[0], *default_arguments, *sys.argv[1:]],
+        flags_parser=parse,
+    )
+
+
+def parse_settings(argv, flag_values):
+    """Returns the `Settings` of a command line.
+
+    Raises:
+        absl.flags.Error, ValueError: If it is wrong; the message may have several lines.
+    """
+    rest = flag_values(argv)
+    if len(rest) > 1:
+        raise ValueError(f"Unexpected arguments: {' '.join(rest[1:])}. Flags start with --.")
+    return settings.from_flags(flag_values)
+
+
+def execute(program, main, wanted):
+    """Calls `main(wanted)`, and returns the exit code.
+
+    A mistake is one line on standard error, and 2. An interruption says how to
+    go on, and is 130, as shells expect.
+    """
+    try:
+        main(wanted)
+    except RunError as error:
+        return fail(program, error)
+    except Interrupted as stop:
+        print(f"\n{stop} The same command goes on from there.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def fail(program, error):
+    """Prints one line of what is wrong, and returns the exit code 2."""
+    print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2

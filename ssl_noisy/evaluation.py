@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run reports: accuracy of the averaged weights, by a protocol that names its choice."""
+
+import numpy as np
+from sklearn import metrics
+
+
+def evaluate(learner, images, labels, batch_size=250):
+    """Measures the moving average of a learner's weights on labeled images.
+
+    Args:
+        learner: A `Learner`.
+        images: uint8 array of shape `(num_images, height, width, channels)`.
+        labels: Integer array of shape `(num_images,)`.
+        batch_size: Positive integer, images at a time; it changes no result.
+
+    Returns:
+        A tuple `(accuracy, recall)`: a float in [0, 1], and a float array of
+        shape `(num_classes,)`, NaN for a class without images.
+    """
+    with learner.averaged_weights():
+        logits = learner.network.predict(images, batch_size=batch_size, verbose=0)
+    counts = metrics.confusion_matrix(
+        labels, np.argmax(logits, axis=-1), labels=np.arange(logits.shape[-1])
+    )
+    with np.errstate(invalid="ignore"):
+        return float(np.trace(counts) / counts.sum()), np.diag(counts) / counts.sum(axis=1)
+
+
+def summarize(history):
+    """Reports one run by the protocols that papers use, each under its own name.
+
+    Args:
+        history: List of dicts, one an evaluation, in order, with
+            `test_accuracy` and, with a validation split, `validation_accuracy`.
+
+    Returns:
+        A dict: `last`, the final checkpoint; `median_of_last_20`, the median of
+        the last 20 evaluations (all, if there are fewer), as FixMatch reports;
+        `validation_choice`, the test accuracy at the first best validation
+        accuracy (None without a validation split);
+        `best_on_test_oracle`, the best test accuracy, which
+        looks at the test set to choose and is no fair estimate.
+    """
+    test = [row["test_accuracy"] for row in history]
+    chosen = None
+    if "validation_accuracy" in history[-1]:
+        chosen = test[int(np.argmax([row["validation_accuracy"] for row in history]))]
+    return {
+        "last": test[-1],
+        "median_of_last_20": float(np.median(test[-20:])),
+        "validation_choice": chosen,
+        "best_on_test_oracle": max(test),
+    }

@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Keras model that trains a network by one method, all of it in the compiled step."""
+
+import contextlib
+import inspect
+
+import keras
+import numpy as np
+from keras import ops
+
+from ssl_noisy import augment, losses
+from ssl_noisy.batches import IndexBatches
+
+WEAK_AUGMENTATIONS = ("auto", "flip_shift", "alternating_flip_shift", "shift", "none")
+
+
+class Learner(keras.Model):
+    """Base of all methods: a network, the resident data, and one objective.
+
+    The images lie on the device; a batch from the host is only a dict of
+    example indices. Taking the images, their views, the forward passes, the
+    loss, the update and the moving average are one compiled step. A method
+    subclasses this and states
+
+    - `streams()`: which index streams it needs, and how many of each a step;
+    - `term_names`, `monitor_names`: what its objective returns;
+    - `objective(**indices)`: views, forward passes, loss terms and monitors.
+
+    It is an ordinary Keras model:
+
+    ```python
+    learner = FixMatch(network, task)
+    learner.compile(keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True))
+    learner.fit(learner.batches(seed=1), steps_per_epoch=1024, epochs=10)
+    with learner.averaged_weights():
+        learner.evaluate(task.test_images, task.test_labels)
+        learner.network.save("model.keras")
+    ```
+
+    Given images, `learner(images)` is `network(images)`. The resident images
+    are not saved with the learner: after `keras.models.load_model`, call
+    `attach(task)` before training on.
+
+    Args:
+        network: A built `keras.Model` from pixels in [0, 255], of shape
+            `(batch_size, height, width, channels)`, to logits of shape
+            `(batch_size, num_classes)`.
+        task: A `Task`, or None to attach one later.
+        batch_size: Positive integer, labeled examples a step.
+        weight_decay: Float >= 0. Adds `weight_decay / 2` times the sum of squares of
+            all convolution and dense kernels (no bias, no batch norm) to the loss.
+        ema_momentum: Float in [0, 1), momentum of the moving average of the
+            trainable weights, without bias correction. 0 turns it off.
+        weak_augmentation: One of `auto` (flip and shift, or shift alone for
+            data sets whose classes do not survive a flip), `flip_shift`,
+            `alternating_flip_shift`, `shift`, `none`.
+        seed: Integer, the seed of the augmentation.
+    """
+
+    term_names = ()
+    monitor_names = ()
+    # How the method's paper trains; a run's flags of the same names override it.
+    training_defaults = {}
+
+    def __init__(
+        self,
+        network,
+        task=None,
+        *,
+        batch_size: int = 64,
+        weight_decay: float = 5e-4,
+        ema_momentum: float = 0.999,
+        weak_augmentation: str = "auto",
+        seed: int = 0,
+        name=None,
+    ):
+        super().__init__(name=name, dtype=network.dtype_policy)
+        self.check_argument("batch_size", batch_size, batch_size >= 1, "at least 1")
+        self.check_argument("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
+        self.check_argument("ema_momentum", ema_momentum, 0 <= ema_momentum < 1, "in [0, 1)")
+        self.check_argument(
+            "weak_augmentation",
+            weak_augmentation,
+            weak_augmentation in WEAK_AUGMENTATIONS,
+            "one of " + ", ".join(WEAK_AUGMENTATIONS),
+        )
+        self.network = network
+        self.batch_size = batch_size
+        self.weight_decay = weight_decay
+        self.ema_momentum = ema_momentum
+        self.weak_augmentation = weak_augmentation
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.step = self._state("step", np.int32(0))
+        self.first_nonfinite_step = self._state("first_nonfinite_step", np.int32(-1))
+        self.averages = [
+            self._state(f"average_{i}", ops.convert_to_numpy(v.value))
+            for i, v in enumerate(network.trainable_variables if ema_momentum else ())
+        ]
+        self.trackers = {
+            key: keras.metrics.Mean(name=key)
+            for key in (*self.term_names, "weight_decay_loss", *self.monitor_names)
+        }
+        self.pseudo_label_accuracy = keras.metrics.Mean(name="pseudo_label_accuracy")
+        self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        self.task = None
+        if task is not None:
+            self.attach(task)
+        self.built = True
+
+    def check_argument(self, name, value, is_valid, requirement):
+        """Raises the `ValueError` of an argument out of its range, or infinite."""
+        if not is_valid or value == float("inf"):
+            raise ValueError(
+                f"The `{name}` argument of `{type(self).__name__}` must be {requirement}. "
+                f"Received: {name}={value}"
+            )
+
+    def _state(self, name, value):
+        return self.add_weight(
+            name=name,
+            shape=value.shape,
+            dtype=value.dtype.name,
+            initializer=lambda shape, dtype: ops.convert_to_tensor(value, dtype),
+            trainable=False,
+            autocast=False,
+        )
+
+    # Data: resident on the device, drawn by index.
+
+    def attach(self, task):
+        """Puts the images and given labels of `task` on the device. Call it before `fit`."""
+        if task.num_classes != self.network.output_shape[-1]:
+            raise ValueError(
+                f"The network must have one output for each of the task's {task.num_classes} "
+                f"classes. Received: network.output_shape={self.network.output_shape}"
+            )
+        self.task = task
+        self.resident = ResidentData(task.images, task.given_labels)
+        if self.weak_augmentation == "auto":
+            self.weak_kind = "flip_shift" if task.flip else "shift"
+        else:
+            self.weak_kind = self.weak_augmentation
+
+    def streams(self):
+        """Returns a dict from stream name (`labeled`, `unlabeled`) to its indices a step."""
+        return {"labeled": self.batch_size}
+
+    def pools(self):
+        """Returns a dict from stream name to the positions that it draws from."""
+        return {"labeled": self.task.labeled}
+
+    def batches(self, seed=0, start=0, true_labels=None):
+        """Returns the endless `IndexBatches` to `fit` on.
+
+        Args:
+            seed: Integer, the order of the examples.
+            start: The step of the first batch, to go on from there.
+            true_labels: Optional int array `(num_examples,)`, -1 where unknown: to
+                measure pseudo-labels. They reach metrics only, never the objective.
+
+        Raises:
+            ValueError: If no task is attached.
+        """
+        if self.task is None:
+            raise ValueError(
+                f"This {type(self).__name__} has no data. Call `attach(task)` before training."
+            )
+        return IndexBatches(
+            self.pools(), self.streams(), seed, true_labels=true_labels, start=start
+        )
+
+    def images(self, indices):
+        """Takes images as float32 pixels `(batch_size, height, width, channels)` in [0, 255]."""
+        return ops.cast(ops.take(self.resident.images, indices, axis=0), "float32")
+
+    def given_labels(self, indices):
+        """Takes given labels, int32 `(batch_size,)`."""
+        return ops.take(self.resident.given_labels, indices, axis=0)
+
+    def weak_view(self, images, indices, stream="labeled"):
+        """Returns a weak view of `images`, those of `indices`, as `weak_augmentation` says."""
+        if self.weak_kind == "none":
+            return images
+        if self.weak_kind == "alternating_flip_shift":
+            # How often the stream has passed through its pool, for each place of the batch.
+            size, length = self.streams()[stream], len(self.pools()[stream])
+            place = ops.arange(indices.shape[0], dtype="int32")
+            epoch = (self.step * size + place) // length
+            images = augment.alternating_flip(images, indices, epoch)
+        return augment.weak_view(images, self.seed_generator, flip=self.weak_kind == "flip_shift")
+
+    def strong_view(self, images):
+        """Returns a strong view of `images`: a weak view of its own, then `strong_augmentation`."""
+        return augment.strong_view(
+            images,
+            self.seed_generator,
+            policy=self.strong_augmentation,
+            flip="flip" in self.weak_kind,
+            max_shift=0 if self.weak_kind == "none" else None,
+        )
+
+    # The step, through Keras's own call, compute_loss and compute_metrics.
+
+    def objective(self, **indices):
+        """Makes the views and forward passes of one step, and the loss terms.
+
+        Args:
+            **indices: For each stream an int32 tensor of its static size.
+
+        Returns:
+            A dict with `terms` (dict from each of `term_names` to the scalar that is added
+            to the loss), `monitors` (dict from each of `monitor_names` to a scalar), and
+            where the method has them `pseudo_labels` and `mask`, of the unlabeled
+            stream's shape.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `objective`.")
+
+    def call(self, inputs, training=None):
+        if not isinstance(inputs, dict):
+            return self.network(inputs, training=training)
+        # Keras feeds batches of unknown size on TensorFlow; the step needs static shapes.
+        indices = {n: ops.reshape(inputs[n], (size,)) for n, size in self.streams().items()}
+        outcome = self.objective(**indices)
+        self.step.assign_add(1)
+        return outcome
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if not isinstance(y_pred, dict):  # `evaluate` on images and labels
+            values = losses.cross_entropy(ops.cast(ops.reshape(y, (-1,)), "int32"), y_pred)
+            if sample_weight is None:
+                return ops.mean(values)
+            weights = ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+            return ops.sum(values * weights) / ops.sum(weights)
+        terms = dict(y_pred["terms"])
+        kernels = [v for v in self.network.trainable_variables if v.name == "kernel"]
+        terms["weight_decay_loss"] = self.weight_decay * losses.l2(kernels)
+        for key, value in {**terms, **y_pred["monitors"]}.items():
+            self.trackers[key].update_state(value)
+        loss = sum(terms.values())
+        is_first = (self.first_nonfinite_step < 0) & ~ops.isfinite(loss)
+        self.first_nonfinite_step.assign(
+            ops.where(is_first, self.step, self.first_nonfinite_step.value)
+        )
+        return loss
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if not isinstance(y_pred, dict):
+            self.accuracy.update_state(y, y_pred, sample_weight)
+            results = self.get_metrics_result()
+            return {key: results[key] for key in ("accuracy", "loss")}
+        if y is not None and "pseudo_labels" in y_pred:
+            true_labels = ops.cast(ops.reshape(y["unlabeled"], y_pred["mask"].shape), "int32")
+            known = ops.cast(true_labels >= 0, "float32")
+            self.pseudo_label_accuracy.update_state(
+                ops.cast(y_pred["pseudo_labels"] == true_labels, "float32"),
+                sample_weight=y_pred["mask"] * known,
+            )
+        results = self.get_metrics_result()
+        return {key: value for key, value in results.items() if key != "accuracy"}
+
+    def train_step(self, *args):
+        # The moving average follows the update, which Keras's `call` and `compute_loss` precede.
+        if keras.backend.backend() != "jax":
+            logs = super().train_step(*args)
+            self.after_update()
+            return logs
+        logs, (trainable, non_trainable, optimizer, metrics) = super().train_step(*args)
+        now = [
+            *zip(self.trainable_variables, trainable),
+            *zip(self.non_trainable_variables, non_trainable),
+        ]
+        with keras.StatelessScope(state_mapping=now) as scope:
+            self.after_update()
+        non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
+        return logs, (trainable, non_trainable, optimizer, metrics)
+
+    def after_update(self):
+        """Updates what follows the weights: here their moving average."""
+        for average, variable in zip(self.averages, self.network.trainable_variables):
+            average.assign(average + (1 - self.ema_momentum) * (variable - average))
+
+    @contextlib.contextmanager
+    def kept_statistics(self):
+        """Within this context batch norm normalizes by the batch, and keeps its running statistics.
+
+        For a forward pass whose images are unlike those that the network will see.
+        """
+        statistics = [v for v in self.network.non_trainable_variables if "moving_" in v.name]
+        before = [ops.copy(v.value) for v in statistics]
+        yield
+        for variable, value in zip(statistics, before):
+            variable.assign(value)
+
+    @contextlib.contextmanager
+    def averaged_weights(self):
+        """Within this context the network holds the moving average of its weights.
+
+        Batch norm keeps the live statistics, as the FixMatch code does. The
+        weights come back at the end, whatever happens in between. Train
+        outside of it.
+        """
+        # With the moving average off, `averages` is empty and nothing is swapped.
+        swapped = list(zip(self.network.trainable_variables, self.averages))
+        live = [ops.copy(variable.value) for variable, _ in swapped]
+        for variable, average in swapped:
+            variable.assign(average)
+        try:
+            yield self
+        finally:
+            for (variable, _), value in zip(swapped, live):
+                variable.assign(value)
+
+    def get_config(self):
+        return {
+            "network": keras.saving.serialize_keras_object(self.network),
+            "name": self.name,
+            **{name: getattr(self, name) for name in constructor_arguments(type(self))},
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        network = keras.saving.deserialize_keras_object(config["network"])
+        return cls(network, **{k: v for k, v in config.items() if k != "network"})
+
+
+def constructor_arguments(cls):
+    """Returns the keyword-only constructor arguments of a method, its own before the base's.
+
+    Args:
+        cls: A `Learner` class whose constructors pass `**kwargs` on to their base.
+
+    Returns:
+        A dict from name to `inspect.Parameter`, the most derived default winning.
+    """
+    arguments = {}
+    for base in cls.__mro__:
+        if "__init__" in vars(base) and issubclass(base, Learner):
+            for parameter in inspect.signature(base.__init__).parameters.values():
+                if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "name":
+                    arguments.setdefault(parameter.name, parameter)
+    return arguments
+
+
+class ResidentData(keras.layers.Layer):
+    """The images and given labels on the device. They are never saved."""
+
+    def __init__(self, images, given_labels):
+        super().__init__(trainable=False)
+        self.images = keras.Variable(images, dtype="uint8", trainable=False, autocast=False)
+        self.given_labels = keras.Variable(given_labels, dtype="int32", trainable=False)
+        self.built = True
+
+    def save_own_variables(self, store):
+        del store
+
+    def load_own_variables(self, store):
+        del store

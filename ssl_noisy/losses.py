@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses as pure functions of tensors, computed in float32 whatever the inputs' precision."""
+
+from keras import ops
+
+
+def cross_entropy(labels, logits):
+    """Computes the cross-entropy of each example with its integer label.
+
+    Args:
+        labels: Integer tensor of shape `(batch_size,)`, in `[0, num_classes)`.
+        logits: Float tensor of shape `(batch_size, num_classes)`.
+
+    Returns:
+        A float32 tensor of shape `(batch_size,)`, in nats.
+
+    Raises:
+        ValueError: If the shapes do not have this form.
+    """
+    _check_rank("logits", logits, 2)
+    _check_shape("labels", labels, logits.shape[:1])
+    log_probs = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    return -ops.squeeze(ops.take_along_axis(log_probs, labels[:, None], axis=-1), axis=-1)
+
+
+def confident_pseudo_labels(logits, confidence_threshold):
+    """Takes the most probable class as label where the network is confident.
+
+    No gradient flows through the result.
+
+    Args:
+        logits: Float tensor of shape `(batch_size, num_classes)`.
+        confidence_threshold: Float in [0, 1]. An example is kept when its
+            largest probability is `>=` this value.
+
+    Returns:
+        A tuple `(pseudo_labels, mask)`, both of shape `(batch_size,)`: the
+        classes as int32, and 1.0 (kept) or 0.0 as float32.
+
+    Reference:
+        [Sohn et al., 2020](https://arxiv.org/abs/2001.07685), equation 4.
+    """
+    _check_rank("logits", logits, 2)
+    probs = ops.softmax(ops.cast(ops.stop_gradient(logits), "float32"), axis=-1)
+    mask = ops.cast(ops.max(probs, axis=-1) >= confidence_threshold, "float32")
+    return ops.cast(ops.argmax(probs, axis=-1), "int32"), mask
+
+
+def masked_mean(values, mask):
+    """Averages `values * mask` over all examples, masked ones included.
+
+    Args:
+        values: Float tensor of shape `(batch_size,)`.
+        mask: Float tensor of the same shape; a mask of shape
+            `(batch_size, 1)` would broadcast to the product of two means.
+
+    Returns:
+        A float32 scalar. It shrinks when few examples are kept.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    _check_rank("values", values, 1)
+    _check_shape("mask", mask, values.shape)
+    return ops.mean(values * mask)
+
+
+def l2(variables):
+    """Computes half the sum of squares of all entries of `variables`, a float32 scalar."""
+    return 0.5 * sum(ops.sum(ops.square(ops.cast(v, "float32"))) for v in variables)
+
+
+def _check_rank(name, tensor, rank):
+    if len(tensor.shape) != rank:
+        raise ValueError(f"`{name}` must have rank {rank}. Received: {name}.shape={tensor.shape}")
+
+
+def _check_shape(name, tensor, shape):
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(
+            f"`{name}` must have shape {tuple(shape)}. Received: {name}.shape={tuple(tensor.shape)}"
+        )

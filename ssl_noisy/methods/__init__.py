@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The methods: one file a paper, found by their files' names.
+
+A new file here that defines one `Learner` is a new `--method`, with its flags,
+its place in the conformance tests and in `python -m ssl_noisy`.
+"""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+
+from ssl_noisy.learner import Learner, constructor_arguments
+
+
+def names():
+    """Returns the sorted names of all methods: those of the files in this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def get(name):
+    """Returns the `Learner` class of the method `name`.
+
+    Raises:
+        ValueError: If there is no such method (with the list and the nearest
+            name), or its file does not define exactly one `Learner`.
+    """
+    if name not in names():
+        nearest = difflib.get_close_matches(name, names(), n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"Unknown method {name!r}.{hint} Available: {', '.join(names())}.")
+    module = importlib.import_module(f"{__name__}.{name}")
+    found = [
+        cls
+        for _, cls in inspect.getmembers(module, inspect.isclass)
+        if issubclass(cls, Learner) and cls.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"The method file {module.__file__} must define one Learner. Received: "
+            f"{[cls.__name__ for cls in found]}"
+        )
+    return found[0]
+
+
+def arguments(name):
+    """Returns the keyword-only arguments of the method `name`: a dict to `inspect.Parameter`."""
+    return constructor_arguments(get(name))

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person sees while a run goes on: a live line, metrics.csv, TensorBoard."""
+
+import csv
+import io
+import os
+import sys
+import time
+
+import tensorboardX
+
+from ssl_noisy.files import replacing
+
+
+class Progress:
+    """One line that rewrites itself on a terminal, plain lines elsewhere.
+
+    Args:
+        steps: Positive integer, the length of the training.
+        label: What is training, at the head of each line.
+        stream: A text stream.
+        interval: Seconds between two updates of the live line.
+    """
+
+    def __init__(self, steps, label, stream=None, interval=1.0):
+        self.steps = steps
+        self.label = label
+        self.stream = stream or sys.stdout
+        self.is_live = self.stream.isatty()
+        self.interval = interval
+        self.accuracy = None
+        self._began = None
+        self._shown_at = time.monotonic()
+
+    def is_due(self):
+        return self.is_live and time.monotonic() - self._shown_at >= self.interval
+
+    def show(self, step, metrics, *, is_final=False):
+        """Shows the state after `step` steps; `is_final` lines stay.
+
+        Args:
+            step: Integer.
+            metrics: Dict of floats, the running means of this epoch.
+            is_final: Whether the line ends an epoch.
+        """
+        now = time.monotonic()
+        self._shown_at = now
+        if self._began is None:  # the first step compiles: time what follows it
+            self._began = (now, step)
+        seconds, done = now - self._began[0], step - self._began[1]
+        parts = [f"{self.label} {step}/{self.steps}"]
+        if done > 0 and seconds > 0:
+            left = time.strftime("%H:%M:%S", time.gmtime((self.steps - step) * seconds / done))
+            parts += [f"{done / seconds:.1f} steps/s", f"{left} left"]
+        parts += [f"{key} {value:.3g}" for key, value in metrics.items()]
+        if self.accuracy is not None:
+            parts.append(f"test_accuracy {self.accuracy:.2%}")
+        line = "  ".join(parts)
+        if self.is_live:
+            self.stream.write("\r\x1b[2K" + line + ("\n" if is_final else ""))
+        elif is_final:
+            self.stream.write(line + "\n")
+        self.stream.flush()
+
+
+def write_metrics(run_dir, history):
+    """Writes `metrics.csv` whole: one row an evaluation, as the checkpoint's record holds them."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    with replacing(os.path.join(run_dir, "metrics.csv"), "w") as file:
+        file.write(text.getvalue())
+
+
+class TensorBoard:
+    """Writes scalars for TensorBoard, with or without TensorFlow.
+
+    Args:
+        run_dir: The run folder; events go to its `tensorboard`.
+        done: The step to go on from: events after it, of a run that was killed, are void.
+    """
+
+    def __init__(self, run_dir, done=0):
+        self._writer = tensorboardX.SummaryWriter(
+            os.path.join(run_dir, "tensorboard"), purge_step=done + 1 if done else None
+        )
+
+    def write(self, row):
+        """Writes the numbers of one row of the history at its step."""
+        for key, value in row.items():
+            if isinstance(value, float):
+                self._writer.add_scalar(key, value, row["step"])
+        self._writer.flush()
+
+    def close(self):
+        self._writer.close()

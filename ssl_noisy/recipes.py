@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipes: flagfiles, one for each published number, that travel with the package."""
+
+import pathlib
+
+DEFAULT = "fixmatch_digits_20.cfg"
+
+
+def folder():
+    """Returns the folder of recipes: beside the package in a checkout, inside it in a wheel."""
+    package = pathlib.Path(__file__).resolve().parent
+    inside = package / "flags"
+    return inside if inside.is_dir() else package.parent / "flags"
+
+
+def paths():
+    """Returns the sorted paths of all recipes."""
+    return sorted(folder().glob("*.cfg"))
+
+
+def title(path):
+    """Returns the first line of a recipe's header."""
+    with open(path) as file:
+        return file.readline().lstrip("# ").strip()

@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run: settings -> task, learner, fit, result.json. What the commands call."""
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import threading
+import time
+
+import keras
+import numpy as np
+from absl import logging
+from keras import ops
+
+from ssl_noisy import (
+    checkpoint,
+    datasets,
+    evaluation,
+    files,
+    label_budget,
+    networks,
+    plots,
+    schedules,
+)
+from ssl_noisy.progress import Progress, TensorBoard, write_metrics
+from ssl_noisy.task import Task
+
+
+class RunError(Exception):
+    """What a user can mend, in one line: a wrong flag, a full disk, a loss that is not finite."""
+
+
+class Interrupted(Exception):
+    """The user stopped the run; it is saved."""
+
+
+def run(settings, stream=None):
+    """Trains as `settings` say, or goes on where the same run stopped, or answers at once.
+
+    Args:
+        settings: A `Settings`.
+        stream: Text stream for progress; None is standard output.
+
+    Returns:
+        The content of the run's `result.json`, a dict. With `settings.baseline`
+        it has the baseline's under `baseline`.
+
+    Raises:
+        RunError: With one line that says what to mend. Nothing is written if
+            a setting is wrong.
+        Interrupted: On the first SIGINT or SIGTERM, after saving.
+    """
+    run_dir = settings.run_dir or settings.default_run_dir()
+    with _as_run_errors(run_dir):
+        finished = _look_into(run_dir, settings)
+        if finished is not None:
+            return finished
+        dataset, positions = load_labeled(settings, run_dir)
+        learner = make_learner(settings, Task.from_dataset(dataset, positions))
+        _open_folder(run_dir, settings, dataset, positions)
+    baseline = None
+    if settings.baseline:
+        label_file = os.path.join(run_dir, "labels.json")
+        baseline_dir = os.path.join(run_dir, "baseline")
+        baseline = run(settings.for_baseline(label_file, baseline_dir), stream)
+    with _as_run_errors(run_dir):
+        session = Session(settings, learner, dataset, run_dir, stream)
+        session.train()
+        result = _result(settings, learner, dataset, positions, session.history)
+        if baseline is not None:
+            result["baseline"] = baseline
+        session.finish(result)
+    return result
+
+
+@contextlib.contextmanager
+def _as_run_errors(run_dir):
+    """Turns what a user can mend into a `RunError`; anything else stays a bug with its trace."""
+    try:
+        yield
+    except (ValueError, checkpoint.CheckpointError) as error:
+        if isinstance(error, ValueError) and not _is_ours(error):
+            raise
+        raise RunError(str(error)) from error
+    except OSError as error:
+        raise RunError(f"Cannot write to the run folder {run_dir}: {error}.") from error
+
+
+def _is_ours(error):
+    """Whether this package raised the error, not Keras or TensorFlow below it."""
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_globals.get("__name__", "").startswith("ssl_noisy")
+
+
+def load_labeled(settings, run_dir=None):
+    """Loads the data and chooses the labeled examples, or reads the choice made before.
+
+    Returns:
+        A tuple of the `Dataset` and the sorted positions of the labeled images.
+    """
+    dataset = datasets.load(
+        settings.dataset,
+        data_dir=settings.data_dir,
+        cache_dir=settings.cache_dir,
+        train_split=settings.train_split,
+        validation_split=settings.validation_split,
+        test_split=settings.test_split,
+    )
+    # A run that goes on reads its labels; drawing again would let new labels in.
+    kept = run_dir and os.path.join(run_dir, "labels.json")
+    label_file = kept if kept and os.path.exists(kept) else settings.label_file
+    if label_file:
+        return dataset, label_budget.read(label_file, dataset)[0]
+    positions = label_budget.draw(
+        dataset.labels,
+        settings.num_labels or len(dataset.labels),
+        num_classes=dataset.num_classes,
+        seed=settings.resolved().label_seed,
+        how=settings.label_draw if settings.num_labels else "uniform",
+    )
+    return dataset, positions
+
+
+def make_learner(settings, task):
+    """Builds network, learner and optimizer, compiled and ready for `fit`."""
+    settings = settings.resolved()
+    keras.utils.set_random_seed(settings.seed)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(settings.precision)
+    try:
+        network = networks.build(
+            settings.network,
+            task.image_shape,
+            task.num_classes,
+            batch_norm_momentum=settings.batch_norm_momentum,
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+    learner = settings.learner_class(network, task, seed=settings.seed, **settings.method_arguments)
+    learner.compile(
+        keras.optimizers.SGD(
+            schedules.learning_rate(settings.schedule, settings.learning_rate, settings.steps),
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+        ),
+        jit_compile={"auto": "auto", "on": True, "off": False}[settings.jit_compile],
+        steps_per_execution=settings.steps_per_execution,
+    )
+    learner.optimizer.build(learner.trainable_variables)
+    return learner
+
+
+def _look_into(run_dir, settings):
+    """Returns the result of a finished run, None of an unfinished one or an empty folder."""
+    flagfile = os.path.join(run_dir, "flags.cfg")
+    if not os.path.exists(flagfile):
+        if os.path.exists(run_dir) and os.listdir(run_dir):
+            raise RunError(f"{run_dir} is not empty and holds no run. Choose another --run_dir.")
+        return None
+    with open(flagfile) as file:
+        before = set(file.read().splitlines())
+    now = set(settings.flag_lines())
+    if before != now:
+        raise RunError(
+            f"{run_dir} holds a run with other flags: {' '.join(sorted(before - now)) or '(none)'} "
+            f"there, {' '.join(sorted(now - before)) or '(none)'} here. Choose another --run_dir."
+        )
+    result = os.path.join(run_dir, "result.json")
+    if not os.path.exists(result):
+        return None
+    with open(result) as file:
+        return json.load(file)
+
+
+def _open_folder(run_dir, settings, dataset, positions):
+    os.makedirs(run_dir, exist_ok=True)
+    labels = os.path.join(run_dir, "labels.json")
+    if not os.path.exists(labels):
+        resolved = settings.resolved()
+        label_budget.write(
+            labels, dataset, positions, how=settings.label_draw, seed=resolved.label_seed
+        )
+    _write_text(run_dir, "flags.cfg", "\n".join(settings.flag_lines()) + "\n")
+
+
+def _write_text(run_dir, name, text):
+    with files.replacing(os.path.join(run_dir, name), "w") as file:
+        file.write(text)
+
+
+class Session(keras.callbacks.Callback):
+    """The part of a run between its start or resumption and its end.
+
+    It acts before steps and after epochs: Keras hands the former no metrics,
+    so no step waits for a number to reach the host.
+    """
+
+    def __init__(self, settings, learner, dataset, run_dir, stream=None):
+        super().__init__()
+        self.settings = settings.resolved()
+        self.learner = learner
+        self.dataset = dataset
+        self.run_dir = run_dir
+        self.history = []
+        self.done = 0
+        self.progress = Progress(self.settings.steps, self.settings.method, stream)
+        self.stop_requested = False
+        self.began_at = time.monotonic()
+        self.first_step_at = None
+        self._unfinished_epoch = None
+
+    def train(self):
+        """Restores the newest checkpoint and trains to the end."""
+        record = checkpoint.restore(self.run_dir, self.learner)
+        if record is not None:
+            self.done, self.history = record["step"], record["history"]
+            self._unfinished_epoch = [v.numpy() for v in self._metric_variables()]
+            logging.info("Going on at step %d of %s.", self.done, self.run_dir)
+        self.saved_at = time.monotonic()
+        self.done_before = self.done
+        self.tensorboard = TensorBoard(self.run_dir, self.done)
+        steps, length = self.settings.steps, self.settings.steps_per_epoch
+        with self._stop_on_signals():
+            while self.done < steps:
+                # Keras epochs are of one length: the rest of an epoch, and a short last one, are
+                # calls of their own.
+                epoch, offset = divmod(self.done, length)
+                epochs = (steps - self.done) // length if offset == 0 else 0
+                part = length if epochs else min(length - offset, steps - self.done)
+                self._offset = offset
+                self.learner.fit(
+                    self.learner.batches(self.settings.seed, self.done, self.dataset.labels),
+                    initial_epoch=epoch,
+                    epochs=epoch + max(epochs, 1),
+                    steps_per_epoch=part,
+                    callbacks=[self],
+                    verbose=0,
+                    shuffle=False,  # the batches come shuffled
+                )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._first = epoch * self.settings.steps_per_epoch + self._offset
+        if self._offset and self._unfinished_epoch is not None:
+            for variable, value in zip(self._metric_variables(), self._unfinished_epoch):
+                variable.assign(value)
+        self._unfinished_epoch = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.done = self._first + batch
+        if self.first_step_at is None and self.done > self.done_before:
+            self.first_step_at = time.monotonic()
+        if self.stop_requested:
+            self._interrupt()
+        if time.monotonic() - self.saved_at > self.settings.checkpoint_seconds:
+            self.save()
+        if self.progress.is_due():
+            self._sync()
+            self.progress.show(self.done, self._running_metrics())
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.done = min((epoch + 1) * self.settings.steps_per_epoch, self.settings.steps)
+        self._check_finite()
+        self.history.append(self._row(epoch, logs))
+        write_metrics(self.run_dir, self.history)
+        self.tensorboard.write(self.history[-1])
+        self.save()
+        self.progress.accuracy = self.history[-1]["test_accuracy"]
+        self.progress.show(self.done, self._running_metrics(), is_final=True)
+        if self.stop_requested and self.done < self.settings.steps:
+            self._interrupt()
+
+    def _row(self, epoch, logs):
+        data, batch_size = self.dataset, self.settings.evaluation_batch_size
+        row = {"step": self.done, "epoch": epoch + 1}
+        row["learning_rate"] = float(ops.convert_to_numpy(self.learner.optimizer.learning_rate))
+        row.update({k: float(v) for k, v in logs.items()})
+        if row.get("mask_rate") == 0:
+            row["pseudo_label_accuracy"] = None  # of no labels
+        if data.validation_images is not None:
+            row["validation_accuracy"], _ = evaluation.evaluate(
+                self.learner, data.validation_images, data.validation_labels, batch_size
+            )
+        row["test_accuracy"], self.recall = evaluation.evaluate(
+            self.learner, data.test_images, data.test_labels, batch_size
+        )
+        return row
+
+    def save(self):
+        """Writes a checkpoint of this moment, unless the loss has ceased to be finite."""
+        self._sync()
+        self._check_finite()
+        record = {"step": self.done, "history": self.history}
+        checkpoint.save(self.run_dir, self.learner, record)
+        self.saved_at = time.monotonic()
+
+    def _check_finite(self):
+        step = int(ops.convert_to_numpy(self.learner.first_nonfinite_step))
+        if step >= 0:
+            terms = ", ".join(f"{k} {v:.4g}" for k, v in self._running_metrics().items())
+            raise RunError(
+                f"The loss is not finite from step {step} on ({terms}). Look at --learning_rate, "
+                f"--precision and --weight_decay; the checkpoint before it stays in {self.run_dir}."
+            )
+
+    def _running_metrics(self):
+        results = self.learner.get_metrics_result()
+        return {k: float(ops.convert_to_numpy(v)) for k, v in results.items() if k != "accuracy"}
+
+    def _metric_variables(self):
+        return [v for metric in self.learner.metrics for v in metric.variables]
+
+    def _sync(self):
+        # On JAX, Keras keeps the state of a running `fit` outside the model's variables.
+        if hasattr(self.learner, "jax_state_sync"):
+            self.learner.jax_state_sync()
+
+    def _interrupt(self):
+        self.save()
+        raise Interrupted(f"Stopped at step {self.done}; {self.run_dir} is saved.")
+
+    @contextlib.contextmanager
+    def _stop_on_signals(self):
+        """The first SIGINT or SIGTERM asks to save and stop; a second one stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def request(signum, frame):
+            self.stop_requested = True
+            signal.signal(signum, before[signum])
+
+        before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def finish(self, result):
+        """Writes the model, the pictures and at last `result.json`, which marks the end."""
+        self.tensorboard.close()
+        model = os.path.join(self.run_dir, "model.keras")
+        temporary = os.path.join(self.run_dir, "model.tmp.keras")
+        with self.learner.averaged_weights():
+            networks.portable(self.learner.network).save(temporary)
+        os.replace(temporary, model)
+        if self.settings.plots:
+            plots.curves(self.history, os.path.join(self.run_dir, "curves.png"))
+            plots.views(self.learner, os.path.join(self.run_dir, "views.png"))
+        self._write_timing()
+        _write_text(self.run_dir, "result.json", json.dumps(result, indent=2) + "\n")
+
+    def _write_timing(self):
+        """Writes what may differ between two equal runs: times, machine, versions."""
+        seconds = time.monotonic() - self.began_at
+        steps = self.settings.steps - self.done_before
+        timing = {
+            "steps_since_last_start": steps,
+            "seconds_since_last_start": round(seconds, 2),
+            "steps_per_second": round(steps / seconds, 2),
+            **environment(),
+        }
+        _write_text(self.run_dir, "timing.json", json.dumps(timing, indent=2) + "\n")
+
+
+def environment():
+    """Returns backend, versions and device, for records of measurements."""
+    import importlib.metadata
+
+    backend = keras.backend.backend()
+    found = [d for d in keras.distribution.list_devices() if not d.startswith("cpu")]
+    return {
+        "backend": backend,
+        "device": ", ".join(found) or f"cpu, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("keras", backend, "numpy")},
+    }
+
+
+def _result(settings, learner, dataset, positions, history):
+    settings = settings.resolved()
+    _, recall = evaluation.evaluate(
+        learner, dataset.test_images, dataset.test_labels, settings.evaluation_batch_size
+    )
+    last = {k: v for k, v in history[-1].items() if k not in ("step", "epoch")}
+    return {
+        "method": settings.method,
+        "dataset": f"{dataset.name} {dataset.version}",
+        "num_labels": len(positions),
+        "labels_sha256": label_budget.digest(dataset, positions),
+        "seed": settings.seed,
+        "network": settings.network,
+        "parameters": sum(int(np.prod(v.shape)) for v in learner.network.trainable_variables),
+        "steps": settings.steps,
+        "backend": keras.backend.backend(),
+        "test_accuracy": evaluation.summarize(history),
+        "per_class_recall": {
+            name: None if np.isnan(value) else float(value)
+            for name, value in zip(dataset.class_names, recall)
+        },
+        "last_epoch": last,
+    }

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learning rates as pure functions of the step."""
+
+import math
+
+import keras
+from keras import ops
+
+SCHEDULES = ("cosine_7_16", "cosine", "constant")
+
+
+@keras.saving.register_keras_serializable(package="ssl_noisy")
+class CosineDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Decays the learning rate along part of a cosine's period.
+
+    At step k of K it is `initial_learning_rate * cos(fraction * pi * k / K)`.
+    The fraction 7/16 of FixMatch and UDA ends at 0.1951 of the initial rate,
+    not at zero; `keras.optimizers.schedules.CosineDecay` is another curve.
+    Steps after K keep the final rate.
+
+    Args:
+        initial_learning_rate: Float, the rate at step 0.
+        steps: Positive integer K, the length of the training.
+        fraction: Float in [0, 1/2], how far along the period to go.
+
+    Reference:
+        [Sohn et al., 2020](https://arxiv.org/abs/2001.07685), section 2.4.
+    """
+
+    def __init__(self, initial_learning_rate, steps, fraction=7 / 16):
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"`steps` must be at least 1. Received: steps={steps}")
+        if not 0 <= fraction <= 0.5:
+            raise ValueError(f"`fraction` must be in [0, 0.5]. Received: fraction={fraction}")
+        self.initial_learning_rate = initial_learning_rate
+        self.steps = steps
+        self.fraction = fraction
+
+    def __call__(self, step):
+        progress = ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
+        return self.initial_learning_rate * ops.cos(self.fraction * math.pi * progress)
+
+    def get_config(self):
+        return {
+            "initial_learning_rate": self.initial_learning_rate,
+            "steps": self.steps,
+            "fraction": self.fraction,
+        }
+
+
+def learning_rate(schedule, initial_learning_rate, steps):
+    """Makes the learning rate named by `schedule`, one of `SCHEDULES`, for `steps` steps.
+
+    `cosine_7_16` is FixMatch's, `cosine` goes to zero along a quarter period,
+    `constant` is the number itself.
+    """
+    if schedule == "constant":
+        return initial_learning_rate
+    if schedule not in SCHEDULES:
+        raise ValueError(
+            f"`schedule` must be one of {', '.join(SCHEDULES)}. Received: schedule={schedule!r}"
+        )
+    fraction = 7 / 16 if schedule == "cosine_7_16" else 1 / 2
+    return CosineDecay(initial_learning_rate, steps, fraction)

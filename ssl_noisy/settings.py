@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of a run: typed, checked, read from flags and written back as a flagfile."""
+
+import dataclasses
+import hashlib
+import inspect
+import math
+import os
+import re
+
+from absl import flags
+
+from ssl_noisy import methods, schedules
+from ssl_noisy.label_budget import DRAWS
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+def _setting(default, help, *, minimum=None, choices=None, is_place=False):
+    """A field of `Settings`. `is_place`: a path of this machine, no part of what a run computes."""
+    metadata = {"help": help, "minimum": minimum, "choices": choices, "is_place": is_place}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that a run depends on. Its fields, and the method's arguments, are the flags.
+
+    None means that the method's or the data set's own default holds; `resolved()`
+    fills those in. Units and ranges are in each field's help.
+
+    Raises:
+        ValueError: For a value out of range, or an argument that the method does not take.
+    """
+
+    method: str = _setting("fixmatch", "the training method: a file of ssl_noisy/methods")
+    dataset: str = _setting(
+        "digits", "digits, cifar10, cifar100, any TFDS name, folder:PATH or npz:FILE"
+    )
+    train_split: str | None = _setting(None, "training images, as a TFDS split: 'train[:45000]'")
+    validation_split: str | None = _setting(None, "validation images, as a TFDS split")
+    test_split: str | None = _setting(None, "test images, as a TFDS split")
+    num_labels: int | None = _setting(
+        None, "how many training images keep their label; unset: all", minimum=1
+    )
+    label_draw: str = _setting(
+        "balanced", "how they are chosen: per class, over all, or the first", choices=DRAWS
+    )
+    label_seed: int | None = _setting(None, "seed of the choice; unset: --seed", minimum=0)
+    label_file: str | None = _setting(
+        None, "read the choice from this JSON file instead", is_place=True
+    )
+    network: str = _setting(
+        "wrn_28_2", "wrn_DEPTH_WIDTH or a name that `python -m ssl_noisy` lists"
+    )
+    batch_norm_momentum: float | None = _setting(
+        None, "momentum of the running statistics, in [0, 1); unset: the network's own", minimum=0
+    )
+    steps: int | None = _setting(None, "optimizer updates; unset: the paper's", minimum=1)
+    steps_per_epoch: int | None = _setting(None, "updates between two evaluations", minimum=1)
+    learning_rate: float | None = _setting(None, "initial learning rate, > 0", minimum=0)
+    schedule: str | None = _setting(None, "how it decays", choices=schedules.SCHEDULES)
+    momentum: float | None = _setting(None, "momentum of SGD, in [0, 1)", minimum=0)
+    nesterov: bool | None = _setting(None, "whether it is Nesterov's momentum")
+    seed: int = _setting(0, "seed of weights, order, augmentation and labels", minimum=0)
+    precision: str = _setting("float32", "Keras dtype policy", choices=PRECISIONS)
+    jit_compile: str = _setting(
+        "auto",
+        "XLA; auto: with an accelerator, or on JAX. On a CPU TensorFlow is slower with it",
+        choices=("auto", "on", "off"),
+    )
+    steps_per_execution: int = _setting(1, "steps per call of the compiled function", minimum=1)
+    evaluation_batch_size: int = _setting(250, "test images at a time", minimum=1)
+    baseline: str | None = _setting(
+        None, "another method to run first, with the same labels, network and settings"
+    )
+    checkpoint_seconds: float = _setting(
+        60.0, "time between checkpoints, seconds; each evaluation writes one too", minimum=0
+    )
+    plots: bool = _setting(True, "whether to draw curves.png and views.png")
+    run_dir: str | None = _setting(
+        None, "folder of the run; unset: runs/ and a name made of the flags", is_place=True
+    )
+    data_dir: str | None = _setting(None, "where TFDS keeps its data sets", is_place=True)
+    cache_dir: str | None = _setting(None, "where decoded data sets are kept", is_place=True)
+    method_arguments: dict = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        for field in _fields():
+            _check(field, getattr(self, field.name))
+        for name in ("momentum", "batch_norm_momentum"):
+            value = getattr(self, name)
+            if value is not None and value >= 1:
+                raise ValueError(f"--{name} must be in [0, 1). Received: --{name}={value}")
+        if self.learning_rate == 0:
+            raise ValueError("--learning_rate must be above 0. Received: --learning_rate=0.0")
+        takes = methods.arguments(self.method)
+        for name in self.method_arguments:
+            if name not in takes:
+                raise ValueError(
+                    f"--{name} is not a flag of method {self.method!r}, which takes: "
+                    + ", ".join(f"--{key}" for key in sorted(takes) if key != "seed")
+                )
+        unset = self._defaults()
+        for name in ("steps", "steps_per_epoch"):
+            value = unset.get(name, getattr(self, name))
+            if value % self.steps_per_execution:
+                raise ValueError(
+                    f"--steps_per_execution must divide --{name}={value}. "
+                    f"Received: --steps_per_execution={self.steps_per_execution}"
+                )
+
+    @property
+    def learner_class(self):
+        return methods.get(self.method)
+
+    def _defaults(self):
+        """The values of what is unset: as the method's paper trains, at most one epoch of steps."""
+        defaults = {**self.learner_class.training_defaults, "label_seed": self.seed}
+        unset = {k: v for k, v in defaults.items() if getattr(self, k) is None}
+        steps = unset.get("steps", self.steps)
+        unset["steps_per_epoch"] = min(unset.get("steps_per_epoch", self.steps_per_epoch), steps)
+        return unset
+
+    def resolved(self):
+        """Returns these settings with the method's own defaults written out."""
+        takes = methods.arguments(self.method)
+        arguments = {k: p.default for k, p in takes.items() if k != "seed"}
+        arguments.update(self.method_arguments)
+        return dataclasses.replace(self, **self._defaults(), method_arguments=arguments)
+
+    def for_baseline(self, label_file, run_dir):
+        """Returns the settings of the baseline run: the same, as far as its method takes them."""
+        takes = methods.arguments(self.baseline)
+        arguments = {k: v for k, v in self.method_arguments.items() if k in takes}
+        return dataclasses.replace(
+            self,
+            method=self.baseline,
+            baseline=None,
+            label_file=label_file,
+            run_dir=run_dir,
+            method_arguments=arguments,
+        )
+
+    def flag_lines(self, places=True):
+        """Returns the resolved settings as the lines of a flagfile, `run_dir` left out."""
+        resolved = self.resolved()
+        values = {
+            field.name: getattr(resolved, field.name)
+            for field in _fields()
+            if field.name != "run_dir" and (places or not field.metadata["is_place"])
+        }
+        values.update(sorted(resolved.method_arguments.items()))
+        return [_flag_line(name, value) for name, value in values.items() if value is not None]
+
+    def default_run_dir(self):
+        """Returns `runs/METHOD_DATASET_LABELS_seedN_HASH`; other settings, another folder."""
+        dataset = re.sub(r"\W+", "_", self.dataset).strip("_")[-40:]
+        digest = hashlib.sha256("\n".join(self.flag_lines()).encode()).hexdigest()[:8]
+        labels = f"{self.num_labels or 'all'}"
+        return os.path.join("runs", f"{self.method}_{dataset}_{labels}_seed{self.seed}_{digest}")
+
+
+def _fields():
+    return [f for f in dataclasses.fields(Settings) if f.name != "method_arguments"]
+
+
+def _flag_line(name, value):
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no{name}"
+    return f"--{name}={value}"
+
+
+def _check(field, value):
+    minimum, choices = field.metadata["minimum"], field.metadata["choices"]
+    if value is None:
+        return
+    if choices and value not in choices:
+        raise ValueError(
+            f"--{field.name} must be one of {', '.join(choices)}. Received: --{field.name}={value}"
+        )
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and (not math.isfinite(value) or (minimum is not None and value < minimum)):
+        bound = "finite" if minimum is None else f"a finite number, at least {minimum}"
+        raise ValueError(f"--{field.name} must be {bound}. Received: --{field.name}={value}")
+
+
+# absl flags, read here and in the commands alone.
+
+_DEFINE = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_boolean,
+    str: flags.DEFINE_string,
+}
+
+
+def define_flags(flag_values):
+    """Defines a flag for each field of `Settings` and each argument of any method."""
+    for field in _fields():
+        kind = next(t for t in _DEFINE if t in (field.type, *getattr(field.type, "__args__", ())))
+        help = field.metadata["help"]
+        if field.metadata["choices"]:
+            help = f"{help}: {', '.join(field.metadata['choices'])}"
+        _DEFINE[kind](field.name, field.default, help, flag_values=flag_values)
+    for name, takers in method_flags().items():
+        parameter, help = takers[min(takers)]
+        help = f"{help} (methods: {', '.join(takers)})"
+        _DEFINE[parameter.annotation](name, None, help, flag_values=flag_values)
+
+
+def method_flags():
+    """Returns, for each argument of any method, a dict from method to `(parameter, help)`."""
+    found = {}
+    for method in methods.names():
+        cls = methods.get(method)
+        for name, parameter in methods.arguments(method).items():
+            if name != "seed":
+                help = argument_help(cls, name)
+                found.setdefault(name, {})[method] = (parameter, help)
+    return found
+
+
+def argument_help(cls, name):
+    """Returns what the `Args` of a class's docstring, or its bases', say of an argument."""
+    for base in cls.__mro__:
+        doc = inspect.getdoc(base) or ""
+        match = re.search(rf"^ +{name}: (.*?)(?=^ *\w+: |^\S|\Z)", doc, re.M | re.S)
+        if match:
+            return " ".join(match[1].split())
+    raise ValueError(f"The docstring of {cls.__name__} does not document `{name}`.")
+
+
+def from_flags(flag_values):
+    """Returns the `Settings` that the parsed flags state. Paths become absolute.
+
+    Raises:
+        ValueError: As `Settings`.
+    """
+    values = {field.name: flag_values[field.name].value for field in _fields()}
+    for field in _fields():
+        if field.metadata["is_place"] and values[field.name]:
+            values[field.name] = absolute_path(values[field.name])
+    arguments = {n: flag_values[n].value for n in method_flags() if flag_values[n].present}
+    return Settings(**values, method_arguments=arguments)
+
+
+def absolute_path(path):
+    """Resolves `path` against where the user stands, under `bazel run` too."""
+    return os.path.abspath(
+        os.path.join(os.environ.get("BUILD_WORKING_DIRECTORY", ""), os.path.expanduser(path))
+    )

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a learner sees: images, given labels (-1: unlabeled) and a test set."""
+
+import dataclasses
+
+import numpy as np
+
+from ssl_noisy import datasets
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """Images with given labels. True labels are no part of it.
+
+    Args:
+        images: uint8 array of shape `(num_examples, height, width, channels)`.
+        given_labels: Integer array of shape `(num_examples,)`, kept as int32, in
+            `[-1, num_classes)`; -1 is unlabeled. At least one example is labeled.
+        num_classes: Defaults to the number of `class_names`, else to the largest label plus one.
+        class_names: Sequence of `num_classes` strings. Defaults to `"0"`, `"1"`, ...
+        test_images: uint8 array of shape `(num_test, height, width, channels)`, or None.
+        test_labels: Integer array of shape `(num_test,)`, kept as int32, or None.
+        flip: Whether a mirrored image keeps its class.
+        name: Name of the data, for reports.
+
+    Raises:
+        ValueError: If an array has another type, shape or range.
+    """
+
+    images: np.ndarray
+    given_labels: np.ndarray
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    test_images: np.ndarray | None = None
+    test_labels: np.ndarray | None = None
+    flip: bool = True
+    name: str = ""
+
+    def __post_init__(self):
+        labels, names, num_classes = self.given_labels, self.class_names, self.num_classes
+        known = num_classes or (2**31 - 1 if names is None else len(names))
+        datasets.check_examples("`Task`", self.images, labels, known, lowest=-1)
+        labels = np.asarray(labels, np.int32)
+        if labels.max() < 0:
+            raise ValueError("`Task` must have a labeled example. Received: given_labels all -1.")
+        num_classes = num_classes or (int(labels.max()) + 1 if names is None else len(names))
+        names = tuple(map(str, range(num_classes) if names is None else names))
+        if len(names) != num_classes:
+            raise ValueError(f"`Task` must have {num_classes} class_names. Received: {len(names)}.")
+        test_labels = self.test_labels
+        if self.test_images is not None or test_labels is not None:
+            owner, shape = "test set of `Task`", self.images.shape[1:]
+            datasets.check_examples(owner, self.test_images, test_labels, num_classes, shape)
+            test_labels = np.asarray(test_labels, np.int32)
+        changed = (labels, num_classes, names, test_labels)
+        fields = ("given_labels", "num_classes", "class_names", "test_labels")
+        for field, value in zip(fields, changed, strict=True):
+            object.__setattr__(self, field, value)
+
+    @classmethod
+    def from_dataset(cls, dataset: datasets.Dataset, labeled_positions) -> "Task":
+        """Makes the task in which the examples at these integer positions keep their labels."""
+        positions, size = np.asarray(labeled_positions), len(dataset.labels)
+        if positions.dtype.kind not in "iu" or np.setdiff1d(positions, np.arange(size)).size:
+            raise ValueError(
+                f"`labeled_positions` must be integers in [0, {size}), no mask and no ids. "
+                f"Received: {positions.dtype} {positions.shape}."
+            )
+        given_labels = np.full(size, -1, np.int32)
+        given_labels[positions] = dataset.labels[positions]
+        fields = ("num_classes", "class_names", "test_images", "test_labels", "flip", "name")
+        settings = {field: getattr(dataset, field) for field in fields}
+        return cls(dataset.images, given_labels, **settings)
+
+    @property
+    def num_examples(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.images.shape[1:]
+
+    @property
+    def labeled(self) -> np.ndarray:
+        """Increasing int64 positions of the examples that have a given label."""
+        return np.flatnonzero(self.given_labels >= 0)
+
+    def unlabeled_pool(self, include_labeled: bool = True) -> np.ndarray:
+        """Returns increasing int64 positions: all examples, or those without a given label."""
+        return np.flatnonzero((self.given_labels < 0) | include_labeled)

@@ -1,0 +1,497 @@
+# SPDX-License-Identifier: Apache-2.0
+import collections
+import dataclasses
+import functools
+from unittest import mock
+
+import keras
+import numpy as np
+from absl.testing import absltest, parameterized
+from keras import ops
+from PIL import Image, ImageEnhance, ImageOps
+from sklearn.datasets import load_digits, load_sample_images
+
+from ssl_noisy import augment
+
+GRAY = 127
+LEVELS = range(1, 10)
+
+# Expected magnitudes of the FixMatch code, levels 1 to 9, written by hand.
+ENHANCE = (0.28, 0.46, 0.64, 0.82, 1.0, 1.18, 1.36, 1.54, 1.72)
+BITS = (4, 4, 3, 3, 2, 2, 2, 1, 1)
+THRESHOLDS = (231, 205, 180, 154, 128, 103, 77, 52, 26)
+DEGREES = (3, 6, 9, 12, 15, 18, 21, 24, 27)
+SHEARS = (0.03, 0.06, 0.09, 0.12, 0.15, 0.18, 0.21, 0.24, 0.27)
+SHIFTS = tuple(level / 32 for level in LEVELS)
+
+
+def signed(values):
+    return sorted([*values, *(-value for value in values)])
+
+
+def affine(*data):
+    """Returns a reference function; `None` in `data` stands for the magnitude."""
+
+    def transform(image, magnitude):
+        coefficients = tuple(magnitude if value is None else value for value in data)
+        fill = (GRAY,) * len(image.getbands())
+        return image.transform(image.size, Image.Transform.AFFINE, coefficients, fillcolor=fill)
+
+    return transform
+
+
+def turned(image, degrees):
+    return image.rotate(degrees, fillcolor=(GRAY,) * len(image.getbands()))
+
+
+PILLOW = {
+    "rotate": turned,
+    "shear_x": affine(1, None, 0, 0, 1, 0),
+    "shear_y": affine(1, 0, 0, None, 1, 0),
+    "translate_x": affine(1, 0, None, 0, 1, 0),
+    "translate_y": affine(1, 0, 0, 0, 1, None),
+    "brightness": lambda image, factor: ImageEnhance.Brightness(image).enhance(factor),
+    "color": lambda image, factor: ImageEnhance.Color(image).enhance(factor),
+    "contrast": lambda image, factor: ImageEnhance.Contrast(image).enhance(factor),
+    "sharpness": lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor),
+    "posterize": lambda image, bits: ImageOps.posterize(image, int(bits)),
+    "solarize": lambda image, threshold: ImageOps.solarize(image, threshold),
+    "autocontrast": lambda image, _: ImageOps.autocontrast(image),
+    "equalize": lambda image, _: ImageOps.equalize(image),
+    "identity": lambda image, _: image,
+}
+FACTORS = (*ENHANCE, *np.linspace(0, 2, 60))
+MAGNITUDES = {
+    "rotate": (*signed(DEGREES), 0, *np.linspace(-30, 30, 60)),
+    "shear_x": (*signed(SHEARS), 0, *np.linspace(-0.3, 0.3, 60)),
+    "shear_y": (*signed(SHEARS), 0, *np.linspace(-0.3, 0.3, 60)),
+    "translate_x": (*range(-9, 10), *np.linspace(-9.6, 9.6, 60)),
+    "translate_y": (*range(-9, 10), *np.linspace(-9.6, 9.6, 60)),
+    "brightness": FACTORS,
+    "color": FACTORS,
+    "contrast": FACTORS,
+    "sharpness": FACTORS,
+    "posterize": range(1, 9),
+    "solarize": (*THRESHOLDS, 0, 256, *np.linspace(0, 256, 60)),
+}
+
+
+@functools.cache
+def photographs(height=32, width=32, count=72):
+    """Returns uint8 crops of scikit-learn's two photographs, at three scales."""
+    rng = np.random.default_rng(0)
+    originals = load_sample_images().images
+    crops = []
+    for i in range(count):
+        photograph = originals[i % 2]
+        stride = (1, 3, 9)[i // 2 % 3]
+        top = rng.integers(photograph.shape[0] - height * stride)
+        left = rng.integers(photograph.shape[1] - width * stride)
+        crop = photograph[top:, left:][: height * stride : stride, : width * stride : stride]
+        crops.append(crop)
+    return np.stack(crops)
+
+
+def digits(count):
+    """Returns 8x8 grayscale digits, spread to 0..255."""
+    return np.floor(load_digits().images[:count, ..., None] * 255 / 16).astype("uint8")
+
+
+def gray(images):
+    return np.stack([np.array(Image.fromarray(image).convert("L")) for image in images])[..., None]
+
+
+def pillow(name, images, magnitudes):
+    """Applies an operation of Pillow to each image with its own magnitude."""
+    results = []
+    for image, magnitude in zip(images, magnitudes, strict=True):
+        image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        results.append(np.array(PILLOW[name](image, magnitude)).reshape(images.shape[1:]))
+    return np.stack(results)
+
+
+def compiled(function, seed=None, jit=True):
+    """Returns `function(images)` compiled; `seed` advances as it does eagerly."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=jit, autograph=False)
+    import jax
+
+    if seed is None:
+        return jax.jit(function)
+
+    @jax.jit
+    def stateless(state, images):
+        with keras.StatelessScope(state_mapping=[(seed.state, state)]) as scope:
+            views = function(images)
+        return views, scope.get_current_value(seed.state)
+
+    def run(images):
+        views, state = stateless(seed.state.value, images)
+        seed.state.assign(state)
+        return views
+
+    return run
+
+
+def numpy(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+def many_views(view, image, batch, repeats):
+    """Draws `repeats` batches of views of one image: `(repeats, batch, h, w, c)`."""
+    seed = keras.random.SeedGenerator(7)
+    run = compiled(lambda images: view(images, seed), seed)
+    images = np.repeat(image[None].astype("float32"), batch, axis=0)
+    return np.stack([numpy(run(images)) for _ in range(repeats)])
+
+
+def chi_square(counts):
+    """Returns how far `counts` lie from equal, in standard deviations of chi-square."""
+    counts = np.asarray(counts, "float64")
+    freedom = counts.size - 1
+    statistic = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
+    return (statistic - freedom) / np.sqrt(2 * freedom)
+
+
+class OperationsTest(parameterized.TestCase):
+    @parameterized.product(
+        name=[*MAGNITUDES, "autocontrast", "equalize"],
+        kind=["photographs", "compiled", "gray", "wide"],
+    )
+    def test_equals_pillow(self, name, kind):
+        images = photographs(40, 64, 24) if kind == "wide" else photographs()
+        images = gray(images) if kind == "gray" else images
+        # Every magnitude once, on as many images.
+        values = np.array(MAGNITUDES.get(name, [0] * len(images)), "float32")
+        images = images[np.arange(len(values)) % len(images)]
+        arguments = [values] if name in MAGNITUDES else []
+        function = lambda images: getattr(augment, name)(images, *arguments)  # noqa: E731
+        run = function if kind == "photographs" else compiled(function)
+        result = run(images.astype("float32"))
+        expected = pillow(name, images, values.tolist())
+        self.assertEqual(keras.backend.standardize_dtype(result.dtype), "float32")
+        np.testing.assert_array_equal(numpy(result), expected)
+        if (name, kind) == ("color", "gray"):
+            np.testing.assert_array_equal(expected, images)
+        else:
+            self.assertGreater(np.mean(expected != images), 0.1)
+
+    def test_autocontrast_equals_pillow_for_every_range(self):
+        # 255 / (high - low) in double arithmetic misses whole numbers by an ulp.
+        ranges = [(low, high) for low in range(0, 255, 15) for high in range(low, 256)]
+        ramps = np.array([np.clip(np.arange(256), *extremes) for extremes in ranges])
+        ramps = ramps.reshape(-1, 16, 16, 1).astype("uint8")
+        expected = pillow("autocontrast", ramps, [None] * len(ramps))
+        np.testing.assert_array_equal(numpy(augment.autocontrast(ramps)), expected)
+
+    @parameterized.parameters("autocontrast", "equalize")
+    def test_constant_image_stays(self, name):
+        images = np.stack([np.full((32, 32, 3), value, "float32") for value in (0, 93, 255)])
+        np.testing.assert_array_equal(numpy(getattr(augment, name)(images)), images)
+
+    def test_equalize_small_images_as_pillow(self):
+        images = digits(50)
+        np.testing.assert_array_equal(numpy(augment.equalize(images)), images)
+        np.testing.assert_array_equal(pillow("equalize", images, [None] * 50), images)
+
+    def test_fill(self):
+        images = np.full((1, 8, 8, 3), 200.0)
+        for fill in (0.0, 127.0):
+            moved = numpy(augment.translate_x(images, np.array([3.0]), fill=fill))
+            np.testing.assert_array_equal(moved[0, :, :5], 200.0)
+            np.testing.assert_array_equal(moved[0, :, 5:], fill)
+
+    def test_shape_is_checked(self):
+        for shape in [(32, 32, 3), (2, 32, 32, 4)]:
+            with self.assertRaisesRegex(ValueError, "1 or 3 channels.*Received"):
+                augment.brightness(np.zeros(shape), np.ones(2))
+
+
+class PoliciesTest(parameterized.TestCase):
+    def test_names(self):
+        self.assertEqual(augment.POLICIES, ("google_code", "paper", "torchssl"))
+        with self.assertRaisesRegex(ValueError, "'fixmatch'.*google_code, paper, torchssl"):
+            augment.rand_augment(np.zeros((1, 8, 8, 1)), None, policy="fixmatch")
+
+    @parameterized.parameters(
+        ("google_code", 2, 0.5, GRAY, (0.5, 0.5)),
+        ("paper", 2, 1.0, GRAY, (0.0, 0.5)),
+        ("torchssl", 3, 1.0, 0, (0.0, 0.5)),
+    )
+    def test_rules(self, name, draws, probability, fill, cutout):
+        policy = augment.RAND_AUGMENT[name]
+        self.assertEqual((policy.draws, policy.probability), (draws, probability))
+        self.assertEqual((policy.warp_fill, policy.cutout), (fill, cutout))
+        self.assertEqual(policy.continuous, name != "google_code")
+        self.assertCountEqual(policy.magnitudes, PILLOW)
+
+    def test_google_code_levels(self):
+        expected = {
+            "rotate": signed(DEGREES),
+            "shear_x": signed(SHEARS),
+            "shear_y": signed(SHEARS),
+            "translate_x": signed(SHIFTS),
+            "translate_y": signed(SHIFTS),
+            "brightness": ENHANCE,
+            "color": ENHANCE,
+            "contrast": ENHANCE,
+            "sharpness": ENHANCE,
+            "posterize": sorted(BITS),
+            "solarize": sorted(THRESHOLDS),
+        }
+        for name, values in expected.items():
+            levels = sorted(augment.RAND_AUGMENT["google_code"].magnitudes[name])
+            np.testing.assert_allclose(levels, values, rtol=1e-12, err_msg=name)
+
+    @parameterized.parameters("paper", "torchssl")
+    def test_paper_ranges(self, name):
+        expected = {
+            "rotate": (-30, 30),
+            "shear_x": (-0.3, 0.3),
+            "shear_y": (-0.3, 0.3),
+            "translate_x": (-0.3, 0.3),
+            "translate_y": (-0.3, 0.3),
+            "brightness": (0.05, 0.95),
+            "color": (0.05, 0.95),
+            "contrast": (0.05, 0.95),
+            "sharpness": (0.05, 0.95),
+            "posterize": (4, 8),
+            "solarize": (0, 256),
+        }
+        magnitudes = augment.RAND_AUGMENT[name].magnitudes
+        self.assertEqual(expected, {key: magnitudes[key] for key in expected})
+
+
+class RandAugmentTest(parameterized.TestCase):
+    @parameterized.parameters((56, 40), (9, 250))
+    def test_operations_and_levels_are_uniform(self, batch, repeats):
+        """One draw of `google_code`, recognised by the pixels it returns."""
+        image = photographs()[1]
+        meaning = collections.defaultdict(set)
+        for name, levels in augment.RAND_AUGMENT["google_code"].magnitudes.items():
+            scale = 32 if name.startswith("translate") else 1
+            values = (np.array(levels) * scale).astype("float32")
+            batch_of_one = np.repeat(image[None], len(values), axis=0)
+            for result, value in zip(
+                pillow(name, batch_of_one, values.tolist()), levels, strict=True
+            ):
+                meaning[result.tobytes()].add((name, value))
+        meaning[image.tobytes()] = {("identity", 0)}
+        self.assertTrue(all(len({name for name, _ in m}) == 1 for m in meaning.values()))
+
+        one_draw = dataclasses.replace(augment.RAND_AUGMENT["google_code"], draws=1)
+        with mock.patch.dict(augment.RAND_AUGMENT, google_code=one_draw):
+            views = many_views(augment.rand_augment, image, batch, repeats)
+        seen = np.empty((repeats, batch), object)
+        for place in np.ndindex(seen.shape):
+            seen[place] = min(meaning[views[place].astype("uint8").tobytes()])
+        names = np.vectorize(lambda pair: pair[0])(seen)
+        self.assertGreater(np.mean([len(set(row)) for row in names]), 0.4 * min(batch, 14))
+        applied = sorted(set(PILLOW) - {"identity"})
+        # An operation is applied with probability 1/2, at each place of the batch.
+        share = np.mean(names != "identity", axis=0)
+        self.assertAlmostEqual(share.mean(), 13 / 28, delta=0.03)
+        self.assertLess(np.abs(share - 13 / 28).max(), 4.5 * 0.5 / np.sqrt(repeats))
+        counts = [np.sum(names == name, axis=0) for name in applied]
+        self.assertLess(chi_square(counts), 4)
+        self.assertGreater(np.min(np.sum(counts, axis=1)), 0.7 * names.size / 28)
+        signs = [value > 0 for name, value in seen.flat if name in ("rotate", "translate_x")]
+        self.assertAlmostEqual(np.mean(signs), 0.5, delta=0.15)
+        bits = [value for name, value in seen.flat if name == "posterize"]
+        self.assertAlmostEqual(np.mean(np.equal(bits, 2)), 3 / 9, delta=0.2)
+
+    def test_draws_are_with_replacement_and_independent(self):
+        image = photographs()[1]
+        levels = {name: (0.3,) for name in PILLOW} | {
+            "rotate": (20,),
+            "posterize": (2,),
+            "solarize": (90,),
+        }
+        magnitudes = {name: levels[name] for name in augment.RAND_AUGMENT["paper"].magnitudes}
+        twice = dataclasses.replace(
+            augment.RAND_AUGMENT["paper"], magnitudes=magnitudes, continuous=False
+        )
+        with mock.patch.dict(augment.RAND_AUGMENT, paper=twice):
+            views = many_views(
+                functools.partial(augment.rand_augment, policy="paper"), image, 56, 50
+            )
+        views = collections.Counter(
+            view.astype("uint8").tobytes() for view in views.reshape(-1, 32, 32, 3)
+        )
+        for first, second in [("brightness", "brightness"), ("equalize", "solarize")]:
+            expected = image[None]
+            for name in (first, second):
+                expected = pillow(name, expected, levels[name])
+            # One in 14 * 14 of 2800 views.
+            self.assertBetween(views[expected.tobytes()], 5, 25)
+
+
+class StrongViewTest(parameterized.TestCase):
+    def test_compiled_half_precision_equals_eager_uint8(self):
+        images = photographs()[:30]
+        seed = keras.random.SeedGenerator(5)
+        view = functools.partial(augment.strong_view, seed=seed)
+        states = [numpy(seed.state)]
+
+        # TensorFlow's generator gives other numbers under XLA than without.
+        def uniform(shape, dtype, seed):
+            seed.next()
+            return ops.convert_to_tensor(np.random.default_rng(shape[-1]).random(shape), dtype)
+
+        with mock.patch.object(keras.random, "uniform", uniform):
+            eager = view(images)
+            states.append(numpy(seed.state))
+            seed.state.assign(states[0])
+            self.addCleanup(keras.config.set_floatx, "float32")
+            keras.config.set_floatx("float16")
+            half = compiled(view, seed)(images.astype("float16"))
+        self.assertEqual(keras.backend.standardize_dtype(half.dtype), "float32")
+        np.testing.assert_array_equal(numpy(half), numpy(eager))
+        self.assertGreater(np.mean(numpy(eager) != images), 0.2)
+        np.testing.assert_array_equal(numpy(seed.state), states[1])
+        self.assertGreater(np.abs(states[1] - states[0]).max(), 0)
+
+    @parameterized.product(policy=augment.POLICIES)
+    def test_digits_stay_in_range(self, policy):
+        seed = keras.random.SeedGenerator(5)
+        view = compiled(lambda x: augment.strong_view(x, seed, policy=policy), seed)
+        images = digits(45).astype("float32")
+        first, second = numpy(view(images)), numpy(view(images))
+        self.assertEqual((first.shape, first.dtype), (images.shape, "float32"))
+        self.assertBetween(first.min(), 0, 255)
+        self.assertBetween(first.max(), 0, 255)
+        np.testing.assert_array_equal(first, np.floor(first))
+        self.assertGreater(np.mean(first != images), 0.2)
+        self.assertGreater(np.mean(first != second), 0.2)
+
+    def test_cutout_is_gray_and_of_the_policy_size(self):
+        seed = keras.random.SeedGenerator(2)
+        images = np.full((56, 40, 48, 3), 255, "uint8")
+        with mock.patch.object(augment, "rand_augment", lambda images, *_, **__: images):
+            views = {
+                p: numpy(augment.strong_view(images, seed, policy=p)) for p in augment.POLICIES
+            }
+        for policy, view in views.items():
+            self.assertCountEqual(np.unique(view), [GRAY, 255])
+            heights = (view == GRAY).any(axis=(2, 3)).sum(axis=1)
+            self.assertEqual(heights.max() == 20, policy == "google_code")
+            self.assertEqual(heights.min() < 10, policy != "google_code")
+
+
+class CutoutTest(absltest.TestCase):
+    def test_square_is_uniform_and_clipped(self):
+        views = many_views(
+            lambda images, seed: augment.cutout(images, seed, size=16, fill=7),
+            np.full((32, 32, 3), 255),
+            batch=640,
+            repeats=4,
+        ).reshape(-1, 32, 32, 3)
+        hole = (views == 7).all(axis=-1)
+        np.testing.assert_array_equal(views[~hole], 255)
+        rows, columns = hole.any(axis=2), hole.any(axis=1)
+        np.testing.assert_array_equal(hole, rows[:, :, None] & columns[:, None, :])
+        squares = {}
+        for center in range(32):
+            extent = np.zeros(32, bool)
+            extent[max(0, center - 8) : center + 8] = True
+            squares[extent.tobytes()] = center
+        for extents in (rows, columns):
+            centers = [squares[extent.tobytes()] for extent in extents]
+            self.assertLess(chi_square(np.bincount(centers, minlength=32)), 4)
+        self.assertLess(abs(np.corrcoef(rows.sum(axis=1), columns.sum(axis=1))[0, 1]), 0.08)
+
+    def test_interval_of_sizes(self):
+        views = many_views(
+            lambda images, seed: augment.cutout(images, seed, size=(0, 16)),
+            np.full((32, 32, 1), 255),
+            batch=1000,
+            repeats=1,
+        )
+        heights = (views[0] == GRAY).any(axis=(2, 3)).sum(axis=1)
+        self.assertEqual(heights.max(), 15)
+        self.assertLess(chi_square(np.bincount(heights)[:8]), 4)
+
+
+class WeakViewTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("photographs", True, None, 4),
+        ("photographs", False, 2, 2),
+        ("wide", True, 0, 0),
+        ("digits", True, None, 1),
+        ("digits", False, 5, 5),
+    )
+    def test_views_are_the_crops_of_the_padded_image(self, kind, flip, max_shift, reach):
+        image = {"photographs": photographs(), "digits": digits(1)}.get(
+            kind, photographs(12, 20, 6)
+        )[0]
+        height, width, _ = image.shape
+        crops = {}
+        for mirrored in (False, True) if flip else (False,):
+            padded = np.pad(
+                image[:, ::-1] if mirrored else image,
+                ((reach, reach), (reach, reach), (0, 0)),
+                mode="reflect",
+            )
+            for offset in np.ndindex(2 * reach + 1, 2 * reach + 1):
+                crop = padded[offset[0] :, offset[1] :][:height, :width]
+                crops[crop.tobytes()] = (mirrored, *offset)
+        self.assertEqual(len(crops), (1 + flip) * (2 * reach + 1) ** 2)
+        views = many_views(
+            lambda images, seed: augment.weak_view(images, seed, flip=flip, max_shift=max_shift),
+            image,
+            batch=500,
+            repeats=6,
+        ).reshape(-1, height, width, image.shape[-1])
+        seen = collections.Counter(crops[view.astype("uint8").tobytes()] for view in views)
+        self.assertEqual(len(seen), len(crops))
+        if len(crops) > 1:
+            self.assertLess(chi_square(list(seen.values())), 4)
+
+    def test_max_shift_is_checked(self):
+        for max_shift in (-1, 8):
+            with self.assertRaisesRegex(ValueError, f"Received: max_shift={max_shift}"):
+                augment.weak_view(digits(2), keras.random.SeedGenerator(0), max_shift=max_shift)
+
+    def test_seed_decides_in_eager_and_in_graph(self):
+        views = []
+        for number, wrap in [(1, lambda view, *_: view), (1, compiled), (2, compiled)]:
+            seed = keras.random.SeedGenerator(number)
+            view = wrap(functools.partial(augment.weak_view, seed=seed), seed, False)
+            views.append([numpy(view(photographs().astype("float32"))) for _ in range(2)])
+        np.testing.assert_array_equal(views[0], views[1])
+        self.assertGreater(np.mean(views[0][0] != views[2][0]), 0.5)
+        self.assertGreater(np.mean(views[0][0] != views[0][1]), 0.5)
+
+
+class AlternatingFlipTest(parameterized.TestCase):
+    @parameterized.parameters(False, True)
+    def test_every_other_epoch_and_half_of_each(self, jit):
+        ramp = np.arange(3, dtype="float32").reshape(1, 1, 3, 1)
+        images = np.repeat(ramp, 4000, axis=0)
+        indices = np.arange(40_000, 44_000, dtype="int32")
+        run = compiled if jit else (lambda function: function)
+        flipped = []
+        for epoch in range(4):
+            view = run(lambda x: augment.alternating_flip(x, indices, epoch))(images)  # noqa: B023
+            view = numpy(view)
+            flipped.append(view[:, 0, 0, 0] == 2)
+            np.testing.assert_array_equal(view[:, 0, 1, 0], 1)
+            self.assertAlmostEqual(np.mean(flipped[-1]), 0.5, delta=0.03)
+        for before, after in zip(flipped, flipped[1:], strict=False):
+            np.testing.assert_array_equal(before, ~after)
+        # Neighbors in the data set, often of one class, are not flipped together.
+        self.assertAlmostEqual(np.mean(flipped[0][1:] == flipped[0][:-1]), 0.5, delta=0.03)
+        epochs = np.arange(4000, dtype="int32") % 4
+        view = numpy(augment.alternating_flip(images, indices, epochs))
+        np.testing.assert_array_equal(view[:, 0, 0, 0] == 2, np.choose(epochs, np.array(flipped)))
+
+    def test_bits_are_the_same_on_every_backend(self):
+        images = np.repeat(np.arange(2, dtype="float32").reshape(1, 1, 2, 1), 10, axis=0)
+        view = numpy(augment.alternating_flip(images, np.arange(10), 0))
+        self.assertEqual(list(view[:, 0, 0, 0]), [0, 1, 0, 1, 1, 1, 0, 0, 1, 1])
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+from absl.testing import absltest
+
+from ssl_noisy.batches import IndexBatches
+
+POOLS = {"labeled": np.array([3, 5, 8]), "unlabeled": np.arange(10)}
+SIZES = {"labeled": 4, "unlabeled": 6}
+
+
+def make(**kwargs):
+    return IndexBatches(POOLS, SIZES, **{"seed": 7, **kwargs})
+
+
+class IndexBatchesTest(absltest.TestCase):
+    def test_every_pass_holds_each_example_once(self):
+        batches = make()
+        for name, pool in POOLS.items():
+            drawn = np.concatenate([batches[i][0][name] for i in range(30)])
+            for number in range(len(drawn) // len(pool)):
+                one_pass = drawn[number * len(pool) : (number + 1) * len(pool)]
+                np.testing.assert_array_equal(np.sort(one_pass), pool)
+
+    def test_passes_have_different_orders(self):
+        drawn = np.concatenate([make()[i][0]["unlabeled"] for i in range(10)]).reshape(6, 10)
+        self.assertLen({tuple(row) for row in drawn}, 6)
+
+    def test_a_batch_depends_on_seed_and_step_alone(self):
+        read_in_order = make()
+        expected = [read_in_order[i][0] for i in range(12)]
+        for step in (11, 4, 0):
+            for name in POOLS:
+                np.testing.assert_array_equal(make()[step][0][name], expected[step][name])
+                np.testing.assert_array_equal(make(start=step)[0][0][name], expected[step][name])
+
+    def test_seeds_and_streams_differ(self):
+        batches = IndexBatches({"a": np.arange(50), "b": np.arange(50)}, {"a": 50, "b": 50}, 1)
+        self.assertFalse(np.array_equal(batches[0][0]["a"], batches[0][0]["b"]))
+        self.assertFalse(np.array_equal(make()[0][0]["unlabeled"], make(seed=8)[0][0]["unlabeled"]))
+
+    def test_true_labels_are_those_of_the_batch(self):
+        true_labels = np.arange(10) * 11
+        x, y = make(true_labels=true_labels)[2]
+        np.testing.assert_array_equal(y["unlabeled"], x["unlabeled"] * 11)
+
+    def test_it_is_endless_for_keras(self):
+        self.assertIsNone(make().num_batches)
+
+    def test_mistakes_are_named(self):
+        with self.assertRaisesRegex(ValueError, "no examples to draw for 'labeled'"):
+            IndexBatches({"labeled": []}, {"labeled": 2})
+        with self.assertRaisesRegex(ValueError, "'labeled' must be positive. Received: 0"):
+            IndexBatches({"labeled": [1]}, {"labeled": 0})
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every method must do. The methods come from the folder: a new one is tested here at once."""
+
+import os
+
+import keras
+import numpy as np
+import toy
+from absl.testing import absltest, parameterized
+from keras import ops
+
+from ssl_noisy import checkpoint, methods
+
+NUM_METHODS = 2  # raise it with each new file: an empty folder must not pass
+OUT_OF_RANGE = {
+    "batch_size": (0, -3),
+    "weight_decay": (-1e-9, float("nan"), float("inf")),
+    "ema_momentum": (-0.1, 1.0, float("nan")),
+    "weak_augmentation": ("blur",),
+    "unlabeled_ratio": (0, -7),
+    "confidence_threshold": (-0.01, 1.01, float("nan")),
+    "unsupervised_weight": (-1.0, float("nan"), float("inf")),
+    "strong_augmentation": ("autoaugment",),
+}
+METHODS = [(name, name) for name in methods.names()]
+
+
+class ConformanceTest(parameterized.TestCase):
+    def test_the_folder_is_what_is_tested(self):
+        self.assertLen(METHODS, NUM_METHODS)
+
+    @parameterized.named_parameters(METHODS)
+    def test_fit_reports_every_term_and_monitor(self, method):
+        learner, true_labels = toy.learner(method)
+        logs = toy.fit(learner, true_labels)
+        for key in (*learner.term_names, *learner.monitor_names, "weight_decay_loss", "loss"):
+            self.assertTrue(np.isfinite(logs[key]), key)
+        terms = [logs[key] for key in (*learner.term_names, "weight_decay_loss")]
+        self.assertAlmostEqual(logs["loss"], sum(terms), places=4)
+
+    @parameterized.named_parameters(METHODS)
+    def test_each_term_has_a_gradient(self, method):
+        """A loss that does not train went unseen for two years in one kit: ask for a gradient."""
+        for term in methods.get(method).term_names:
+            kwargs = {}
+            if "confidence_threshold" in methods.arguments(method):
+                kwargs["confidence_threshold"] = 0.0  # so that every pseudo-label counts
+            learner, _ = toy.learner(method, weight_decay=0.0, compiled=False, **kwargs)
+            only = {term}
+            whole = learner.objective
+
+            def objective(whole=whole, only=only, **indices):
+                outcome = whole(**indices)
+                terms = outcome["terms"]
+                outcome["terms"] = {k: v if k in only else ops.zeros(()) for k, v in terms.items()}
+                return outcome
+
+            learner.objective = objective
+            learner.compile(keras.optimizers.SGD(1.0))
+            before = [v.numpy() for v in learner.network.trainable_variables]
+            toy.fit(learner, steps=1)
+            for variable, value in zip(learner.network.trainable_variables, before):
+                self.assertGreater(np.abs(variable.numpy() - value).max(), 0, (term, variable.path))
+
+    @parameterized.named_parameters(METHODS)
+    def test_xla_and_plain_steps_agree(self, method):
+        results = []
+        for jit_compile in (True, False) if keras.backend.backend() == "tensorflow" else (True,):
+            learner, true_labels = toy.learner(method, jit_compile=jit_compile)
+            # TensorFlow draws other random numbers under XLA: compare without views.
+            learner.weak_view = lambda images, indices, stream="labeled": images
+            learner.strong_view = lambda images: 255.0 - images
+            logs = toy.fit(learner, true_labels, steps=2)
+            self.assertTrue(np.isfinite(logs["loss"]))
+            results.append(logs["loss"])
+        np.testing.assert_allclose(results, results[0], rtol=1e-3)
+
+    @parameterized.named_parameters(METHODS)
+    def test_several_steps_per_execution_are_the_same_steps(self, method):
+        one, true_labels = toy.learner(method)
+        many, _ = toy.learner(method, steps_per_execution=2)
+        first, second = (toy.fit(made, true_labels, steps=4) for made in (one, many))
+        self.assertEqual(int(many.step.numpy()), 4)
+        for key in first:
+            np.testing.assert_allclose(first[key], second[key], rtol=1e-4, err_msg=key)
+
+    @parameterized.named_parameters(METHODS)
+    def test_the_same_seed_gives_the_same_weights_and_another_one_others(self, method):
+        states = []
+        for seed in (3, 3, 4):
+            learner, true_labels = toy.learner(method, seed=seed)
+            toy.fit(learner, true_labels)
+            states.append([v.numpy() for v in learner.network.trainable_variables])
+        for a, b, c in zip(*states):
+            np.testing.assert_array_equal(a, b)
+            self.assertTrue((a != c).any())
+
+    @parameterized.named_parameters(METHODS)
+    def test_resumed_is_uninterrupted(self, method):
+        whole, true_labels = toy.learner(method)
+        toy.fit(whole, true_labels, steps=5)
+
+        folder = self.create_tempdir().full_path
+        first, _ = toy.learner(method)
+        toy.fit(first, true_labels, steps=2)
+        checkpoint.save(folder, first, {"step": 2})
+        second, _ = toy.learner(method, seed=9)  # other weights and random state, to be replaced
+        second.seed = first.seed
+        second.optimizer.build(second.trainable_variables)
+        self.assertEqual(checkpoint.restore(folder, second), {"step": 2})
+        toy.fit(second, true_labels, steps=3, start=2)
+
+        for a, b in zip(whole.network.variables, second.network.variables):
+            np.testing.assert_array_equal(a.numpy(), b.numpy(), a.path)
+        for a, b in zip(whole.averages, second.averages):
+            np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+    @parameterized.named_parameters(METHODS)
+    def test_save_load_and_train_on(self, method):
+        learner, true_labels = toy.learner(method)
+        toy.fit(learner, true_labels, steps=2)
+        path = os.path.join(self.create_tempdir().full_path, "learner.keras")
+        learner.save(path)
+        self.assertLess(os.path.getsize(path), 400_000)
+        loaded = keras.models.load_model(path)
+        self.assertIs(type(loaded), type(learner))
+        images = learner.task.images[:5]
+        np.testing.assert_array_equal(
+            loaded.predict(images, verbose=0), learner.predict(images, verbose=0)
+        )
+        with self.assertRaisesRegex(ValueError, "has no data. Call `attach"):
+            loaded.batches()
+        loaded.attach(learner.task)
+        for made in (learner, loaded):
+            toy.fit(made, true_labels, steps=2, start=2)
+        for a, b in zip(learner.network.variables, loaded.network.variables):
+            np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6, err_msg=a.path)
+
+    @parameterized.named_parameters(METHODS)
+    def test_config_round_trip(self, method):
+        changed = {"batch_size": 3, "weight_decay": 0.25, "ema_momentum": 0.75, "seed": 5}
+        learner, _ = toy.learner(
+            method, **{k: v for k, v in changed.items() if k != "seed"}, seed=5
+        )
+        config = learner.get_config()
+        self.assertEqual({k: config[k] for k in changed}, changed)
+        self.assertEqual(set(methods.arguments(method)) - set(config), set())
+        copy = type(learner).from_config(config)
+        for key in methods.arguments(method):
+            self.assertEqual(getattr(copy, key), getattr(learner, key))
+
+    @parameterized.named_parameters(METHODS)
+    def test_half_precision_stays_finite(self, method):
+        for policy in ("mixed_bfloat16", "mixed_float16"):
+            before = keras.config.dtype_policy()
+            keras.config.set_dtype_policy(policy)
+            try:
+                learner, true_labels = toy.learner(method)
+            finally:
+                keras.config.set_dtype_policy(before)
+            logs = toy.fit(learner, true_labels)
+            self.assertTrue(np.isfinite(logs["loss"]), policy)
+            self.assertEqual(int(learner.first_nonfinite_step.numpy()), -1)
+
+    @parameterized.named_parameters(METHODS)
+    def test_arguments_out_of_range_are_refused(self, method):
+        for name, values in OUT_OF_RANGE.items():
+            for value in values if name in methods.arguments(method) else ():
+                with self.assertRaisesRegex(ValueError, f"`{name}` argument of .* must be"):
+                    toy.learner(method, **{name: value})
+
+    @parameterized.named_parameters(METHODS)
+    def test_every_argument_has_a_type_a_default_and_a_range_test(self, method):
+        for name, parameter in methods.arguments(method).items():
+            self.assertIn(parameter.annotation, (int, float, bool, str), name)
+            self.assertIs(type(parameter.default), parameter.annotation, name)
+            if parameter.annotation is not bool and name != "seed":
+                self.assertIn(name, OUT_OF_RANGE)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+
+import keras
+import numpy as np
+import toy
+from absl.testing import absltest, parameterized
+from keras import ops
+
+from ssl_noisy import Learner, Supervised, Task
+
+
+def values(variables):
+    return [v.numpy() for v in variables]
+
+
+class StepTest(absltest.TestCase):
+    def test_weight_decay_is_half_the_squares_of_kernels_only(self):
+        learner, _ = toy.learner("supervised", weight_decay=0.5)
+        for variable in learner.network.trainable_variables:
+            variable.assign(np.full(variable.shape, 0.1 if variable.name == "kernel" else 50.0))
+        logs = toy.fit(learner, steps=1)
+        # 8 * 3*3 convolution and 72 * 10 dense weights of 0.1: 0.5 * 0.5 * 792 * 0.01.
+        self.assertAlmostEqual(logs["weight_decay_loss"], 1.98, places=4)
+
+    def test_moving_average_follows_each_update(self):
+        learner, _ = toy.learner("supervised", ema_momentum=0.75)
+        expected = values(learner.network.trainable_variables)
+        for step in range(3):
+            toy.fit(learner, steps=1, start=step)
+            now = values(learner.network.trainable_variables)
+            expected = [0.75 * a + 0.25 * b for a, b in zip(expected, now)]
+        for average, value in zip(learner.averages, expected):
+            np.testing.assert_allclose(average.numpy(), value, atol=1e-6)
+
+    def test_averaged_weights_swap_and_return_even_after_an_error(self):
+        learner, _ = toy.learner("supervised")
+        toy.fit(learner)
+        live, averages = values(learner.network.trainable_variables), values(learner.averages)
+        statistics = values(learner.network.non_trainable_variables)
+        with self.assertRaises(KeyError), learner.averaged_weights():
+            for a, b in zip(values(learner.network.trainable_variables), averages):
+                np.testing.assert_array_equal(a, b)
+            # Batch-norm statistics are the live ones.
+            for a, b in zip(values(learner.network.non_trainable_variables), statistics):
+                np.testing.assert_array_equal(a, b)
+            raise KeyError
+        for a, b in zip(values(learner.network.trainable_variables), live):
+            np.testing.assert_array_equal(a, b)
+        self.assertTrue(any((a != b).any() for a, b in zip(live, averages)))
+
+    def test_no_moving_average_with_momentum_zero(self):
+        learner, _ = toy.learner("supervised", ema_momentum=0.0)
+        toy.fit(learner)
+        self.assertEmpty(learner.averages)
+        before = values(learner.network.trainable_variables)
+        with learner.averaged_weights():
+            for a, b in zip(values(learner.network.trainable_variables), before):
+                np.testing.assert_array_equal(a, b)
+
+    def test_the_first_step_that_is_not_finite_is_kept(self):
+        learner, _ = toy.learner("supervised")
+        toy.fit(learner, steps=2)
+        self.assertEqual(int(learner.first_nonfinite_step.numpy()), -1)
+        bias = learner.network.trainable_variables[-1]
+        bias.assign(np.full(bias.shape, np.nan))
+        toy.fit(learner, steps=3, start=2)
+        self.assertEqual(int(learner.first_nonfinite_step.numpy()), 3)
+
+    def test_kept_statistics_are_kept_and_others_move(self):
+        learner, _ = toy.learner("supervised")
+        images = ops.cast(learner.task.images[:9], "float32")
+        moving = [v for v in learner.network.variables if "moving_" in v.name]
+        before = values(moving)
+        with learner.kept_statistics():
+            logits = learner.network(images, training=True)
+        for a, b in zip(values(moving), before):
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(logits, learner.network(images, training=True), atol=1e-5)
+        self.assertTrue(all((a != b).any() for a, b in zip(values(moving), before)))
+
+
+class KerasModelTest(parameterized.TestCase):
+    def test_it_is_its_network_on_images(self):
+        learner, _ = toy.learner("fixmatch")
+        images = learner.task.images[:6]
+        np.testing.assert_allclose(learner(images), learner.network(images), atol=1e-6)
+        np.testing.assert_allclose(
+            learner.predict(images, verbose=0), learner.network(images), atol=1e-5
+        )
+
+    def test_evaluate_reports_accuracy_and_loss_alone(self):
+        learner, true_labels = toy.learner("fixmatch")
+        toy.fit(learner, true_labels)
+        images = learner.task.images
+        logits = learner.predict(images, verbose=0)
+        logs = learner.evaluate(images, true_labels, verbose=0, return_dict=True)
+        self.assertEqual(set(logs), {"accuracy", "loss"})
+        accuracy = np.mean(np.argmax(logits, -1) == true_labels)
+        self.assertAlmostEqual(logs["accuracy"], accuracy, places=5)
+
+    def test_evaluate_heeds_sample_weights(self):
+        learner, true_labels = toy.learner("supervised")
+        weights = np.zeros(len(true_labels))
+        weights[:3] = 1.0
+        images = learner.task.images
+        part = learner.evaluate(images[:3], true_labels[:3], verbose=0, return_dict=True)
+        whole = learner.evaluate(
+            images, true_labels, sample_weight=weights, batch_size=120, verbose=0, return_dict=True
+        )
+        self.assertAlmostEqual(part["accuracy"], whole["accuracy"], places=5)
+        self.assertAlmostEqual(part["loss"], whole["loss"], places=4)
+
+    def test_fit_takes_validation_data(self):
+        learner, true_labels = toy.learner("fixmatch")
+        history = learner.fit(
+            learner.batches(),
+            steps_per_epoch=2,
+            epochs=2,
+            validation_data=(learner.task.images, true_labels),
+            verbose=0,
+            shuffle=False,
+        ).history
+        self.assertLen(history["val_accuracy"], 2)
+        self.assertNotIn("val_mask_rate", history)
+
+    def test_the_network_alone_is_saved_and_loaded(self):
+        learner, _ = toy.learner("fixmatch")
+        toy.fit(learner)
+        path = os.path.join(self.create_tempdir().full_path, "network.keras")
+        learner.network.save(path)
+        images = learner.task.images[:4]
+        np.testing.assert_array_equal(
+            keras.models.load_model(path).predict(images, verbose=0),
+            learner.network.predict(images, verbose=0),
+        )
+
+    def test_resident_data_is_not_saved(self):
+        learner, _ = toy.learner("supervised")
+        path = os.path.join(self.create_tempdir().full_path, "l.weights.h5")
+        learner.save_weights(path)
+        with open(path, "rb") as file:
+            self.assertNotIn(learner.task.images[0].tobytes(), file.read())
+
+
+class DataTest(parameterized.TestCase):
+    def test_images_and_labels_are_taken_by_index(self):
+        learner, _ = toy.learner("supervised")
+        indices = np.array([5, 0, 5], "int32")
+        np.testing.assert_array_equal(learner.images(indices), learner.task.images[indices])
+        np.testing.assert_array_equal(
+            learner.given_labels(indices), learner.task.given_labels[indices]
+        )
+
+    def test_true_labels_do_not_reach_the_training(self):
+        states = []
+        for swap in (False, True):
+            learner, true_labels = toy.learner("fixmatch", confidence_threshold=0.0)
+            toy.fit(learner, (true_labels + 3) % 10 if swap else true_labels)
+            states.append(values(learner.network.trainable_variables))
+        for a, b in zip(*states):
+            np.testing.assert_array_equal(a, b)
+
+    def test_auto_flips_only_where_the_task_allows(self):
+        images, labels = toy.digits()
+        for flip, kind in ((True, "flip_shift"), (False, "shift")):
+            task = Task(images, labels, num_classes=10, flip=flip)
+            self.assertEqual(Supervised(toy.network(), task).weak_kind, kind)
+
+    def test_alternating_flip_flips_each_image_every_other_epoch(self):
+        images, labels = toy.digits()
+        task = Task(images[:8], labels[:8], num_classes=10)
+        learner = Supervised(
+            toy.network(), task, batch_size=8, weak_augmentation="alternating_flip_shift"
+        )
+        views = []
+        indices = np.arange(8, dtype="int32")
+        # Shifts hide the flip: judge by the mass left and right of images with one bright half.
+        learner.resident.images.assign(
+            np.concatenate(
+                [np.full((8, 8, 4, 1), 200, "uint8"), np.zeros((8, 8, 4, 1), "uint8")], axis=2
+            )
+        )
+        for step in range(4):
+            learner.step.assign(step)
+            view = np.array(learner.weak_view(learner.images(indices), indices))
+            views.append(view[:, :, :4].sum((1, 2, 3)) > view[:, :, 4:].sum((1, 2, 3)))
+        views = np.array(views)
+        np.testing.assert_array_equal(views[0], ~views[1])
+        np.testing.assert_array_equal(views[0], views[2])
+        np.testing.assert_array_equal(views[1], views[3])
+
+    def test_none_is_the_image_itself(self):
+        learner, _ = toy.learner("supervised", weak_augmentation="none")
+        indices = np.arange(4, dtype="int32")
+        images = learner.images(indices)
+        np.testing.assert_array_equal(learner.weak_view(images, indices), images)
+
+    def test_a_network_with_other_classes_is_refused(self):
+        images, labels = toy.digits()
+        task = Task(images, labels, num_classes=12)
+        with self.assertRaisesRegex(ValueError, "one output for each of the task's 12 classes"):
+            Supervised(toy.network(), task)
+
+    def test_the_base_has_no_objective(self):
+        learner = Learner(toy.network())
+        with self.assertRaisesRegex(NotImplementedError, "must define `objective`"):
+            learner.objective()
+
+
+if __name__ == "__main__":
+    absltest.main()

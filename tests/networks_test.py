@@ -1,0 +1,451 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of `ssl_noisy.networks`."""
+
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+
+import keras
+import numpy as np
+from absl.testing import absltest, parameterized
+from keras import layers, ops
+
+from ssl_noisy import networks
+
+# One of each kind; all tests share their sizes, for JAX compiles every new shape.
+KINDS = ("wrn_10_1", "preact_resnet_18", "resnet_32", "cnn_13", "small_cnn")
+SHAPE = (12, 12, 1)
+
+
+@functools.cache
+def shared(name):
+    """A network for tests that only read it."""
+    return networks.build(name, SHAPE, 3)
+
+
+def images(shape, count=4, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape)).astype("uint8")
+
+
+def num_trainable(model):
+    return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+
+
+RESNET_34 = ((64, 3), (128, 4), (256, 6), (512, 3))
+RESNET_32 = ((16, 5), (32, 5), (64, 5))
+
+
+def wide_resnet_parameters(depth, width, channels, num_classes):
+    """Counts by hand: convolutions k * k * in * out, batch normalization 2 a channel."""
+    total, before = 9 * channels * 16, 16
+    for filters in (16 * width, 32 * width, 64 * width):
+        for unit in range((depth - 4) // 6):
+            source = filters if unit else before
+            total += 2 * source + 9 * source * filters + 2 * filters + 9 * filters**2
+        total += 0 if before == filters else before * filters
+        before = filters
+    return total + 2 * before + (before + 1) * num_classes
+
+
+def preact_resnet_18_parameters(channels, num_classes):
+    total, before = 9 * channels * 64 + 2 * 64, 64
+    for filters in (64, 128, 256, 512):
+        total += 2 * before + 9 * before * filters + 2 * filters + 9 * filters**2
+        total += 2 * filters + 9 * filters**2 + 2 * filters + 9 * filters**2
+        total += 0 if before == filters else before * filters
+        before = filters
+    return total + 513 * num_classes
+
+
+def basic_resnet_parameters(stages, projects, channels, num_classes):
+    before = stages[0][0]
+    total = 9 * channels * before + 2 * before
+    for filters, num_units in stages:
+        total += 9 * before * filters + (2 * num_units - 1) * 9 * filters**2
+        total += 2 * num_units * 2 * filters
+        total += before * filters + 2 * filters if projects and before != filters else 0
+        before = filters
+    return total + (before + 1) * num_classes
+
+
+def cnn_13_parameters(weight_norm, channels, num_classes):
+    sizes = ((3, channels, 128), (3, 128, 128), (3, 128, 128), (3, 128, 256), (3, 256, 256))
+    sizes += ((3, 256, 256), (3, 256, 512), (1, 512, 256), (1, 256, 128))
+    total = sum(side**2 * source * filters + 2 * filters for side, source, filters in sizes)
+    if weight_norm:
+        total += sum(filters for _, _, filters in sizes) + num_classes
+    return total + 129 * num_classes
+
+
+class BuildTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("wrn_28_2", (32, 32, 3), 10, 1_467_610),
+        ("wrn_28_8", (32, 32, 3), 100, 23_401_012),
+        ("wrn_10_1", (8, 8, 1), 7, wide_resnet_parameters(10, 1, 1, 7)),
+        ("preact_resnet_18", (28, 28, 1), 10, preact_resnet_18_parameters(1, 10)),
+        ("resnet_34", (32, 32, 3), 10, basic_resnet_parameters(RESNET_34, True, 3, 10)),
+        ("resnet_32", (28, 28, 1), 10, basic_resnet_parameters(RESNET_32, False, 1, 10)),
+        ("cnn_13", (28, 28, 1), 10, cnn_13_parameters(True, 1, 10)),
+        ("small_cnn", (32, 32, 3), 10, 27 * 32 + 9 * 32 * 64 + 9 * 64**2 + 2 * 160 + 65 * 10),
+    )
+    def test_parameters_and_shapes(self, name, image_shape, num_classes, expected):
+        network = networks.build(name, image_shape, num_classes)
+        self.assertEqual(num_trainable(network), expected)
+        self.assertEqual(network.input_shape, (None, *image_shape))
+        self.assertEqual(network.output_shape, (None, num_classes))
+        self.assertEqual(network.name, name)
+
+    def test_hand_formulas_give_the_published_counts(self):
+        self.assertEqual(wide_resnet_parameters(28, 2, 3, 10), 1_467_610)
+        self.assertEqual(basic_resnet_parameters(RESNET_34, True, 3, 10), 21_282_122)
+        self.assertEqual(basic_resnet_parameters(RESNET_32, False, 3, 10), 464_154)
+
+    def test_cnn_13_without_weight_norm(self):
+        network = networks.build("cnn_13", SHAPE, 3, weight_norm=False, dropout=0.4)
+        self.assertEqual(num_trainable(network), cnn_13_parameters(False, 1, 3))
+        rates = [x.rate for x in network.layers if isinstance(x, layers.Dropout)]
+        self.assertEqual(rates, [0.4, 0.4])
+
+    def test_every_name_is_tested_or_a_wide_resnet(self):
+        untested = set(networks.names()) - set(KINDS)
+        self.assertEqual(untested, {"resnet_34", "wrn_28_2", "wrn_28_8"})
+
+    def test_pixels_are_scaled_inside(self):
+        network = shared("small_cnn")
+        first = keras.Model(network.inputs, network.layers[1].output)
+        pixels = np.array([0, 51, 127.5, 255], "float32").reshape(1, 2, 2, 1)
+        pixels = np.tile(pixels, (1, 6, 6, 1))
+        scaled = ops.convert_to_numpy(first(pixels))[0, :2, :2, 0].ravel()
+        np.testing.assert_allclose(scaled, [-1, -0.6, 0, 1], atol=1e-6)
+
+    def test_uint8_and_float_pixels_agree(self):
+        network = shared("small_cnn")
+        pixels = images(SHAPE)
+        np.testing.assert_array_equal(network(pixels), network(pixels.astype("float32")))
+
+    @parameterized.parameters("small_cnn", "wrn_10_1", "cnn_13")
+    def test_seed_reproduces_weights(self, name):
+        weights = []
+        for seed in (3, 3, 4):
+            keras.utils.set_random_seed(seed)
+            weights.append(networks.build(name, SHAPE, 3).get_weights())
+        for first, second in zip(weights[0], weights[1], strict=True):
+            np.testing.assert_array_equal(first, second)
+        self.assertGreater(np.abs(weights[0][0] - weights[2][0]).max(), 0)
+
+    def test_no_two_kernels_start_equal(self):
+        network = shared("wrn_10_1")
+        kernels = [w for w in network.get_weights() if w.shape == (3, 3, 16, 16)]
+        self.assertLen(kernels, 2)
+        self.assertGreater(np.abs(kernels[0] - kernels[1]).max(), 0.01)
+
+    @parameterized.named_parameters(
+        ("typo", "wrn_28x2", {}, "Did you mean 'wrn_28_2'"),
+        ("other", "resnet18", {}, "Available: cnn_13, preact_resnet_18"),
+        ("depth_11", "wrn_11_2", {}, "Nearest depths: 10, 16"),
+        ("depth_27", "wrn_27_2", {}, "Nearest depths: 22, 28"),
+        ("depth_4", "wrn_4_2", {}, "Nearest depths: 10, 16"),
+        ("width_0", "wrn_10_0", {}, "a width >= 1"),
+        ("option", "resnet_34", {"dropout": 0.5}, r"does not take \['dropout'\]. It takes: batch_"),
+        ("cnn_13", "cnn_13", {}, "at least 12x12"),
+    )
+    def test_errors(self, name, options, message):
+        with self.assertRaisesRegex(ValueError, message):
+            networks.build(name, (8, 8, 1), 10, **options)
+
+
+class ConfigurationTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("wrn_10_1", 0.999, 1e-3),
+        ("preact_resnet_18", 0.9, 1e-5),
+        ("resnet_32", 0.9, 1e-5),
+        ("cnn_13", 0.9, 1e-5),
+    )
+    def test_batch_norm(self, name, momentum, epsilon):
+        for wanted in (None, 0.25) if name == "wrn_10_1" else (None,):
+            network = networks.build(name, SHAPE, 3, batch_norm_momentum=wanted)
+            norms = [x for x in network.layers if isinstance(x, layers.BatchNormalization)]
+            self.assertGreater(len(norms), 5)
+            self.assertEqual({n.momentum for n in norms}, {momentum if wanted is None else wanted})
+            self.assertEqual({n.epsilon for n in norms}, {epsilon})
+
+    def test_batch_norm_momentum_as_it_acts(self):
+        network = networks.build("wrn_10_1", SHAPE, 3, batch_norm_momentum=0.75)
+        norm = next(x for x in network.layers if isinstance(x, layers.BatchNormalization))
+        pixels = images(SHAPE)
+        stem = ops.convert_to_numpy(keras.Model(network.inputs, norm.input)(pixels))
+        network(pixels, training=True)
+        np.testing.assert_allclose(norm.moving_mean, 0.25 * stem.mean((0, 1, 2)), rtol=1e-4)
+        variance = 0.75 + 0.25 * stem.var((0, 1, 2))
+        np.testing.assert_allclose(norm.moving_variance, variance, rtol=1e-4)
+
+    @parameterized.parameters(("wrn_10_1", 0.1), ("cnn_13", 0.1))
+    def test_leaky_slope(self, name, default):
+        for options, slope in (({}, default), ({"leaky_slope": 0.3}, 0.3)):
+            network = networks.build(name, SHAPE, 3, **options)
+            activations = [x for x in network.layers if isinstance(x, layers.LeakyReLU)]
+            self.assertGreater(len(activations), 5)
+            for layer in activations:
+                np.testing.assert_allclose(layer(-np.ones((1, 1), "float32")), [[-slope]])
+
+    def test_wide_resnet_kernels_start_with_fan_out_deviation(self):
+        network = networks.build("wrn_10_4", (8, 8, 3), 10)
+        convolutions = [x for x in network.layers if isinstance(x, layers.Conv2D)]
+        for layer in convolutions[1:]:
+            side, _, _, filters = layer.kernel.shape
+            expected = (2 / (side * side * filters)) ** 0.5
+            values = ops.convert_to_numpy(layer.kernel)
+            self.assertAlmostEqual(values.std() / expected, 1, delta=0.1)
+        # A normal, not a truncated normal: some values lie beyond 3 deviations.
+        self.assertGreater(np.abs(values).max(), 3 * expected)
+        dense = ops.convert_to_numpy(network.get_layer("logits").kernel)
+        self.assertAlmostEqual(dense.std() / (2 / (256 + 10)) ** 0.5, 1, delta=0.1)
+
+    @parameterized.parameters("resnet_32", "preact_resnet_18", "small_cnn", "cnn_13")
+    def test_other_kernels_start_he_normal(self, name):
+        network = shared(name)
+        kernels = [
+            v for v in network.trainable_variables if v.name == "kernel" and len(v.shape) == 4
+        ]
+        for kernel in kernels[1:-1]:
+            expected = (2 / np.prod(kernel.shape[:3])) ** 0.5
+            self.assertAlmostEqual(np.std(kernel) / expected, 1, delta=0.1)
+
+
+class ShortcutTest(parameterized.TestCase):
+    def residual_sources(self, name):
+        """The layer types between each addition and the tensor that its shortcut starts from."""
+        network = shared(name)
+        producer = {id(layer.output): layer for layer in network.layers}
+        sources = []
+        for layer in network.layers:
+            if isinstance(layer, layers.Add):
+                shortcut = producer[id(layer.input[1])]
+                chain = []
+                while isinstance(
+                    shortcut, (layers.Conv2D, layers.AveragePooling2D, layers.ZeroPadding2D)
+                ):
+                    chain.append(type(shortcut).__name__)
+                    shortcut = producer[id(shortcut.input)]
+                sources.append((*chain, type(shortcut).__name__))
+        return sources
+
+    def test_wide_resnet(self):
+        expected = [("Conv2D", "LeakyReLU"), ("Add",), ("Conv2D", "Add"), ("Add",)]
+        expected += [("Conv2D", "Add"), ("Add",)]
+        self.assertEqual(self.residual_sources("wrn_16_2"), expected)
+
+    def test_wide_resnet_of_width_1_activates_an_identity(self):
+        self.assertEqual(self.residual_sources("wrn_10_1")[0], ("LeakyReLU",))
+
+    def test_preact_resnet_18(self):
+        sources = self.residual_sources("preact_resnet_18")
+        expected = [("ReLU",), ("Add",)] + [("Conv2D", "ReLU"), ("Add",)] * 3
+        self.assertEqual(sources, expected)
+
+    def test_resnet_32(self):
+        sources = self.residual_sources("resnet_32")
+        self.assertLen(sources, 15)
+        self.assertEqual(sources[5], ("ZeroPadding2D", "AveragePooling2D", "ReLU"))
+        self.assertEqual(sources[6], ("ReLU",))
+
+    def test_resnet_32_pads_channels_with_zeros(self):
+        network = shared("resnet_32")
+        padding = next(x for x in network.layers if isinstance(x, layers.ZeroPadding2D))
+        pooling = next(x for x in network.layers if isinstance(x, layers.AveragePooling2D))
+        both = keras.Model(network.inputs, [pooling.input, padding.output])
+        before, after = map(ops.convert_to_numpy, both(images(SHAPE)))
+        self.assertEqual(after.shape, (4, 6, 6, 32))
+        pooled = before.reshape(4, 6, 2, 6, 2, 16).mean((2, 4))
+        np.testing.assert_allclose(after[..., :16], pooled, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(after[..., 16:], 0)
+
+
+def gradients(function, variables):
+    """Gradients of `function()`, which also updates moving statistics, on either backend."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            value = function()
+        return tape.gradient(value, [v.value for v in variables])
+    import jax
+
+    def pure(values):
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            return function()
+
+    return jax.grad(pure)([v.value for v in variables])
+
+
+class TrainingTest(parameterized.TestCase):
+    @parameterized.parameters(*KINDS)
+    def test_gradient_reaches_every_variable(self, name):
+        keras.utils.set_random_seed(1)
+        network = networks.build(name, SHAPE, 3)
+        pixels, labels = images(SHAPE), np.array([0, 1, 2, 0])
+
+        def loss():
+            logits = network(pixels, training=True)
+            return ops.mean(
+                keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+            )
+
+        for variable, gradient in zip(
+            network.trainable_variables, gradients(loss, network.trainable_variables), strict=True
+        ):
+            self.assertIsNotNone(gradient, variable.path)
+            self.assertGreater(float(ops.max(ops.abs(gradient))), 0, variable.path)
+
+    def test_learns(self):
+        keras.utils.set_random_seed(0)
+        network = networks.build("small_cnn", (8, 8, 1), 2)
+        labels = np.arange(64) % 2
+        pixels = images((8, 8, 1), 64) // 2 + 100 * labels[:, None, None, None].astype("uint8")
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        network.compile(keras.optimizers.SGD(0.05, 0.9), loss, metrics=["accuracy"])
+        network.fit(pixels, labels, batch_size=32, epochs=15, verbose=0)
+        self.assertGreater(network.evaluate(pixels, labels, verbose=0)[1], 0.95)
+
+
+class BatchNormalizationTest(parameterized.TestCase):
+    @parameterized.product(training=[True, False], trainable=[True, False], compiled=[True, False])
+    def test_equals_keras(self, training, trainable, compiled):
+        rng = np.random.default_rng(0)
+        x = keras.Variable(rng.normal(2, 3, (3, 4, 5, 6)))
+        output_weights = rng.normal(size=x.shape).astype("float32")
+        results = []
+        for layer_class in (networks.BatchNormalization, layers.BatchNormalization):
+            layer = layer_class(momentum=0.7, epsilon=0.02)
+            layer.build(x.shape)
+            layer.set_weights([np.linspace(0.5, 2, 6) + i for i in range(4)])
+            layer.trainable = trainable
+
+            def call(layer=layer):
+                return layer(ops.convert_to_tensor(x), training=training)
+
+            if compiled and keras.backend.backend() == "tensorflow":
+                import tensorflow as tf
+
+                call = tf.function(call, jit_compile=True)
+            arrays = [call(), *layer.get_weights()]
+            arrays += gradients(
+                lambda call=call: ops.sum(output_weights * call()), [x, layer.gamma, layer.beta]
+            )
+            results.append([ops.convert_to_numpy(array) for array in arrays])
+        self.assertLen(results[0], 8)
+        for ours, theirs in zip(*results, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
+
+    def test_variance_is_biased(self):
+        layer = networks.BatchNormalization(momentum=0.0)
+        layer(np.array([0.0, 2.0], "float32").reshape(2, 1, 1, 1), training=True)
+        self.assertAlmostEqual(float(layer.moving_variance[0]), 1.0, places=5)
+
+    def test_large_mean(self):
+        x = 300 + np.random.default_rng(0).normal(size=(8, 8, 8, 4)).astype("float32")
+        y = ops.convert_to_numpy(networks.BatchNormalization(epsilon=1e-5)(x, training=True))
+        np.testing.assert_allclose(y, (x - x.mean((0, 1, 2))) / x.std((0, 1, 2)), atol=5e-3)
+
+    def test_dense_features_and_masks_work(self):
+        x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+        y = networks.BatchNormalization()(x, training=True)
+        expected = layers.BatchNormalization()(x, training=True)
+        np.testing.assert_allclose(y, expected, rtol=1e-5)
+
+
+class WeightNormTest(absltest.TestCase):
+    def test_starts_as_a_plain_convolution_and_gain_scales(self):
+        x = np.random.default_rng(0).normal(size=(2, 5, 5, 3)).astype("float32")
+        layer = networks.WeightNormConv2D(4, 3, "valid", use_bias=True)
+        first = ops.convert_to_numpy(layer(x))
+        kernel, gain, bias = layer.get_weights()
+        np.testing.assert_allclose(gain, np.sqrt((kernel**2).sum((0, 1, 2))), rtol=1e-5)
+        plain = ops.convert_to_numpy(ops.conv(x, kernel, padding="valid"))
+        np.testing.assert_allclose(first, plain, rtol=1e-4, atol=1e-5)
+        layer.set_weights([kernel * 7, gain * 3, bias + 1])
+        np.testing.assert_allclose(layer(x), 3 * plain + 1, rtol=1e-4, atol=1e-4)
+
+
+class SavingTest(parameterized.TestCase):
+    def trained(self, name):
+        """A network whose moving statistics and gains differ from their first values."""
+        network = networks.build(name, SHAPE, 3)
+        network(images(SHAPE), training=True)
+        for variable in network.trainable_variables:
+            if variable.name in ("gain", "gamma"):
+                variable.assign(variable * 1.5)
+        return network
+
+    @parameterized.parameters(*KINDS)
+    def test_save_load_and_portable(self, name):
+        network = self.trained(name)
+        pixels = images(SHAPE, seed=1)
+        expected = ops.convert_to_numpy(network(pixels))
+        self.assertGreater(np.abs(expected).max(), 0.1)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "model.keras")
+            network.save(path)
+            loaded = keras.models.load_model(path, safe_mode=True)
+        np.testing.assert_allclose(loaded(pixels), expected, rtol=1e-6)
+        kinds = {type(x) for x in loaded.layers if isinstance(x, layers.BatchNormalization)}
+        self.assertEqual(kinds, {networks.BatchNormalization})
+
+        copy = networks.portable(network)
+        self.assertTrue(all(type(x).__module__.startswith("keras.") for x in copy.layers))
+        np.testing.assert_allclose(copy(pixels), expected, rtol=1e-3, atol=1e-4)
+
+    def test_portable_file_loads_without_the_kit(self):
+        network = self.trained("small_cnn")
+        pixels = np.full((1, *SHAPE), 200, "uint8")
+        program = (
+            "import sys, keras, numpy as np; model = keras.models.load_model(sys.argv[1]);"
+            "logits = model(np.full((1, 12, 12, 1), 200, 'uint8'));"
+            "print('ssl_noisy' in sys.modules, *np.array(logits)[0])"
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "model.keras")
+            networks.portable(network).save(path)
+            done = subprocess.run(
+                [sys.executable, "-c", program, path],
+                capture_output=True,
+                text=True,
+                check=True,
+                cwd=folder,
+            )
+        imported, *logits = done.stdout.split()
+        self.assertEqual(imported, "False")
+        expected = ops.convert_to_numpy(network(pixels))[0]
+        np.testing.assert_allclose([float(x) for x in logits], expected, rtol=1e-4, atol=1e-4)
+
+
+class MixedPrecisionTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(keras.config.set_dtype_policy, keras.config.dtype_policy())
+        keras.config.set_dtype_policy("mixed_bfloat16")
+
+    @parameterized.parameters("wrn_10_1", "cnn_13", "small_cnn")
+    def test_logits_are_float32_and_close(self, name):
+        keras.utils.set_random_seed(0)
+        mixed = networks.build(name, SHAPE, 3)
+        keras.config.set_dtype_policy("float32")
+        full = networks.build(name, SHAPE, 3)
+        full.set_weights(mixed.get_weights())
+        pixels = images(SHAPE)
+        for training in (True, False):
+            if name == "cnn_13" and training:
+                continue  # Dropout draws differ.
+            logits, expected = (m(pixels, training=training) for m in (mixed, full))
+            self.assertEqual(keras.backend.standardize_dtype(logits.dtype), "float32")
+            np.testing.assert_allclose(logits, expected, atol=0.1 * np.abs(expected).max())
+        convolution = next(x for x in mixed.layers if isinstance(x, layers.ReLU | layers.LeakyReLU))
+        self.assertEqual(convolution.compute_dtype, "bfloat16")
+        for ours, theirs in zip(mixed.get_weights(), full.get_weights(), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0.05, atol=0.02)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
+from absl import flags
+from absl.testing import absltest, parameterized
+
+from ssl_noisy import command, methods, settings
+from ssl_noisy.settings import Settings
+
+
+def parse(*arguments):
+    values = flags.FlagValues()
+    settings.define_flags(values)
+    return command.parse_settings(["program", *arguments], values)
+
+
+class SettingsTest(parameterized.TestCase):
+    def test_flags_arrive(self):
+        made = parse(
+            "--method=fixmatch", "--num_labels=40", "--confidence_threshold=0.9", "--seed=3"
+        )
+        self.assertEqual((made.num_labels, made.seed), (40, 3))
+        self.assertEqual(made.method_arguments, {"confidence_threshold": 0.9})
+
+    def test_the_command_line_beats_a_flagfile_before_it(self):
+        path = self.create_tempfile(content="--seed=1\n--steps=7\n").full_path
+        made = parse(f"--flagfile={path}", "--seed=2")
+        self.assertEqual((made.seed, made.steps), (2, 7))
+
+    def test_unset_is_the_methods_own_default(self):
+        resolved = parse("--method=fixmatch").resolved()
+        self.assertEqual((resolved.steps, resolved.steps_per_epoch), (2**20, 1024))
+        self.assertEqual((resolved.learning_rate, resolved.schedule), (0.03, "cosine_7_16"))
+        self.assertEqual(resolved.method_arguments["unlabeled_ratio"], 7)
+        self.assertEqual(parse("--seed=4").resolved().label_seed, 4)
+
+    def test_a_short_run_is_one_epoch(self):
+        self.assertEqual(parse("--steps=10").resolved().steps_per_epoch, 10)
+
+    def test_the_written_flagfile_gives_the_same_settings(self):
+        made = parse("--nonesterov", "--num_labels=40", "--dataset=cifar10", "--unlabeled_ratio=3")
+        path = self.create_tempfile(content="\n".join(made.flag_lines())).full_path
+        again = parse(f"--flagfile={path}")
+        self.assertEqual(again.resolved(), made.resolved())
+        self.assertEqual(again.flag_lines(), made.flag_lines())
+
+    @parameterized.parameters(
+        ("--method=fixmtach", "Unknown method 'fixmtach'. Did you mean 'fixmatch'?"),
+        ("--num_labels=0", "--num_labels must be a finite number, at least 1"),
+        ("--steps=-5", "--steps must be"),
+        ("--learning_rate=nan", "--learning_rate must be"),
+        ("--learning_rate=0", "--learning_rate must be above 0"),
+        ("--learning_rate=inf", "--learning_rate must be"),
+        ("--momentum=1", r"--momentum must be in \[0, 1\)"),
+        ("--precision=float8", "--precision must be one of float32"),
+        ("--schedule=linear", "--schedule must be one of cosine_7_16"),
+        ("--label_draw=best", "--label_draw must be one of balanced"),
+        ("--jit_compile=maybe", "--jit_compile must be one of auto, on, off"),
+        ("--steps_per_execution=3", "must divide --steps=1048576"),
+        ("stray", "Unexpected arguments: stray"),
+    )
+    def test_mistakes_are_named(self, argument, message):
+        with self.assertRaisesRegex(ValueError, message.replace("?", r"\?")):
+            parse(argument)
+
+    def test_a_flag_that_the_method_does_not_take_lists_those_it_does(self):
+        with self.assertRaisesRegex(
+            ValueError,
+            "--confidence_threshold is not a flag of method 'supervised', which takes: "
+            "--batch_size, --ema_momentum, --weak_augmentation, --weight_decay",
+        ):
+            parse("--method=supervised", "--confidence_threshold=0.9")
+
+    @parameterized.parameters(
+        "--confidence_treshold=0.9", "--steps=many", "--flagfile=/no/such.cfg"
+    )
+    def test_absl_refuses(self, argument):
+        with self.assertRaises(flags.Error):
+            parse(argument)
+
+    def test_a_baseline_takes_what_it_can(self):
+        made = parse(
+            "--baseline=supervised", "--batch_size=8", "--unlabeled_ratio=2", "--num_labels=9"
+        )
+        baseline = made.for_baseline("labels.json", "folder/baseline")
+        self.assertEqual(baseline.method_arguments, {"batch_size": 8})
+        self.assertEqual((baseline.method, baseline.baseline), ("supervised", None))
+        self.assertEqual((baseline.label_file, baseline.num_labels), ("labels.json", 9))
+
+    def test_other_settings_have_another_default_folder(self):
+        first, second = parse("--num_labels=40"), parse("--num_labels=40", "--batch_size=7")
+        self.assertNotEqual(first.default_run_dir(), second.default_run_dir())
+        self.assertEqual(first.default_run_dir(), parse("--num_labels=40").default_run_dir())
+        self.assertRegex(first.default_run_dir(), r"^runs/fixmatch_digits_40_seed0_[0-9a-f]{8}$")
+
+
+class FlagsTest(absltest.TestCase):
+    def test_every_field_is_a_flag_with_help_and_reaches_the_settings(self):
+        values = flags.FlagValues()
+        settings.define_flags(values)
+        for field in dataclasses.fields(Settings):
+            if field.name != "method_arguments":
+                self.assertNotEmpty(values[field.name].help, field.name)
+
+    def test_the_same_name_means_the_same_in_every_method(self):
+        for name, takers in settings.method_flags().items():
+            kinds = {parameter.annotation for parameter, _ in takers.values()}
+            self.assertLen(kinds, 1, name)
+            self.assertLen({help for _, help in takers.values()}, 1, name)
+
+    def test_every_argument_is_documented(self):
+        for method in methods.names():
+            for name in methods.arguments(method):
+                self.assertGreater(len(settings.argument_help(methods.get(method), name)), 10)
+
+
+if __name__ == "__main__":
+    absltest.main()
