@@ -11,6 +11,7 @@ from keras import ops
 from ssl_noisy import augment, losses
 from ssl_noisy.batches import IndexBatches
 
+PSEUDO_LABEL_ACCURACY = "pseudo_label_accuracy"
 WEAK_AUGMENTATIONS = ("auto", "flip_shift", "alternating_flip_shift", "shift", "none")
 
 
@@ -101,7 +102,8 @@ class Learner(keras.Model):
             key: keras.metrics.Mean(name=key)
             for key in (*self.term_names, "weight_decay_loss", *self.monitor_names)
         }
-        self.pseudo_label_accuracy = keras.metrics.Mean(name="pseudo_label_accuracy")
+        if "mask_rate" in self.monitor_names:
+            self.trackers[PSEUDO_LABEL_ACCURACY] = keras.metrics.Mean(name=PSEUDO_LABEL_ACCURACY)
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         self.task = None
         if task is not None:
@@ -252,7 +254,7 @@ class Learner(keras.Model):
         if y is not None and "pseudo_labels" in y_pred:
             true_labels = ops.cast(ops.reshape(y["unlabeled"], y_pred["mask"].shape), "int32")
             known = ops.cast(true_labels >= 0, "float32")
-            self.pseudo_label_accuracy.update_state(
+            self.trackers[PSEUDO_LABEL_ACCURACY].update_state(
                 ops.cast(y_pred["pseudo_labels"] == true_labels, "float32"),
                 sample_weight=y_pred["mask"] * known,
             )

@@ -4,6 +4,7 @@
 import csv
 import io
 import os
+import shutil
 import sys
 import time
 
@@ -57,6 +58,7 @@ class Progress:
             parts.append(f"test_accuracy {self.accuracy:.2%}")
         line = "  ".join(parts)
         if self.is_live:
+            line = line[: shutil.get_terminal_size().columns - 1]
             self.stream.write("\r\x1b[2K" + line + ("\n" if is_final else ""))
         elif is_final:
             self.stream.write(line + "\n")

@@ -2,6 +2,7 @@
 """One run: settings -> task, learner, fit, result.json. What the commands call."""
 
 import contextlib
+import glob
 import json
 import os
 import platform
@@ -178,6 +179,8 @@ def _look_into(run_dir, settings):
 
 def _open_folder(run_dir, settings, dataset, positions):
     os.makedirs(run_dir, exist_ok=True)
+    for left_by_a_kill in glob.glob(os.path.join(glob.escape(run_dir), "*.tmp*")):
+        os.remove(left_by_a_kill)
     labels = os.path.join(run_dir, "labels.json")
     if not os.path.exists(labels):
         resolved = settings.resolved()

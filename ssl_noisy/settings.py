@@ -101,6 +101,8 @@ class Settings:
                     f"--{name} is not a flag of method {self.method!r}, which takes: "
                     + ", ".join(f"--{key}" for key in sorted(takes) if key != "seed")
                 )
+        if self.baseline is not None:
+            methods.get(self.baseline)
         unset = self._defaults()
         for name in ("steps", "steps_per_epoch"):
             value = unset.get(name, getattr(self, name))

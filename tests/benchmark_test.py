@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+import contextlib
+import io
+import json
+
+from absl.testing import absltest
+
+from ssl_noisy import benchmark
+from ssl_noisy.run import RunError
+from ssl_noisy.settings import Settings
+
+SMALL = {"num_labels": 20, "network": "small_cnn", "steps": 6}
+
+
+class BenchmarkTest(absltest.TestCase):
+    def test_it_prints_one_json_line_about_the_step(self):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            settings = Settings(**SMALL, method_arguments={"batch_size": 4, "unlabeled_ratio": 2})
+            benchmark.main(settings)
+        (line,) = out.getvalue().splitlines()
+        report = json.loads(line)
+        low, high = report["quartiles"]
+        self.assertLessEqual(low, report["seconds_per_step"])
+        self.assertLessEqual(report["seconds_per_step"], high)
+        self.assertEqual(report["steps_timed"], 6)
+        # 4 labeled images and two views of 8 unlabeled ones.
+        per_second = 20 / report["seconds_per_step"]
+        self.assertAlmostEqual(report["images_per_second"] / per_second, 1, places=2)
+        self.assertGreater(report["seconds_to_first_step"], 0)
+        self.assertIn("--batch_size=4", report["flags"])
+
+    def test_several_steps_per_execution_are_timed_by_the_step(self):
+        out = io.StringIO()
+        settings = Settings(**SMALL, steps_per_execution=3)
+        with contextlib.redirect_stdout(out):
+            benchmark.main(settings)
+        self.assertEqual(json.loads(out.getvalue())["steps_timed"], 6)
+
+    def test_the_warm_up_is_left_out(self):
+        class Learner:
+            jit_compile = False
+
+            def streams(self):
+                return {"labeled": 10}
+
+        seconds = [100.0] * benchmark.WARM_UP + [1.0, 2.0, 3.0, 4.0]
+        report = benchmark.report(Settings(**SMALL), Learner(), seconds)
+        self.assertEqual(report["seconds_per_step"], 2.5)
+        self.assertEqual(report["images_per_second"], 4.0)
+
+    def test_a_mistake_is_a_run_error(self):
+        with self.assertRaises(RunError):
+            benchmark.main(Settings(num_labels=20, network="wrn_27_2", steps=2))
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+import io
+import os
+
+from absl.testing import absltest
+
+from ssl_noisy import progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class ProgressTest(absltest.TestCase):
+    def test_plain_lines_only_at_the_end_of_an_epoch(self):
+        stream = io.StringIO()
+        shown = progress.Progress(100, "fixmatch", stream)
+        self.assertFalse(shown.is_due())
+        shown.show(10, {"loss": 1.5})
+        shown.accuracy = 0.875
+        shown.show(50, {"loss": 1.25, "mask_rate": 0.5}, is_final=True)
+        lines = stream.getvalue().splitlines()
+        self.assertLen(lines, 1)
+        self.assertRegex(
+            lines[0],
+            r"^fixmatch 50/100  \d+\.\d steps/s  00:00:\d\d left  loss 1.25  mask_rate 0.5  "
+            r"test_accuracy 87.50%$",
+        )
+
+    def test_a_terminal_gets_one_line_that_rewrites_itself(self):
+        stream = Terminal()
+        shown = progress.Progress(100, "fixmatch", stream, interval=0.0)
+        self.assertTrue(shown.is_due())
+        shown.show(1, {"loss": 2.0})
+        shown.show(2, {"loss": 1.0}, is_final=True)
+        self.assertEqual(stream.getvalue().count("\n"), 1)
+        self.assertEqual(stream.getvalue().count("\r"), 2)
+
+
+class MetricsTest(absltest.TestCase):
+    def test_metrics_are_written_whole(self):
+        folder = self.create_tempdir().full_path
+        progress.write_metrics(folder, [{"step": 1, "loss": 0.1}, {"step": 2, "loss": None}])
+        with open(os.path.join(folder, "metrics.csv")) as file:
+            self.assertEqual(file.read(), "step,loss\n1,0.1\n2,\n")
+
+    def test_tensorboard_events_are_written(self):
+        folder = self.create_tempdir().full_path
+        board = progress.TensorBoard(folder)
+        board.write({"step": 3, "loss": 0.5, "pseudo_label_accuracy": None})
+        board.close()
+        (name,) = os.listdir(os.path.join(folder, "tensorboard"))
+        with open(os.path.join(folder, "tensorboard", name), "rb") as file:
+            self.assertIn(b"loss", file.read())
+
+
+if __name__ == "__main__":
+    absltest.main()

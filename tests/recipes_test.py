@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+import re
+
+from absl import flags
+from absl.testing import absltest, parameterized
+
+from ssl_noisy import __main__ as listing
+from ssl_noisy import command, methods, networks, recipes, settings
+
+RECIPES = [(path.stem, path) for path in recipes.paths()]
+
+
+class RecipeTest(parameterized.TestCase):
+    def test_there_are_recipes_for_every_published_setting(self):
+        names = {name for name, _ in RECIPES}
+        for dataset, budgets in (("cifar10", (40, 250, 4000)), ("cifar100", (400, 2500, 10000))):
+            for budget in budgets:
+                self.assertIn(f"fixmatch_{dataset}_{budget}_google_code", names)
+        self.assertIn(recipes.DEFAULT.removesuffix(".cfg"), names)
+
+    @parameterized.named_parameters(RECIPES)
+    def test_it_parses_and_names_its_method_and_budget(self, path):
+        values = flags.FlagValues()
+        settings.define_flags(values)
+        made = command.parse_settings(["train", f"--flagfile={path}"], values)
+        method, dataset, budget = path.stem.split("_")[:3]
+        self.assertEqual((made.method, made.dataset), (method, dataset))
+        self.assertEqual(made.num_labels, int(budget))
+        self.assertIn(made.network.split("_")[0], {n.split("_")[0] for n in networks.names()})
+
+    @parameterized.named_parameters(RECIPES)
+    def test_its_header_says_what_to_expect(self, path):
+        text = path.read_text()
+        header = text[: text.index("\n--")]
+        self.assertTrue(all(line.startswith("#") for line in header.splitlines()))
+        self.assertIn(f"--flagfile=flags/{path.name}", header)
+        self.assertRegex(header, "# Published: ")
+        self.assertRegex(header, "# Measured: ")
+
+    @parameterized.named_parameters(RECIPES)
+    def test_it_falls_in_none_of_absls_traps(self, path):
+        for line in path.read_text().splitlines():
+            self.assertRegex(line, r"^(#.*|--(no)?\w+|--\w+=\S+)$", "one flag a line, no trailer")
+            self.assertIsNone(re.match(r"--(seed|label_seed|run_dir|data_dir|flagfile)\b", line))
+
+    def test_wide_networks_and_decay_of_cifar100(self):
+        for name, path in RECIPES:
+            if "cifar100" in name:
+                self.assertIn("--network=wrn_28_8\n", path.read_text())
+                self.assertIn("--weight_decay=0.001\n", path.read_text())
+
+
+class ListingTest(absltest.TestCase):
+    def test_it_names_commands_methods_papers_networks_and_recipes(self):
+        text = listing.listing()
+        for name in (*methods.names(), *networks.names(), "train", "benchmark"):
+            self.assertIn(name, text)
+        self.assertIn("https://arxiv.org/abs/2001.07685", text)
+        for _, path in RECIPES:
+            self.assertIn(str(path), text)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The train command from end to end: real processes, killed for real, and every mistake."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from unittest import mock
+
+import keras
+import numpy as np
+from absl import flags
+from absl.testing import absltest, parameterized
+
+from ssl_noisy import checkpoint, command, run, settings, train
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SMALL = (
+    "--dataset=digits",
+    "--num_labels=20",
+    "--network=small_cnn",
+    "--batch_size=8",
+    "--unlabeled_ratio=2",
+    "--steps=60",
+    "--steps_per_epoch=20",
+    "--noplots",
+)
+
+
+def start(*arguments):
+    """Starts the command in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    return subprocess.Popen(
+        [sys.executable, "-m", "ssl_noisy.train", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def call(*arguments):
+    """Calls the command in this process, and returns its exit code, output and error lines."""
+    values = flags.FlagValues()
+    settings.define_flags(values)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            wanted = command.parse_settings(["train", *arguments], values)
+        except (flags.Error, ValueError) as error:
+            code = command.fail("train", error)
+        else:
+            code = command.execute("train", train.main, wanted)
+    return code, out.getvalue(), err.getvalue().splitlines()
+
+
+def read(folder, name):
+    with open(os.path.join(folder, name)) as file:
+        return file.read()
+
+
+class RunTest(absltest.TestCase):
+    def test_a_run_from_its_start_to_its_second_answer(self):
+        folder = os.path.join(self.create_tempdir().full_path, "run")
+        arguments = [*SMALL, f"--run_dir={folder}", "--baseline=supervised", "--plots"]
+        code, out, errors = call(*arguments)
+        self.assertEqual((code, errors), (0, []))
+        self.assertEqual(
+            set(os.listdir(folder)),
+            {"baseline", "checkpoint.npz", "checkpoint.previous.npz", "curves.png", "flags.cfg"}
+            | {"labels.json", "metrics.csv", "model.keras", "result.json", "tensorboard"}
+            | {"timing.json", "views.png"},
+        )
+        result = json.loads(read(folder, "result.json"))
+        self.assertEqual(
+            (result["method"], result["baseline"]["method"]), ("fixmatch", "supervised")
+        )
+        self.assertEqual(result["labels_sha256"], result["baseline"]["labels_sha256"])
+        self.assertEqual(read(folder, "labels.json"), read(f"{folder}/baseline", "labels.json"))
+        rows = read(folder, "metrics.csv").splitlines()
+        self.assertLen(rows, 4)
+        self.assertContainsSubset(
+            ["step", "mask_rate", "pseudo_label_accuracy", "test_accuracy", "unsupervised_loss"],
+            rows[0].split(","),
+        )
+        self.assertIn(f"{result['test_accuracy']['last']:.2%}", out)
+
+        # The model alone gives the accuracy of the result: it holds the averaged weights.
+        from ssl_noisy import datasets
+
+        data = datasets.load("digits")
+        network = keras.models.load_model(os.path.join(folder, "model.keras"), safe_mode=True)
+        predicted = np.argmax(network.predict(data.test_images, verbose=0), -1)
+        accuracy = np.mean(predicted == data.test_labels)
+        self.assertAlmostEqual(accuracy, result["test_accuracy"]["last"], places=6)
+
+        began = time.monotonic()
+        again, out, _ = call(*arguments)
+        self.assertEqual(again, 0)
+        self.assertLess(time.monotonic() - began, 5)
+        self.assertNotIn("steps/s", out)
+
+        code, _, errors = call(*arguments, "--confidence_threshold=0.5")
+        self.assertEqual(code, 2)
+        self.assertLen(errors, 1)
+        self.assertIn(
+            "--confidence_threshold=0.95 there, --confidence_threshold=0.5 here", errors[0]
+        )
+
+    def test_its_flagfile_reproduces_it(self):
+        first, second = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
+        call(*SMALL, "--steps=20", "--seed=3", f"--run_dir={first}")
+        call(f"--flagfile={first}/flags.cfg", f"--run_dir={second}")
+        self.assertEqual(read(first, "result.json"), read(second, "result.json"))
+        self.assertEqual(read(first, "metrics.csv"), read(second, "metrics.csv"))
+
+    def test_validation_chooses_from_a_split(self):
+        folder = os.path.join(self.create_tempdir().full_path, "run")
+        splits = ("--train_split=train[:80%]", "--validation_split=train[80%:]")
+        code, _, errors = call(*SMALL, *splits, f"--run_dir={folder}")
+        self.assertEqual((code, errors), (0, []))
+        self.assertIn("validation_accuracy", read(folder, "metrics.csv"))
+        result = json.loads(read(folder, "result.json"))
+        self.assertIsNotNone(result["test_accuracy"]["validation_choice"])
+
+
+class ResumeTest(absltest.TestCase):
+    def wait_for(self, process, condition):
+        while not condition():
+            self.assertIsNone(process.poll(), "the run ended before it could be stopped")
+            time.sleep(0.002)
+
+    def checkpoints(self, folder):
+        path = os.path.join(folder, checkpoint.NAME)
+        with contextlib.suppress(OSError):
+            return os.stat(path).st_mtime_ns
+        return 0
+
+    def test_killed_at_any_moment_it_ends_as_if_undisturbed(self):
+        """SIGKILL before a checkpoint, in an epoch, at its end and the run's; SIGINT in between."""
+        undisturbed, folder = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
+        arguments = [*SMALL, "--checkpoint_seconds=0"]
+        whole = start(*arguments, f"--run_dir={undisturbed}")
+
+        def exists(name):
+            return lambda: os.path.exists(os.path.join(folder, name))
+
+        def another_checkpoint(count=1):
+            seen = set()
+
+            def condition():
+                seen.add(self.checkpoints(folder))
+                return len(seen) > count
+
+            return condition
+
+        for condition, signum in (
+            (exists("flags.cfg"), signal.SIGKILL),
+            (another_checkpoint(7), signal.SIGKILL),
+            (another_checkpoint(6), signal.SIGINT),
+            (exists("metrics.csv"), signal.SIGKILL),
+            (exists("model.keras"), signal.SIGKILL),
+        ):
+            process = start(*arguments, f"--run_dir={folder}")
+            self.wait_for(process, condition)
+            process.send_signal(signum)
+            _, errors = process.communicate()
+            if signum == signal.SIGINT:
+                self.assertEqual(process.returncode, 130, errors)
+                self.assertIn("The same command goes on from there", errors)
+                self.assertNotIn("Traceback", errors)
+            else:
+                self.assertEqual(process.returncode, -signal.SIGKILL)
+            self.assertFalse(exists("result.json")())
+
+        process = start(*arguments, f"--run_dir={folder}")
+        _, errors = process.communicate()
+        self.assertEqual(process.returncode, 0, errors)
+        whole.communicate()
+        self.assertEqual(read(folder, "result.json"), read(undisturbed, "result.json"))
+        self.assertEqual(read(folder, "metrics.csv"), read(undisturbed, "metrics.csv"))
+        self.assertEmpty([name for name in os.listdir(folder) if name.endswith(".tmp")])
+
+    def test_on_resume_labels_are_read_and_not_drawn(self):
+        folder = os.path.join(self.create_tempdir().full_path, "run")
+        call(*SMALL, "--steps=20", f"--run_dir={folder}")
+        os.remove(os.path.join(folder, "result.json"))
+        labels = json.loads(read(folder, "labels.json"))
+        labels["indices"][0] = 10**6
+        with open(os.path.join(folder, "labels.json"), "w") as file:
+            json.dump(labels, file)
+        code, _, errors = call(*SMALL, "--steps=20", f"--run_dir={folder}")
+        self.assertEqual(code, 2)
+        self.assertLen(errors, 1)
+        self.assertIn("labels.json", errors[0])
+
+    def test_a_damaged_checkpoint_falls_back_and_says_so(self):
+        folder, whole = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
+        call(*SMALL, f"--run_dir={whole}")
+        call(*SMALL, f"--run_dir={folder}")
+        os.remove(os.path.join(folder, "result.json"))
+        with open(os.path.join(folder, checkpoint.NAME), "r+b") as file:
+            file.seek(2000)
+            file.write(b"\xff" * 100)
+        with self.assertLogs(level="WARNING") as logs:
+            code, _, _ = call(*SMALL, f"--run_dir={folder}")
+        self.assertEqual(code, 0)
+        self.assertRegex(logs.output[0], "checkpoint.npz is damaged .* Falling back")
+        self.assertEqual(read(folder, "result.json"), read(whole, "result.json"))
+
+
+class MistakeTest(parameterized.TestCase):
+    def refuse(self, *arguments, folder=None):
+        """The mistake is one line, exit code 2, and nothing is written."""
+        folder = folder or os.path.join(self.create_tempdir().full_path, "run")
+        code, out, errors = call(*arguments, f"--run_dir={folder}")
+        self.assertEqual(code, 2, errors)
+        self.assertLen(errors, 1)
+        self.assertEqual(out, "")
+        self.assertFalse(os.path.exists(folder))
+        return errors[0]
+
+    @parameterized.parameters(
+        ("--method=fixmtach", "Unknown method 'fixmtach'. Did you mean 'fixmatch'?"),
+        ("--network=wrn_28_3_1", "wrn"),
+        ("--network=wrn_27_2", "depth"),
+        ("--network=smal_cnn", "small_cnn"),
+        ("--dataset=digts", "digits"),
+        ("--dataset=npz:/no/such/file.npz", "/no/such/file.npz"),
+        ("--dataset=folder:/no/such/folder", "/no/such/folder"),
+        ("--num_labels=9", "A balanced draw"),
+        ("--num_labels=100000", "Received: 100000"),
+        ("--num_labels=-1", "--num_labels must be"),
+        ("--batch_size=0", "`batch_size` argument of `FixMatch` must be at least 1"),
+        ("--confidence_threshold=nan", "`confidence_threshold` argument of `FixMatch` must be in"),
+        ("--unsupervised_weight=inf", "`unsupervised_weight` argument"),
+        ("--ema_momentum=1.5", "`ema_momentum` argument of `FixMatch` must be in [0, 1)"),
+        ("--batch_norm_momentum=1", "--batch_norm_momentum must be in [0, 1)"),
+        ("--strong_augmentation=strong", "one of google_code, paper, torchssl"),
+        ("--steps=zero", "steps"),
+        ("--label_file=/no/such/labels.json", "/no/such/labels.json"),
+        ("--flagfile=/no/such/recipe.cfg", "/no/such/recipe.cfg"),
+        ("--train_split=train[:oops]", "train[:oops]"),
+        ("--baseline=supervisd", "Unknown method 'supervisd'. Did you mean 'supervised'?"),
+        ("surprise", "Unexpected arguments: surprise"),
+    )
+    def test_one_line(self, argument, message):
+        self.assertIn(message, self.refuse(*SMALL, argument))
+
+    def test_a_flag_of_another_method(self):
+        error = self.refuse("--method=supervised", "--unlabeled_ratio=3")
+        self.assertIn("is not a flag of method 'supervised', which takes: --batch_size", error)
+
+    def test_a_malformed_flagfile(self):
+        path = self.create_tempfile(content="--steps=5  # few\n").full_path
+        self.assertIn("steps", self.refuse(f"--flagfile={path}"))
+
+    @parameterized.parameters("not json", "{}", '{"indices": [0, 0]}')
+    def test_a_malformed_label_file(self, content):
+        path = self.create_tempfile(content=content).full_path
+        self.assertIn(path, self.refuse(*SMALL, f"--label_file={path}"))
+
+    def test_a_label_file_of_another_data_set(self):
+        rng = np.random.default_rng(0)
+        other = os.path.join(self.create_tempdir().full_path, "other.npz")
+        arrays = {
+            "images_train": rng.integers(0, 256, (40, 8, 8, 1), "uint8"),
+            "labels_train": np.arange(40) % 10,
+            "images_test": rng.integers(0, 256, (10, 8, 8, 1), "uint8"),
+            "labels_test": np.arange(10),
+        }
+        np.savez(other, **arrays)
+        folder = os.path.join(self.create_tempdir().full_path, "run")
+        code, _, errors = call(*SMALL, f"--dataset=npz:{other}", "--steps=2", f"--run_dir={folder}")
+        self.assertEqual((code, errors), (0, []))
+        error = self.refuse(*SMALL, f"--label_file={folder}/labels.json")
+        self.assertIn("labels.json", error)
+
+    def test_a_folder_that_holds_something_else(self):
+        folder = self.create_tempdir()
+        folder.create_file("thesis.tex")
+        code, _, errors = call(*SMALL, f"--run_dir={folder.full_path}")
+        self.assertEqual(code, 2)
+        self.assertIn("is not empty and holds no run", errors[0])
+        self.assertEqual(os.listdir(folder.full_path), ["thesis.tex"])
+
+    def test_a_folder_that_cannot_be_written(self):
+        path = self.create_tempfile(content="a file").full_path
+        code, _, errors = call(*SMALL, f"--run_dir={path}/run")
+        self.assertEqual(code, 2)
+        self.assertLen(errors, 1)
+        self.assertIn("Cannot write", errors[0])
+
+    def test_a_full_disk_keeps_the_last_checkpoint(self):
+        folder = os.path.join(self.create_tempdir().full_path, "run")
+        real, calls = checkpoint.np.savez, []
+
+        def savez(file, **arrays):
+            calls.append(file.name)
+            if len(calls) == 2:
+                real(file, record=arrays["record"])
+                raise OSError(28, "No space left on device")
+            real(file, **arrays)
+
+        with mock.patch.object(checkpoint.np, "savez", savez):
+            code, _, errors = call(*SMALL, f"--run_dir={folder}")
+        self.assertEqual(code, 2)
+        self.assertLen(errors, 1)
+        self.assertIn("No space left on device", errors[0])
+        self.assertFalse(any(name.endswith(".tmp") for name in os.listdir(folder)))
+        code, _, _ = call(*SMALL, f"--run_dir={folder}")
+        self.assertEqual(code, 0)
+
+    def test_a_loss_that_is_not_finite_stops_the_run(self):
+        folder = os.path.join(self.create_tempdir().full_path, "run")
+        code, _, errors = call(
+            *SMALL, "--learning_rate=1e30", "--checkpoint_seconds=0", f"--run_dir={folder}"
+        )
+        self.assertEqual(code, 2)
+        self.assertLen(errors, 1)
+        self.assertRegex(errors[0], r"not finite from step \d+ on \(.*supervised_loss")
+        self.assertIn("--learning_rate", errors[0])
+        self.assertFalse(os.path.exists(os.path.join(folder, "result.json")))
+        with np.load(os.path.join(folder, checkpoint.NAME)) as archive:
+            for key in archive.files:
+                if archive[key].dtype.kind == "f":
+                    self.assertTrue(np.isfinite(archive[key]).all())
+
+    def test_a_process_says_one_line_and_no_traceback(self):
+        process = start("--method=fixmtach")
+        _, errors = process.communicate()
+        self.assertEqual(process.returncode, 2)
+        self.assertEqual(len(errors.splitlines()), 1, errors)
+        self.assertStartsWith(errors, "ssl_noisy.train: Unknown method 'fixmtach'.")
+
+    def test_bugs_keep_their_traceback(self):
+        with mock.patch.object(run.Session, "train", side_effect=ValueError("a bug")):
+            with self.assertRaisesRegex(ValueError, "a bug"):
+                call(*SMALL, f"--run_dir={self.create_tempdir().full_path}/run")
+
+
+if __name__ == "__main__":
+    absltest.main()
