@@ -36,10 +36,10 @@ def summarize(history):
 
     Returns:
         A dict: `last`, the final checkpoint; `median_of_last_20`, the median of
-        the last 20 evaluations (all, if there are fewer), as FixMatch reports;
-        `validation_choice`, the test accuracy at the first best validation
-        accuracy (None without a validation split);
-        `best_on_test_oracle`, the best test accuracy, which
+        the last 20 evaluations, as FixMatch reports (None if there are fewer: a
+        median over a whole training says little); `validation_choice`, the test
+        accuracy at the first best validation accuracy (None without a
+        validation split); `best_on_test_oracle`, the best test accuracy, which
         looks at the test set to choose and is no fair estimate.
     """
     test = [row["test_accuracy"] for row in history]
@@ -48,7 +48,7 @@ def summarize(history):
         chosen = test[int(np.argmax([row["validation_accuracy"] for row in history]))]
     return {
         "last": test[-1],
-        "median_of_last_20": float(np.median(test[-20:])),
+        "median_of_last_20": float(np.median(test[-20:])) if len(test) >= 20 else None,
         "validation_choice": chosen,
         "best_on_test_oracle": max(test),
     }

@@ -32,10 +32,10 @@ class Learner(keras.Model):
     ```python
     learner = FixMatch(network, task)
     learner.compile(keras.optimizers.SGD(0.03, momentum=0.9, nesterov=True))
-    learner.fit(learner.batches(seed=1), steps_per_epoch=1024, epochs=10)
+    learner.fit(learner.batches(seed=1), steps_per_epoch=1024, epochs=10, shuffle=False)
     with learner.averaged_weights():
         learner.evaluate(task.test_images, task.test_labels)
-        learner.network.save("model.keras")
+        networks.portable(learner.network).save("model.keras")
     ```
 
     Given images, `learner(images)` is `network(images)`. The resident images

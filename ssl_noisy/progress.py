@@ -33,6 +33,11 @@ class Progress:
         self._began = None
         self._shown_at = time.monotonic()
 
+    def note(self, text):
+        """Writes a line of its own."""
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
     def is_due(self):
         return self.is_live and time.monotonic() - self._shown_at >= self.interval
 

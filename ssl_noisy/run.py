@@ -12,7 +12,6 @@ import time
 
 import keras
 import numpy as np
-from absl import logging
 from keras import ops
 
 from ssl_noisy import (
@@ -25,7 +24,9 @@ from ssl_noisy import (
     plots,
     schedules,
 )
+from ssl_noisy.learner import PSEUDO_LABEL_ACCURACY
 from ssl_noisy.progress import Progress, TensorBoard, write_metrics
+from ssl_noisy.settings import without_places
 from ssl_noisy.task import Task
 
 
@@ -59,20 +60,26 @@ def run(settings, stream=None):
         if finished is not None:
             return finished
         dataset, positions = load_labeled(settings, run_dir)
-        learner = make_learner(settings, Task.from_dataset(dataset, positions))
-        _open_folder(run_dir, settings, dataset, positions)
+        return _train(settings, run_dir, dataset, positions, stream)
+
+
+def _train(settings, run_dir, dataset, positions, stream):
+    """Trains in `run_dir`, a baseline first, and returns the result."""
+    learner = make_learner(settings, Task.from_dataset(dataset, positions))
+    _open_folder(run_dir, settings, dataset, positions)
     baseline = None
     if settings.baseline:
-        label_file = os.path.join(run_dir, "labels.json")
         baseline_dir = os.path.join(run_dir, "baseline")
-        baseline = run(settings.for_baseline(label_file, baseline_dir), stream)
-    with _as_run_errors(run_dir):
-        session = Session(settings, learner, dataset, run_dir, stream)
-        session.train()
-        result = _result(settings, learner, dataset, positions, session.history)
-        if baseline is not None:
-            result["baseline"] = baseline
-        session.finish(result)
+        baseline_settings = settings.for_baseline()
+        baseline = _look_into(baseline_dir, baseline_settings)
+        if baseline is None:
+            baseline = _train(baseline_settings, baseline_dir, dataset, positions, stream)
+    session = Session(settings, learner, dataset, run_dir, stream)
+    session.train()
+    result = _result(settings, learner, dataset, positions, session.history)
+    if baseline is not None:
+        result["baseline"] = baseline
+    session.finish(result)
     return result
 
 
@@ -163,12 +170,12 @@ def _look_into(run_dir, settings):
             raise RunError(f"{run_dir} is not empty and holds no run. Choose another --run_dir.")
         return None
     with open(flagfile) as file:
-        before = set(file.read().splitlines())
-    now = set(settings.flag_lines())
-    if before != now:
+        there = set(without_places(file.read().splitlines()))
+    here = set(settings.flag_lines(places=False))
+    if there != here:
         raise RunError(
-            f"{run_dir} holds a run with other flags: {' '.join(sorted(before - now)) or '(none)'} "
-            f"there, {' '.join(sorted(now - before)) or '(none)'} here. Choose another --run_dir."
+            f"{run_dir} holds a run with other flags: {' '.join(sorted(there - here)) or '(none)'} "
+            f"there, {' '.join(sorted(here - there)) or '(none)'} here. Choose another --run_dir."
         )
     result = os.path.join(run_dir, "result.json")
     if not os.path.exists(result):
@@ -222,10 +229,10 @@ class Session(keras.callbacks.Callback):
         if record is not None:
             self.done, self.history = record["step"], record["history"]
             self._unfinished_epoch = [v.numpy() for v in self._metric_variables()]
-            logging.info("Going on at step %d of %s.", self.done, self.run_dir)
         self.saved_at = time.monotonic()
         self.done_before = self.done
         self.tensorboard = TensorBoard(self.run_dir, self.done)
+        self._introduce()
         steps, length = self.settings.steps, self.settings.steps_per_epoch
         with self._stop_on_signals():
             while self.done < steps:
@@ -244,6 +251,16 @@ class Session(keras.callbacks.Callback):
                     verbose=0,
                     shuffle=False,  # the batches come shuffled
                 )
+
+    def _introduce(self):
+        network, task, settings = self.learner.network, self.learner.task, self.settings
+        where = environment()
+        self.progress.note(
+            f"{settings.method} on {self.dataset.name}: {task.num_examples} images, "
+            f"{len(task.labeled)} labeled; {settings.network} with "
+            f"{num_parameters(network):,} parameters; {where['backend']} on {where['device']}; "
+            f"{self.run_dir}" + (f"; going on at step {self.done}" if self.done else "")
+        )
 
     def on_epoch_begin(self, epoch, logs=None):
         self._first = epoch * self.settings.steps_per_epoch + self._offset
@@ -282,7 +299,7 @@ class Session(keras.callbacks.Callback):
         row["learning_rate"] = float(ops.convert_to_numpy(self.learner.optimizer.learning_rate))
         row.update({k: float(v) for k, v in logs.items()})
         if row.get("mask_rate") == 0:
-            row["pseudo_label_accuracy"] = None  # of no labels
+            row[PSEUDO_LABEL_ACCURACY] = None  # of no labels
         if data.validation_images is not None:
             row["validation_accuracy"], _ = evaluation.evaluate(
                 self.learner, data.validation_images, data.validation_labels, batch_size
@@ -311,7 +328,10 @@ class Session(keras.callbacks.Callback):
 
     def _running_metrics(self):
         results = self.learner.get_metrics_result()
-        return {k: float(ops.convert_to_numpy(v)) for k, v in results.items() if k != "accuracy"}
+        found = {k: float(ops.convert_to_numpy(v)) for k, v in results.items() if k != "accuracy"}
+        if found.get("mask_rate") == 0:
+            del found[PSEUDO_LABEL_ACCURACY]  # of no labels
+        return found
 
     def _metric_variables(self):
         return [v for metric in self.learner.metrics for v in metric.variables]
@@ -370,6 +390,11 @@ class Session(keras.callbacks.Callback):
         _write_text(self.run_dir, "timing.json", json.dumps(timing, indent=2) + "\n")
 
 
+def num_parameters(network):
+    """Returns the number of trainable parameters, as papers count them."""
+    return sum(int(np.prod(v.shape)) for v in network.trainable_variables)
+
+
 def environment():
     """Returns backend, versions and device, for records of measurements."""
     import importlib.metadata
@@ -397,7 +422,7 @@ def _result(settings, learner, dataset, positions, history):
         "labels_sha256": label_budget.digest(dataset, positions),
         "seed": settings.seed,
         "network": settings.network,
-        "parameters": sum(int(np.prod(v.shape)) for v in learner.network.trainable_variables),
+        "parameters": num_parameters(learner.network),
         "steps": settings.steps,
         "backend": keras.backend.backend(),
         "test_accuracy": evaluation.summarize(history),

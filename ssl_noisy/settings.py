@@ -47,9 +47,7 @@ class Settings:
         "balanced", "how they are chosen: per class, over all, or the first", choices=DRAWS
     )
     label_seed: int | None = _setting(None, "seed of the choice; unset: --seed", minimum=0)
-    label_file: str | None = _setting(
-        None, "read the choice from this JSON file instead", is_place=True
-    )
+    label_file: str | None = _setting(None, "read the choice from this JSON file instead")
     network: str = _setting(
         "wrn_28_2", "wrn_DEPTH_WIDTH or a name that `python -m ssl_noisy` lists"
     )
@@ -131,40 +129,39 @@ class Settings:
         arguments.update(self.method_arguments)
         return dataclasses.replace(self, **self._defaults(), method_arguments=arguments)
 
-    def for_baseline(self, label_file, run_dir):
+    def for_baseline(self):
         """Returns the settings of the baseline run: the same, as far as its method takes them."""
         takes = methods.arguments(self.baseline)
         arguments = {k: v for k, v in self.method_arguments.items() if k in takes}
         return dataclasses.replace(
-            self,
-            method=self.baseline,
-            baseline=None,
-            label_file=label_file,
-            run_dir=run_dir,
-            method_arguments=arguments,
+            self, method=self.baseline, baseline=None, run_dir=None, method_arguments=arguments
         )
 
     def flag_lines(self, places=True):
         """Returns the resolved settings as the lines of a flagfile, `run_dir` left out."""
         resolved = self.resolved()
-        values = {
-            field.name: getattr(resolved, field.name)
-            for field in _fields()
-            if field.name != "run_dir" and (places or not field.metadata["is_place"])
-        }
+        values = {f.name: getattr(resolved, f.name) for f in _fields() if f.name != "run_dir"}
         values.update(sorted(resolved.method_arguments.items()))
-        return [_flag_line(name, value) for name, value in values.items() if value is not None]
+        lines = [_flag_line(name, value) for name, value in values.items() if value is not None]
+        return lines if places else without_places(lines)
 
     def default_run_dir(self):
         """Returns `runs/METHOD_DATASET_LABELS_seedN_HASH`; other settings, another folder."""
         dataset = re.sub(r"\W+", "_", self.dataset).strip("_")[-40:]
-        digest = hashlib.sha256("\n".join(self.flag_lines()).encode()).hexdigest()[:8]
+        lines = self.flag_lines(places=False)
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
         labels = f"{self.num_labels or 'all'}"
         return os.path.join("runs", f"{self.method}_{dataset}_{labels}_seed{self.seed}_{digest}")
 
 
 def _fields():
     return [f for f in dataclasses.fields(Settings) if f.name != "method_arguments"]
+
+
+def without_places(lines):
+    """Returns the lines of a flagfile that say what a run computes, not where its files lie."""
+    places = tuple(f"--{f.name}=" for f in _fields() if f.metadata["is_place"])
+    return [line for line in lines if not line.startswith(places)]
 
 
 def _flag_line(name, value):
@@ -241,7 +238,7 @@ def from_flags(flag_values):
     """
     values = {field.name: flag_values[field.name].value for field in _fields()}
     for field in _fields():
-        if field.metadata["is_place"] and values[field.name]:
+        if (field.metadata["is_place"] or field.name == "label_file") and values[field.name]:
             values[field.name] = absolute_path(values[field.name])
     arguments = {n: flag_values[n].value for n in method_flags() if flag_values[n].present}
     return Settings(**values, method_arguments=arguments)

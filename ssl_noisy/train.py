@@ -22,16 +22,14 @@ def main(settings):
 def table(result):
     """Returns the accuracies of a run, and of its baseline, as a text table."""
     rows = [result["baseline"], result] if "baseline" in result else [result]
+    protocols = [k for k, value in result["test_accuracy"].items() if value is not None]
     lines = [
-        f"{result['dataset']}, {result['num_labels']} labels, test accuracy",
-        f"{'':14}{'last':>8}{'median of last 20':>20}{'best on test (oracle)':>24}",
+        f"{result['dataset']}, {result['num_labels']} labels, test accuracy by protocol:",
+        " " * 14 + "".join(f"{key:>22}" for key in protocols),
     ]
     for row in rows:
-        accuracy = row["test_accuracy"]
-        lines.append(
-            f"{row['method']:14}{accuracy['last']:8.2%}{accuracy['median_of_last_20']:20.2%}"
-            f"{accuracy['best_on_test_oracle']:24.2%}"
-        )
+        accuracies = "".join(f"{row['test_accuracy'][key]:22.2%}" for key in protocols)
+        lines.append(f"{row['method']:14}{accuracies}")
     return "\n".join(lines)
 
 

@@ -30,7 +30,9 @@ class SummarizeTest(absltest.TestCase):
         self.assertEqual(evaluation.summarize(history)["validation_choice"], 0.7)
 
     def test_a_short_history(self):
-        self.assertEqual(evaluation.summarize(rows([0.25]))["median_of_last_20"], 0.25)
+        summary = evaluation.summarize(rows([0.25] * 19))
+        self.assertIsNone(summary["median_of_last_20"])
+        self.assertEqual(summary["last"], 0.25)
 
 
 class EvaluateTest(absltest.TestCase):

@@ -91,8 +91,6 @@ class BuildTest(parameterized.TestCase):
         ("small_cnn", (32, 32, 3), 10, 27 * 32 + 9 * 32 * 64 + 9 * 64**2 + 2 * 160 + 65 * 10),
     )
     def test_parameters_and_shapes(self, name, image_shape, num_classes, expected):
-        if keras.backend.backend() == "jax" and name in ("wrn_28_8", "resnet_34"):
-            self.skipTest("Counts do not depend on the backend; JAX takes 10 s to build these.")
         network = networks.build(name, image_shape, num_classes)
         self.assertEqual(num_trainable(network), expected)
         self.assertEqual(network.input_shape, (None, *image_shape))

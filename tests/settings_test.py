@@ -82,10 +82,10 @@ class SettingsTest(parameterized.TestCase):
         made = parse(
             "--baseline=supervised", "--batch_size=8", "--unlabeled_ratio=2", "--num_labels=9"
         )
-        baseline = made.for_baseline("labels.json", "folder/baseline")
+        baseline = made.for_baseline()
         self.assertEqual(baseline.method_arguments, {"batch_size": 8})
         self.assertEqual((baseline.method, baseline.baseline), ("supervised", None))
-        self.assertEqual((baseline.label_file, baseline.num_labels), ("labels.json", 9))
+        self.assertEqual(baseline.num_labels, 9)
 
     def test_other_settings_have_another_default_folder(self):
         first, second = parse("--num_labels=40"), parse("--num_labels=40", "--batch_size=7")
