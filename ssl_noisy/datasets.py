@@ -294,10 +294,10 @@ def _npz(path):
         images, labels = arrays[f"images_{part}"], arrays[f"labels_{part}"]
         images = images[..., None] if images.ndim == 3 else images
         check_examples(f"{part} set of {str(path)!r}", images, labels, 100_000)
-        ids = arrays["ids_train"] if f"ids_{part}" in arrays else np.arange(len(labels))
+        ids = arrays[f"ids_{part}"] if f"ids_{part}" in arrays else np.arange(len(labels))
         if ids.dtype.kind not in "iu" or ids.shape != labels.shape:
             raise DatasetError(
-                f"ids_train of {str(path)!r} must be integers of shape {labels.shape}. Received: "
+                f"ids_{part} of {str(path)!r} must be integers of shape {labels.shape}. Received: "
                 f"{ids.dtype} {ids.shape}. Leave the key out to count from 0."
             )
         order = np.argsort(ids, kind="stable")

@@ -92,10 +92,11 @@ class Learner(keras.Model):
         self.weak_augmentation = weak_augmentation
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self.step = self._state("step", np.int32(0))
-        self.first_nonfinite_step = self._state("first_nonfinite_step", np.int32(-1))
+        self.states = {"random_state": self.seed_generator.state}
+        self.step = self.add_state("step", np.int32(0))
+        self.first_nonfinite_step = self.add_state("first_nonfinite_step", np.int32(-1))
         self.averages = [
-            self._state(f"average_{i}", ops.convert_to_numpy(v.value))
+            self.add_state(f"average_{i}", ops.convert_to_numpy(v.value))
             for i, v in enumerate(network.trainable_variables if ema_momentum else ())
         ]
         self.trackers = {
@@ -118,8 +119,9 @@ class Learner(keras.Model):
                 f"Received: {name}={value}"
             )
 
-    def _state(self, name, value):
-        return self.add_weight(
+    def add_state(self, name, value):
+        """Returns a new variable that starts as the array `value`, is no weight, and is saved."""
+        self.states[name] = self.add_weight(
             name=name,
             shape=value.shape,
             dtype=value.dtype.name,
@@ -127,6 +129,16 @@ class Learner(keras.Model):
             trainable=False,
             autocast=False,
         )
+        return self.states[name]
+
+    def save_own_variables(self, store):
+        # By name, and with the random state, which Keras does not save.
+        for name, variable in self.states.items():
+            store[name] = ops.convert_to_numpy(variable.value)
+
+    def load_own_variables(self, store):
+        for name, variable in self.states.items():
+            variable.assign(store[name])
 
     # Data: resident on the device, drawn by index.
 
@@ -242,7 +254,7 @@ class Learner(keras.Model):
         loss = sum(terms.values())
         is_first = (self.first_nonfinite_step < 0) & ~ops.isfinite(loss)
         self.first_nonfinite_step.assign(
-            ops.where(is_first, self.step, self.first_nonfinite_step.value)
+            ops.where(is_first, self.step.value, self.first_nonfinite_step.value)
         )
         return loss
 
@@ -306,7 +318,8 @@ class Learner(keras.Model):
         swapped = list(zip(self.network.trainable_variables, self.averages))
         live = [ops.copy(variable.value) for variable, _ in swapped]
         for variable, average in swapped:
-            variable.assign(average)
+            # A copy: on JAX, Keras hands the buffers of a variable over to XLA.
+            variable.assign(ops.copy(average.value))
         try:
             yield self
         finally:

@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import platform
+import random
 import signal
 import threading
 import time
@@ -136,7 +137,9 @@ def load_labeled(settings, run_dir=None):
 def make_learner(settings, task):
     """Builds network, learner and optimizer, compiled and ready for `fit`."""
     settings = settings.resolved()
-    keras.utils.set_random_seed(settings.seed)
+    # Keras draws the seeds of initializers and dropout from here; its own `set_random_seed`
+    # would import TensorFlow on JAX.
+    random.seed(settings.seed)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(settings.precision)
     try:
