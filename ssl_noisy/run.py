@@ -123,7 +123,13 @@ def load_labeled(settings, run_dir=None):
     kept = run_dir and os.path.join(run_dir, "labels.json")
     label_file = kept if kept and os.path.exists(kept) else settings.label_file
     if label_file:
-        return dataset, label_budget.read(label_file, dataset)[0]
+        positions, _ = label_budget.read(label_file, dataset)
+        if settings.num_labels not in (None, len(positions)):
+            raise ValueError(
+                f"{label_file} labels {len(positions)} examples. Received: "
+                f"--num_labels={settings.num_labels}. Leave that flag out, or use another file."
+            )
+        return dataset, positions
     positions = label_budget.draw(
         dataset.labels,
         settings.num_labels or len(dataset.labels),

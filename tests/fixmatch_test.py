@@ -3,6 +3,7 @@
 
 import keras
 import numpy as np
+import toy
 from absl.testing import absltest
 
 from ssl_noisy import FixMatch, Task
@@ -69,6 +70,19 @@ class FixMatchTest(absltest.TestCase):
             self.assertAlmostEqual(
                 float(separate["terms"][key]), float(joint["terms"][key]), places=5
             )
+
+    def test_strong_views_move_the_running_statistics_only_in_one_joint_batch(self):
+        for joint in (False, True):
+            statistics = []
+            for strong in (lambda images: 0 * images, lambda images: 255 - images):
+                learner, _ = toy.learner("fixmatch", joint_batch_norm=joint)
+                learner.strong_view = strong
+                before = [v.numpy() for v in learner.network.non_trainable_variables]
+                toy.fit(learner, steps=1)
+                after = [v.numpy() for v in learner.network.non_trainable_variables]
+                self.assertTrue(all((a != b).any() for a, b in zip(before, after)))
+                statistics.append(np.concatenate(after))
+            self.assertEqual(np.allclose(*statistics), not joint)
 
     def test_labeled_images_are_unlabeled_ones_too_unless_told_otherwise(self):
         np.testing.assert_array_equal(make().pools()["unlabeled"], [0, 1, 2, 3])

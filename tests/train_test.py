@@ -279,6 +279,8 @@ class MistakeTest(parameterized.TestCase):
         self.assertEqual((code, errors), (0, []))
         error = self.refuse(*SMALL, f"--label_file={folder}/labels.json")
         self.assertIn("labels.json", error)
+        both = (f"--dataset=npz:{other}", f"--label_file={folder}/labels.json", "--num_labels=30")
+        self.assertIn("labels 20 examples. Received: --num_labels=30", self.refuse(*SMALL, *both))
 
     def test_a_folder_that_holds_something_else(self):
         folder = self.create_tempdir()

@@ -16,10 +16,11 @@ class FixMatch(Learner):
     whose defaults these are:
 
     - The strong views are RandAugment's, not CTAugment's.
-    - The weak views are a forward pass of their own, without gradient: a third
-      less work. So batch norm sees two batches, (labeled, strong) and (weak),
-      each in training mode, and its running statistics follow both.
-      `joint_batch_norm=True` is the one batch of the code.
+    - Labeled, weak and strong views are a forward pass each: the weak one, without
+      gradient, is a third less work. Batch norm then normalizes each kind of view
+      by its own batch, and its running statistics follow labeled and weak views,
+      which are like the test images, not the strong ones. `joint_batch_norm=True`
+      is the one batch of the code.
     - Examples come in passes through the pools (see `IndexBatches`).
 
     Args:
@@ -114,8 +115,6 @@ class FixMatch(Learner):
             views = ops.concatenate([labeled_views, weak_views, strong_views])
             logits = self.network(views, training=True)
             return logits[:n], logits[n : n + m], logits[n + m :]
-        # Without the strong views in between, see `kept_statistics`, the running statistics are
-        # those of images like the test's.
         with self.kept_statistics():
             strong_logits = self.network(strong_views, training=True)
         weak_logits = ops.stop_gradient(self.network(weak_views, training=True))
