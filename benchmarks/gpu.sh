@@ -13,12 +13,14 @@ dataset=${1:?usage: benchmarks/gpu.sh DATASET OUT [MINUTES]}
 out=${2:?usage: benchmarks/gpu.sh DATASET OUT [MINUTES]}
 minutes=${3:-5}
 export KERAS_BACKEND=jax
-cd "$(dirname "$0")/.."
 mkdir -p "$out"
+out=$(realpath "$out")
+case $dataset in npz:*) dataset=npz:$(realpath "${dataset#npz:}") ;; esac
+cd "$(dirname "$0")/.."
 
 for precision in float32 mixed_bfloat16; do
   python3 -m ssl_noisy.benchmark --flagfile=flags/fixmatch_cifar10_250_google_code.cfg \
-    --dataset="$dataset" --precision="$precision" --steps="${STEPS:-100}" \
+    --dataset="$dataset" --precision="$precision" --timed_steps="${TIMED_STEPS:-100}" \
     | tee "$out/step_$precision.json"
 done
 
@@ -31,5 +33,5 @@ print(max(int(0.9 * 60 * float(sys.argv[2]) / seconds), 1))
 EOF
 )
 python3 -m ssl_noisy.train --flagfile=flags/fixmatch_cifar10_250_google_code.cfg \
-  --dataset="$dataset" --precision=mixed_bfloat16 --steps="$steps" --run_dir="$out/run"
-cp "$out/run/result.json" "$out/fixmatch_cifar10_250.json"
+  --dataset="$dataset" --precision=mixed_bfloat16 --steps="$steps" --run_dir="$out/run_$steps"
+cp "$out/run_$steps/result.json" "$out/fixmatch_cifar10_250.json"

@@ -2,16 +2,17 @@
 """Times the training step as `fit` runs it: python -m ssl_noisy.benchmark [a run's flags]
 
 Prints one JSON line. Takes the flags of ssl_noisy.train; writes nothing, draws
-no pictures, evaluates nothing. `--steps` is the number of steps timed.
+no pictures, evaluates nothing. `--timed_steps` is how many steps it times.
 """
 
 import json
+import os
 import resource
 import statistics
-import sys
 import time
 
 import keras
+from absl import flags
 from keras import ops
 
 from ssl_noisy import command, run
@@ -46,14 +47,12 @@ class StepTimer(keras.callbacks.Callback):
         return time.perf_counter()
 
 
-def main(settings):
-    """Prints the timing of one run's step as a JSON line."""
-    try:
-        dataset, positions = run.load_labeled(settings)
+def main(settings, timed_steps=20):
+    """Prints the timing of `timed_steps` steps of a run as a JSON line."""
+    with run.user_errors():
+        dataset, positions, _ = run.load_labeled(settings)
         learner = run.make_learner(settings, Task.from_dataset(dataset, positions))
-    except ValueError as error:
-        raise run.RunError(str(error)) from error
-    executions = max(settings.steps // settings.steps_per_execution, 1)
+    executions = max(timed_steps // settings.steps_per_execution, 1)
     timer = StepTimer(learner, settings.steps_per_execution)
     learner.fit(
         learner.batches(settings.seed),
@@ -77,7 +76,7 @@ def report(settings, learner, seconds):
         A dict for JSON. `images_per_second` counts every view once, as the
         PyTorch programs count: one a labeled image, two an unlabeled one.
     """
-    timed = seconds[WARM_UP:]
+    timed, later = seconds[WARM_UP:], sum(seconds[1:])
     low, median, high = statistics.quantiles(timed, n=4) if len(timed) > 1 else timed * 3
     sizes = learner.streams()
     views = sizes["labeled"] + 2 * sizes.get("unlabeled", 0)
@@ -88,7 +87,7 @@ def report(settings, learner, seconds):
         "quartiles": [round(low, 6), round(high, 6)],
         "steps_timed": len(timed) * settings.steps_per_execution,
         "images_per_second": round(views / median, 1),
-        "seconds_to_first_step": round(seconds_since_process_start() - sum(seconds[1:]), 2),
+        "seconds_to_first_step": round(seconds_to_now() - settings.steps_per_execution * later, 2),
         "jit_compile": bool(learner.jit_compile),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "peak_device_memory_mb": device_memory_mb(),
@@ -96,11 +95,9 @@ def report(settings, learner, seconds):
     }
 
 
-def seconds_since_process_start():
+def seconds_to_now():
     """Returns the age of this process in seconds: what a user waits from the command on."""
     with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
-        import os
-
         start = int(stat.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
         return float(uptime.read().split()[0]) - start
 
@@ -121,5 +118,5 @@ def device_memory_mb():
 
 
 if __name__ == "__main__":
-    chosen = any(a.lstrip("-").startswith("steps=") for a in sys.argv[1:])
-    command.start("ssl_noisy.benchmark", main, [] if chosen else ["--steps=20"])
+    _TIMED_STEPS = flags.DEFINE_integer("timed_steps", 20, "how many steps to time", lower_bound=1)
+    command.start("ssl_noisy.benchmark", lambda settings: main(settings, _TIMED_STEPS.value))

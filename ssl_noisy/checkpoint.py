@@ -30,8 +30,13 @@ def save(folder, learner, record):
         folder: Where `NAME` and `PREVIOUS_NAME` lie.
         learner: A compiled `Learner`, its optimizer built.
         record: What else to keep, a dict for JSON.
+
+    Raises:
+        CheckpointError: If a value is not finite. The checkpoint before it stays.
     """
     state = {key: ops.convert_to_numpy(v.value) for key, v in _variables(learner).items()}
+    if not all(np.isfinite(value).all() for value in state.values()):
+        raise CheckpointError("The weights or statistics are not finite: nothing was saved.")
     current, previous = os.path.join(folder, NAME), os.path.join(folder, PREVIOUS_NAME)
     with files.replacing(current + ".new") as file:
         np.savez(file, record=np.array(json.dumps(record)), **state)

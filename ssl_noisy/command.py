@@ -17,7 +17,8 @@ def start(program, main, default_arguments=()):
         main: Function of one `Settings`.
         default_arguments: Arguments that stand before the user's own.
     """
-    settings.define_flags(flags.FLAGS)
+    for name in settings.define_flags(flags.FLAGS):  # for --help to show them
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     wanted = []
 
     def parse(argv):
@@ -58,6 +59,9 @@ def execute(program, main, wanted):
         return fail(program, error)
     except Interrupted as stop:
         print(f"\n{stop} The same command goes on from there.", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print(f"\n{program}: stopped. The same command goes on, or starts anew.", file=sys.stderr)
         return 130
     return 0
 

@@ -60,8 +60,15 @@ class Learner(keras.Model):
 
     term_names = ()
     monitor_names = ()
-    # How the method's paper trains; a run's flags of the same names override it.
-    training_defaults = {}
+    # How the paper trains, here FixMatch's; a run's flags of the same names override it.
+    training_defaults = {
+        "steps": 2**20,
+        "steps_per_epoch": 1024,
+        "learning_rate": 0.03,
+        "schedule": "cosine_7_16",
+        "momentum": 0.9,
+        "nesterov": True,
+    }
 
     def __init__(
         self,
@@ -143,7 +150,14 @@ class Learner(keras.Model):
     # Data: resident on the device, drawn by index.
 
     def attach(self, task):
-        """Puts the images and given labels of `task` on the device. Call it before `fit`."""
+        """Puts the images and given labels of `task` on the device, once, before `fit`.
+
+        Raises:
+            ValueError: If there is a task already: the compiled step holds its images. Or if
+                the network has not one output for each class.
+        """
+        if self.task is not None:
+            raise ValueError("This learner has a task. Make a new learner for another one.")
         if task.num_classes != self.network.output_shape[-1]:
             raise ValueError(
                 f"The network must have one output for each of the task's {task.num_classes} "
@@ -174,8 +188,16 @@ class Learner(keras.Model):
                 measure pseudo-labels. They reach metrics only, never the objective.
 
         Raises:
-            ValueError: If no task is attached.
+            ValueError: If no task is attached, or the learner is compiled with a loss or metrics,
+                which its objective replaces.
         """
+        compiled = (self.get_compile_config() or {}) if self.compiled else {}
+        for name in ("loss", "metrics", "weighted_metrics"):
+            if compiled.get(name):
+                raise ValueError(
+                    f"{type(self).__name__} has its own loss and metrics: call `compile` without "
+                    f"`{name}`. Received: {name}={compiled[name]}"
+                )
         if self.task is None:
             raise ValueError(
                 f"This {type(self).__name__} has no data. Call `attach(task)` before training."
@@ -242,16 +264,15 @@ class Learner(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if not isinstance(y_pred, dict):  # `evaluate` on images and labels
             values = losses.cross_entropy(ops.cast(ops.reshape(y, (-1,)), "int32"), y_pred)
-            if sample_weight is None:
-                return ops.mean(values)
-            weights = ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
-            return ops.sum(values * weights) / ops.sum(weights)
+            if sample_weight is not None:  # as Keras: the sum over the batch's size
+                values *= ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+            return ops.mean(values)
         terms = dict(y_pred["terms"])
         kernels = [v for v in self.network.trainable_variables if v.name == "kernel"]
         terms["weight_decay_loss"] = self.weight_decay * losses.l2(kernels)
         for key, value in {**terms, **y_pred["monitors"]}.items():
             self.trackers[key].update_state(value)
-        loss = sum(terms.values())
+        loss = sum([*terms.values(), *self.losses])  # the latter of the network's own layers
         is_first = (self.first_nonfinite_step < 0) & ~ops.isfinite(loss)
         self.first_nonfinite_step.assign(
             ops.where(is_first, self.step.value, self.first_nonfinite_step.value)
@@ -271,7 +292,8 @@ class Learner(keras.Model):
                 sample_weight=y_pred["mask"] * known,
             )
         results = self.get_metrics_result()
-        return {key: value for key, value in results.items() if key != "accuracy"}
+        unmeasured = {"accuracy", *([PSEUDO_LABEL_ACCURACY] if y is None else [])}
+        return {key: value for key, value in results.items() if key not in unmeasured}
 
     def train_step(self, *args):
         # The moving average follows the update, which Keras's `call` and `compute_loss` precede.

@@ -27,7 +27,8 @@ class BatchNormalization(layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        custom = self.renorm or self.synchronized or not (self.scale and self.center)
+        custom = getattr(self, "renorm", False) or self.synchronized  # Keras 3.10 has no renorm
+        custom = custom or not (self.scale and self.center)
         on_last_axis = len(inputs.shape) == 4 and self.axis in (-1, 3)
         half_or_single = keras.backend.standardize_dtype(inputs.dtype) != "float64"
         fusable = on_last_axis and half_or_single and mask is None and not custom

@@ -2,6 +2,7 @@
 """What a person sees while a run goes on: a live line, metrics.csv, TensorBoard."""
 
 import csv
+import datetime
 import io
 import os
 import shutil
@@ -56,14 +57,17 @@ class Progress:
         seconds, done = now - self._began[0], step - self._began[1]
         parts = [f"{self.label} {step}/{self.steps}"]
         if done > 0 and seconds > 0:
-            left = time.strftime("%H:%M:%S", time.gmtime((self.steps - step) * seconds / done))
+            left = datetime.timedelta(seconds=int((self.steps - step) * seconds / done))
             parts += [f"{done / seconds:.1f} steps/s", f"{left} left"]
-        parts += [f"{key} {value:.3g}" for key, value in metrics.items()]
+        # A narrow terminal shows what matters most: the losses' parts come last.
         if self.accuracy is not None:
             parts.append(f"test_accuracy {self.accuracy:.2%}")
+        order = sorted(metrics, key=lambda key: key.endswith("_loss"))
+        parts += [f"{key} {metrics[key]:.3g}" for key in order]
         line = "  ".join(parts)
         if self.is_live:
-            line = line[: shutil.get_terminal_size().columns - 1]
+            if not is_final:
+                line = line[: shutil.get_terminal_size().columns - 1]
             self.stream.write("\r\x1b[2K" + line + ("\n" if is_final else ""))
         elif is_final:
             self.stream.write(line + "\n")

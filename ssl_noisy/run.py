@@ -2,12 +2,14 @@
 """One run: settings -> task, learner, fit, result.json. What the commands call."""
 
 import contextlib
+import fcntl
 import glob
 import json
 import os
 import platform
 import random
 import signal
+import sys
 import threading
 import time
 
@@ -56,36 +58,50 @@ def run(settings, stream=None):
         Interrupted: On the first SIGINT or SIGTERM, after saving.
     """
     run_dir = settings.run_dir or settings.default_run_dir()
-    with _as_run_errors(run_dir):
+    with user_errors(run_dir):
         finished = _look_into(run_dir, settings)
         if finished is not None:
             return finished
-        dataset, positions = load_labeled(settings, run_dir)
-        return _train(settings, run_dir, dataset, positions, stream)
+        return _train(settings, run_dir, *load_labeled(settings, run_dir), stream)
 
 
-def _train(settings, run_dir, dataset, positions, stream):
+def _train(settings, run_dir, dataset, positions, origin, stream):
     """Trains in `run_dir`, a baseline first, and returns the result."""
     learner = make_learner(settings, Task.from_dataset(dataset, positions))
-    _open_folder(run_dir, settings, dataset, positions)
-    baseline = None
-    if settings.baseline:
-        baseline_dir = os.path.join(run_dir, "baseline")
-        baseline_settings = settings.for_baseline()
-        baseline = _look_into(baseline_dir, baseline_settings)
-        if baseline is None:
-            baseline = _train(baseline_settings, baseline_dir, dataset, positions, stream)
-    session = Session(settings, learner, dataset, run_dir, stream)
-    session.train()
-    result = _result(settings, learner, dataset, positions, session.history)
-    if baseline is not None:
-        result["baseline"] = baseline
-    session.finish(result)
+    os.makedirs(run_dir, exist_ok=True)
+    with _only_process(run_dir):
+        _open_folder(run_dir, settings, dataset, positions, origin)
+        baseline = None
+        if settings.baseline:
+            folder, its_settings = os.path.join(run_dir, "baseline"), settings.for_baseline()
+            baseline = _look_into(folder, its_settings)
+            if baseline is None:
+                baseline = _train(its_settings, folder, dataset, positions, origin, stream)
+        session = Session(settings, learner, dataset, run_dir, stream)
+        session.train()
+        result = _result(settings, learner, dataset, positions, session.history)
+        if baseline is not None:
+            result["baseline"] = baseline
+        session.finish(result)
     return result
 
 
 @contextlib.contextmanager
-def _as_run_errors(run_dir):
+def _only_process(run_dir):
+    """Holds a lock on the folder, which ends with the process however that ends."""
+    folder = os.open(run_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(f"Another process trains in {run_dir}. Wait for it, or stop it.") from None
+    try:
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def user_errors(run_dir=""):
     """Turns what a user can mend into a `RunError`; anything else stays a bug with its trace."""
     try:
         yield
@@ -109,7 +125,8 @@ def load_labeled(settings, run_dir=None):
     """Loads the data and chooses the labeled examples, or reads the choice made before.
 
     Returns:
-        A tuple of the `Dataset` and the sorted positions of the labeled images.
+        A tuple of the `Dataset`, the sorted positions of the labeled images, and how they
+        were chosen, a dict with `how` and `seed`.
     """
     dataset = datasets.load(
         settings.dataset,
@@ -123,21 +140,20 @@ def load_labeled(settings, run_dir=None):
     kept = run_dir and os.path.join(run_dir, "labels.json")
     label_file = kept if kept and os.path.exists(kept) else settings.label_file
     if label_file:
-        positions, _ = label_budget.read(label_file, dataset)
+        positions, content = label_budget.read(label_file, dataset)
         if settings.num_labels not in (None, len(positions)):
             raise ValueError(
                 f"{label_file} labels {len(positions)} examples. Received: "
                 f"--num_labels={settings.num_labels}. Leave that flag out, or use another file."
             )
-        return dataset, positions
+        return dataset, positions, {"how": content.how, "seed": content.seed}
+    if settings.num_labels is None:
+        return dataset, np.arange(len(dataset.labels)), {"how": "all", "seed": 0}
+    origin = {"how": settings.label_draw, "seed": settings.resolved().label_seed}
     positions = label_budget.draw(
-        dataset.labels,
-        settings.num_labels or len(dataset.labels),
-        num_classes=dataset.num_classes,
-        seed=settings.resolved().label_seed,
-        how=settings.label_draw if settings.num_labels else "uniform",
+        dataset.labels, settings.num_labels, num_classes=dataset.num_classes, **origin
     )
-    return dataset, positions
+    return dataset, positions, origin
 
 
 def make_learner(settings, task):
@@ -168,14 +184,25 @@ def make_learner(settings, task):
         steps_per_execution=settings.steps_per_execution,
     )
     learner.optimizer.build(learner.trainable_variables)
+    _rehearse(learner)
     return learner
+
+
+def _rehearse(learner):
+    """Lets data that the method cannot use fail now, before anything is written."""
+    _ = learner.batches()[0]
+    before = ops.copy(learner.seed_generator.state.value)
+    first = np.zeros(1, "int32")
+    learner.weak_view(learner.images(first), first)
+    learner.seed_generator.state.assign(before)
 
 
 def _look_into(run_dir, settings):
     """Returns the result of a finished run, None of an unfinished one or an empty folder."""
     flagfile = os.path.join(run_dir, "flags.cfg")
     if not os.path.exists(flagfile):
-        if os.path.exists(run_dir) and os.listdir(run_dir):
+        names = os.listdir(run_dir) if os.path.exists(run_dir) else []
+        if any(".tmp" not in name for name in names):  # such are left by a kill at the very start
             raise RunError(f"{run_dir} is not empty and holds no run. Choose another --run_dir.")
         return None
     with open(flagfile) as file:
@@ -193,17 +220,14 @@ def _look_into(run_dir, settings):
         return json.load(file)
 
 
-def _open_folder(run_dir, settings, dataset, positions):
-    os.makedirs(run_dir, exist_ok=True)
+def _open_folder(run_dir, settings, dataset, positions, origin):
     for left_by_a_kill in glob.glob(os.path.join(glob.escape(run_dir), "*.tmp*")):
         os.remove(left_by_a_kill)
+    # The flags come first: a folder with them is a run, whatever else is missing yet.
+    _write_text(run_dir, "flags.cfg", "\n".join(settings.flag_lines()) + "\n")
     labels = os.path.join(run_dir, "labels.json")
     if not os.path.exists(labels):
-        resolved = settings.resolved()
-        label_budget.write(
-            labels, dataset, positions, how=settings.label_draw, seed=resolved.label_seed
-        )
-    _write_text(run_dir, "flags.cfg", "\n".join(settings.flag_lines()) + "\n")
+        label_budget.write(labels, dataset, positions, **origin)
 
 
 def _write_text(run_dir, name, text):
@@ -260,6 +284,8 @@ class Session(keras.callbacks.Callback):
                     verbose=0,
                     shuffle=False,  # the batches come shuffled
                 )
+        if self.stop_requested:
+            raise Interrupted(f"Stopped at step {self.done}; {self.run_dir} is saved.")
 
     def _introduce(self):
         network, task, settings = self.learner.network, self.learner.task, self.settings
@@ -299,8 +325,8 @@ class Session(keras.callbacks.Callback):
         self.save()
         self.progress.accuracy = self.history[-1]["test_accuracy"]
         self.progress.show(self.done, self._running_metrics(), is_final=True)
-        if self.stop_requested and self.done < self.settings.steps:
-            self._interrupt()
+        if self.stop_requested:
+            raise Interrupted(f"Stopped at step {self.done}; {self.run_dir} is saved.")
 
     def _row(self, epoch, logs):
         data, batch_size = self.dataset, self.settings.evaluation_batch_size
@@ -313,7 +339,7 @@ class Session(keras.callbacks.Callback):
             row["validation_accuracy"], _ = evaluation.evaluate(
                 self.learner, data.validation_images, data.validation_labels, batch_size
             )
-        row["test_accuracy"], self.recall = evaluation.evaluate(
+        row["test_accuracy"], _ = evaluation.evaluate(
             self.learner, data.test_images, data.test_labels, batch_size
         )
         return row
@@ -330,9 +356,11 @@ class Session(keras.callbacks.Callback):
         step = int(ops.convert_to_numpy(self.learner.first_nonfinite_step))
         if step >= 0:
             terms = ", ".join(f"{k} {v:.4g}" for k, v in self._running_metrics().items())
+            kept = os.path.exists(os.path.join(self.run_dir, checkpoint.NAME))
             raise RunError(
                 f"The loss is not finite from step {step} on ({terms}). Look at --learning_rate, "
-                f"--precision and --weight_decay; the checkpoint before it stays in {self.run_dir}."
+                f"--precision and --weight_decay. "
+                + (f"The checkpoint before it stays in {self.run_dir}." if kept else "")
             )
 
     def _running_metrics(self):
@@ -406,15 +434,13 @@ def num_parameters(network):
 
 def environment():
     """Returns backend, versions and device, for records of measurements."""
-    import importlib.metadata
-
     backend = keras.backend.backend()
     found = [d for d in keras.distribution.list_devices() if not d.startswith("cpu")]
     return {
         "backend": backend,
         "device": ", ".join(found) or f"cpu, {os.cpu_count()} cores",
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("keras", backend, "numpy")},
+        **{name: sys.modules[name].__version__ for name in ("keras", backend, "numpy")},
     }
 
 

@@ -70,7 +70,7 @@ class Settings:
     steps_per_execution: int = _setting(1, "steps per call of the compiled function", minimum=1)
     evaluation_batch_size: int = _setting(250, "test images at a time", minimum=1)
     baseline: str | None = _setting(
-        None, "another method to run first, with the same labels, network and settings"
+        None, "another method to run first, with the same labels, network and settings; '' for none"
     )
     checkpoint_seconds: float = _setting(
         60.0, "time between checkpoints, seconds; each evaluation writes one too", minimum=0
@@ -98,6 +98,11 @@ class Settings:
                 raise ValueError(
                     f"--{name} is not a flag of method {self.method!r}, which takes: "
                     + ", ".join(f"--{key}" for key in sorted(takes) if key != "seed")
+                )
+        for name in ("seed", "label_seed"):
+            if (getattr(self, name) or 0) >= 2**32:
+                raise ValueError(
+                    f"--{name} must be below 2**32. Received: --{name}={getattr(self, name)}"
                 )
         if self.baseline is not None:
             methods.get(self.baseline)
@@ -151,7 +156,8 @@ class Settings:
         lines = self.flag_lines(places=False)
         digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
         labels = f"{self.num_labels or 'all'}"
-        return os.path.join("runs", f"{self.method}_{dataset}_{labels}_seed{self.seed}_{digest}")
+        name = f"{self.method}_{dataset}_{labels}_seed{self.seed}_{digest}"
+        return absolute_path(os.path.join("runs", name))
 
 
 def _fields():
@@ -195,7 +201,11 @@ _DEFINE = {
 
 
 def define_flags(flag_values):
-    """Defines a flag for each field of `Settings` and each argument of any method."""
+    """Defines a flag for each field of `Settings` and each argument of any method.
+
+    Returns:
+        The list of their names.
+    """
     for field in _fields():
         kind = next(t for t in _DEFINE if t in (field.type, *getattr(field.type, "__args__", ())))
         help = field.metadata["help"]
@@ -206,6 +216,7 @@ def define_flags(flag_values):
         parameter, help = takers[min(takers)]
         help = f"{help} (methods: {', '.join(takers)})"
         _DEFINE[parameter.annotation](name, None, help, flag_values=flag_values)
+    return [*(field.name for field in _fields()), *method_flags()]
 
 
 def method_flags():
@@ -240,6 +251,11 @@ def from_flags(flag_values):
     for field in _fields():
         if (field.metadata["is_place"] or field.name == "label_file") and values[field.name]:
             values[field.name] = absolute_path(values[field.name])
+    kind, colon, path = values["dataset"].partition(":")
+    if kind in ("folder", "npz"):
+        values["dataset"] = kind + colon + absolute_path(path)
+    if values["baseline"] in ("", values["method"]):
+        values["baseline"] = None
     arguments = {n: flag_values[n].value for n in method_flags() if flag_values[n].present}
     return Settings(**values, method_arguments=arguments)
 

@@ -9,7 +9,7 @@ from ssl_noisy import benchmark
 from ssl_noisy.run import RunError
 from ssl_noisy.settings import Settings
 
-SMALL = {"num_labels": 20, "network": "small_cnn", "steps": 6}
+SMALL = {"num_labels": 20, "network": "small_cnn"}
 
 
 class BenchmarkTest(absltest.TestCase):
@@ -17,7 +17,7 @@ class BenchmarkTest(absltest.TestCase):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             settings = Settings(**SMALL, method_arguments={"batch_size": 4, "unlabeled_ratio": 2})
-            benchmark.main(settings)
+            benchmark.main(settings, 6)
         (line,) = out.getvalue().splitlines()
         report = json.loads(line)
         low, high = report["quartiles"]
@@ -32,9 +32,9 @@ class BenchmarkTest(absltest.TestCase):
 
     def test_several_steps_per_execution_are_timed_by_the_step(self):
         out = io.StringIO()
-        settings = Settings(**SMALL, steps_per_execution=3)
+        settings = Settings(**SMALL, steps=6, steps_per_execution=3)
         with contextlib.redirect_stdout(out):
-            benchmark.main(settings)
+            benchmark.main(settings, 6)
         self.assertEqual(json.loads(out.getvalue())["steps_timed"], 6)
 
     def test_the_warm_up_is_left_out(self):
@@ -51,7 +51,7 @@ class BenchmarkTest(absltest.TestCase):
 
     def test_a_mistake_is_a_run_error(self):
         with self.assertRaises(RunError):
-            benchmark.main(Settings(num_labels=20, network="wrn_27_2", steps=2))
+            benchmark.main(Settings(num_labels=20, network="wrn_27_2"))
 
 
 if __name__ == "__main__":

@@ -102,14 +102,39 @@ class KerasModelTest(parameterized.TestCase):
     def test_evaluate_heeds_sample_weights(self):
         learner, true_labels = toy.learner("supervised")
         weights = np.zeros(len(true_labels))
-        weights[:3] = 1.0
+        weights[:3] = 1.0  # the batches after the first have none
         images = learner.task.images
         part = learner.evaluate(images[:3], true_labels[:3], verbose=0, return_dict=True)
         whole = learner.evaluate(
-            images, true_labels, sample_weight=weights, batch_size=120, verbose=0, return_dict=True
+            images, true_labels, sample_weight=weights, verbose=0, return_dict=True
         )
         self.assertAlmostEqual(part["accuracy"], whole["accuracy"], places=5)
-        self.assertAlmostEqual(part["loss"], whole["loss"], places=4)
+        # As in Keras the sum goes by the number of examples: 3 of 120.
+        self.assertAlmostEqual(part["loss"], whole["loss"] * 40, places=3)
+
+    def test_losses_of_the_networks_own_layers_count(self):
+        learner, _ = toy.learner("supervised", weight_decay=0.0)
+        learner.network.layers[-1].kernel.regularizer = keras.regularizers.L2(0.5)
+        squares = float(np.sum(learner.network.layers[-1].kernel.numpy() ** 2))
+        logs = toy.fit(learner, steps=1)
+        self.assertAlmostEqual(logs["loss"] - logs["supervised_loss"], squares / 2, places=4)
+
+    def test_unmeasured_pseudo_labels_are_not_reported_as_wrong(self):
+        learner, true_labels = toy.learner("fixmatch")
+        self.assertNotIn("pseudo_label_accuracy", toy.fit(learner))
+        self.assertIn("pseudo_label_accuracy", toy.fit(learner, true_labels))
+
+    def test_a_loss_or_metrics_of_compile_are_refused_and_not_ignored(self):
+        learner, _ = toy.learner("supervised", compiled=False)
+        for kwargs in ({"loss": "mse"}, {"metrics": ["accuracy"]}):
+            learner.compile("sgd", **kwargs)
+            with self.assertRaisesRegex(ValueError, "call `compile` without"):
+                learner.batches()
+
+    def test_a_second_task_is_refused(self):
+        learner, _ = toy.learner("supervised")
+        with self.assertRaisesRegex(ValueError, "has a task. Make a new learner"):
+            learner.attach(learner.task)
 
     def test_fit_takes_validation_data(self):
         learner, true_labels = toy.learner("fixmatch")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
 import os
+from unittest import mock
 
 from absl.testing import absltest
 
@@ -19,13 +20,13 @@ class ProgressTest(absltest.TestCase):
         self.assertFalse(shown.is_due())
         shown.show(10, {"loss": 1.5})
         shown.accuracy = 0.875
-        shown.show(50, {"loss": 1.25, "mask_rate": 0.5}, is_final=True)
+        shown.show(50, {"supervised_loss": 2.0, "loss": 1.25, "mask_rate": 0.5}, is_final=True)
         lines = stream.getvalue().splitlines()
         self.assertLen(lines, 1)
         self.assertRegex(
             lines[0],
-            r"^fixmatch 50/100  \d+\.\d steps/s  00:00:\d\d left  loss 1.25  mask_rate 0.5  "
-            r"test_accuracy 87.50%$",
+            r"^fixmatch 50/100  \d+\.\d steps/s  0:00:\d\d left  test_accuracy 87.50%  "
+            r"loss 1.25  mask_rate 0.5  supervised_loss 2$",
         )
 
     def test_a_terminal_gets_one_line_that_rewrites_itself(self):
@@ -36,6 +37,14 @@ class ProgressTest(absltest.TestCase):
         shown.show(2, {"loss": 1.0}, is_final=True)
         self.assertEqual(stream.getvalue().count("\n"), 1)
         self.assertEqual(stream.getvalue().count("\r"), 2)
+
+    def test_days_are_days(self):
+        stream = io.StringIO()
+        shown = progress.Progress(1_000_000, "fixmatch", stream)
+        with mock.patch.object(progress.time, "monotonic", side_effect=[0.0, 1.0]):
+            shown.show(1, {})
+            shown.show(11, {}, is_final=True)
+        self.assertIn("10.0 steps/s  1 day, 3:46:38 left", stream.getvalue())
 
 
 class MetricsTest(absltest.TestCase):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import os
 
 from absl import flags
 from absl.testing import absltest, parameterized
@@ -53,6 +54,7 @@ class SettingsTest(parameterized.TestCase):
         ("--learning_rate=inf", "--learning_rate must be"),
         ("--momentum=1", r"--momentum must be in \[0, 1\)"),
         ("--precision=float8", "--precision must be one of float32"),
+        ("--seed=4294967296", r"--seed must be below 2\*\*32"),
         ("--schedule=linear", "--schedule must be one of cosine_7_16"),
         ("--label_draw=best", "--label_draw must be one of balanced"),
         ("--jit_compile=maybe", "--jit_compile must be one of auto, on, off"),
@@ -87,11 +89,21 @@ class SettingsTest(parameterized.TestCase):
         self.assertEqual((baseline.method, baseline.baseline), ("supervised", None))
         self.assertEqual(baseline.num_labels, 9)
 
+    def test_a_baseline_of_itself_or_of_none_is_none(self):
+        self.assertIsNone(parse("--baseline=fixmatch").baseline)
+        self.assertIsNone(parse("--baseline=supervised", "--baseline=").baseline)
+
+    def test_paths_are_absolute(self):
+        made = parse("--dataset=npz:a.npz", "--run_dir=b", "--label_file=c.json")
+        self.assertEqual(made.dataset, f"npz:{os.path.abspath('a.npz')}")
+        self.assertEqual(made.run_dir, os.path.abspath("b"))
+        self.assertEqual(made.label_file, os.path.abspath("c.json"))
+
     def test_other_settings_have_another_default_folder(self):
         first, second = parse("--num_labels=40"), parse("--num_labels=40", "--batch_size=7")
         self.assertNotEqual(first.default_run_dir(), second.default_run_dir())
         self.assertEqual(first.default_run_dir(), parse("--num_labels=40").default_run_dir())
-        self.assertRegex(first.default_run_dir(), r"^runs/fixmatch_digits_40_seed0_[0-9a-f]{8}$")
+        self.assertRegex(first.default_run_dir(), r"/runs/fixmatch_digits_40_seed0_[0-9a-f]{8}$")
 
 
 class FlagsTest(absltest.TestCase):

@@ -314,6 +314,8 @@ class MistakeTest(parameterized.TestCase):
         self.assertLen(errors, 1)
         self.assertIn("No space left on device", errors[0])
         self.assertFalse(any(name.endswith(".tmp") for name in os.listdir(folder)))
+        with np.load(os.path.join(folder, checkpoint.NAME)) as archive:
+            self.assertEqual(json.loads(str(archive["record"]))["step"], 20)
         code, _, _ = call(*SMALL, f"--run_dir={folder}")
         self.assertEqual(code, 0)
 
@@ -331,6 +333,58 @@ class MistakeTest(parameterized.TestCase):
             for key in archive.files:
                 if archive[key].dtype.kind == "f":
                     self.assertTrue(np.isfinite(archive[key]).all())
+
+    def test_weights_that_are_not_finite_are_never_saved(self):
+        """A finite loss may leave infinite weights: no loss has told of them yet."""
+        folder = os.path.join(self.create_tempdir().full_path, "run")
+        steps = ("--steps=2", "--steps_per_epoch=1", "--checkpoint_seconds=0")
+        code, _, errors = call(*SMALL, *steps, "--learning_rate=1e39", f"--run_dir={folder}")
+        self.assertEqual(code, 2)
+        self.assertLen(errors, 1)
+        self.assertIn("not finite", errors[0])
+        self.assertNotIn(checkpoint.NAME, os.listdir(folder))
+
+    @parameterized.parameters(
+        (("--noinclude_labeled", "--num_labels=1297"), "no examples to draw for 'unlabeled'"),
+        (("--dataset=npz:{}",), "1 or 3 channels"),
+    )
+    def test_data_that_the_method_cannot_use(self, arguments, message):
+        path = os.path.join(self.create_tempdir().full_path, "four_channels.npz")
+        labels = np.arange(40) % 10
+        images = np.zeros((40, 8, 8, 4), "uint8")
+        np.savez(
+            path, images_train=images, labels_train=labels, images_test=images, labels_test=labels
+        )
+        arguments = [argument.format(path) for argument in arguments]
+        self.assertIn(message, self.refuse(*SMALL, "--label_draw=uniform", *arguments))
+
+    @parameterized.parameters("flags.cfg.0123.tmp", "")
+    def test_a_kill_at_the_very_start_does_not_spoil_the_folder(self, left):
+        folder = self.create_tempdir()
+        if left:
+            folder.create_file(left)
+        code, _, errors = call(*SMALL, "--steps=2", f"--run_dir={folder.full_path}")
+        self.assertEqual((code, errors), (0, []))
+        self.assertNotIn(left or "x", os.listdir(folder.full_path))
+
+    def test_a_folder_in_which_another_process_trains(self):
+        folder = self.create_tempdir().full_path
+        with run._only_process(folder):
+            code, _, errors = call(*SMALL, f"--run_dir={folder}")
+        self.assertEqual(code, 2)
+        self.assertIn("Another process trains in", errors[0])
+        self.assertEmpty(os.listdir(folder))
+
+    def test_ctrl_c_outside_the_training(self):
+        with mock.patch.object(run, "load_labeled", side_effect=KeyboardInterrupt):
+            code, _, errors = call(*SMALL, f"--run_dir={self.create_tempdir().full_path}/run")
+        self.assertEqual(code, 130)
+        self.assertEqual(errors[-1], "train: stopped. The same command goes on, or starts anew.")
+
+    def test_help_lists_the_flags_and_the_methods_that_take_them(self):
+        out, _ = start("--help").communicate()
+        for text in ("--num_labels", "--confidence_threshold", "(methods: fixmatch)", "--run_dir"):
+            self.assertIn(text, out)
 
     def test_a_process_says_one_line_and_no_traceback(self):
         process = start("--method=fixmtach")

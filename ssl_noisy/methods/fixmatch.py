@@ -41,14 +41,6 @@ class FixMatch(Learner):
 
     term_names = ("supervised_loss", "unsupervised_loss")
     monitor_names = ("mask_rate",)
-    training_defaults = {
-        "steps": 2**20,
-        "steps_per_epoch": 1024,
-        "learning_rate": 0.03,
-        "schedule": "cosine_7_16",
-        "momentum": 0.9,
-        "nesterov": True,
-    }
 
     def __init__(
         self,

@@ -21,14 +21,6 @@ class Supervised(Learner):
     """
 
     term_names = ("supervised_loss",)
-    training_defaults = {
-        "steps": 2**20,
-        "steps_per_epoch": 1024,
-        "learning_rate": 0.03,
-        "schedule": "cosine_7_16",
-        "momentum": 0.9,
-        "nesterov": True,
-    }
 
     def objective(self, labeled):
         views = self.weak_view(self.images(labeled), labeled)
