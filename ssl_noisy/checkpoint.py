@@ -36,7 +36,9 @@ def save(folder, learner, record):
     """
     state = {key: ops.convert_to_numpy(v.value) for key, v in _variables(learner).items()}
     if not all(np.isfinite(value).all() for value in state.values()):
-        raise CheckpointError("The weights or statistics are not finite: nothing was saved.")
+        raise CheckpointError(
+            "The weights are not finite any more, and were not saved. Lower the learning rate."
+        )
     current, previous = os.path.join(folder, NAME), os.path.join(folder, PREVIOUS_NAME)
     with files.replacing(current + ".new") as file:
         np.savez(file, record=np.array(json.dumps(record)), **state)

@@ -342,7 +342,11 @@ class MistakeTest(parameterized.TestCase):
         self.assertEqual(code, 2)
         self.assertLen(errors, 1)
         self.assertIn("not finite", errors[0])
-        self.assertNotIn(checkpoint.NAME, os.listdir(folder))
+        with np.load(os.path.join(folder, checkpoint.NAME)) as archive:
+            self.assertEqual(json.loads(str(archive["record"]))["step"], 0)
+            for key in archive.files:
+                if archive[key].dtype.kind == "f":
+                    self.assertTrue(np.isfinite(archive[key]).all())
 
     @parameterized.parameters(
         (("--noinclude_labeled", "--num_labels=1297"), "no examples to draw for 'unlabeled'"),
