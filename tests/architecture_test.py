@@ -63,6 +63,12 @@ class ImportsTest(absltest.TestCase):
                     self.assertLess(floor(parts[1]), floor(room), f"{path}: {name}")
         self.assertGreater(checked, 30)
 
+    def test_imports_are_absolute(self):
+        for path, tree in modules():
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom):
+                    self.assertEqual(node.level, 0, str(path))
+
     def test_a_method_imports_no_other_method(self):
         for path, tree in modules():
             if path.parent.name == "methods" and path.name != "__init__.py":

@@ -16,6 +16,7 @@ class RecipeTest(parameterized.TestCase):
         for dataset, budgets in (("cifar10", (40, 250, 4000)), ("cifar100", (400, 2500, 10000))):
             for budget in budgets:
                 self.assertIn(f"fixmatch_{dataset}_{budget}_google_code", names)
+                self.assertIn(f"supervised_{dataset}_{budget}_usb", names)
         self.assertIn(recipes.DEFAULT.removesuffix(".cfg"), names)
 
     @parameterized.named_parameters(RECIPES)
@@ -46,8 +47,9 @@ class RecipeTest(parameterized.TestCase):
     def test_wide_networks_and_decay_of_cifar100(self):
         for name, path in RECIPES:
             if "cifar100" in name:
-                self.assertIn("--network=wrn_28_8\n", path.read_text())
                 self.assertIn("--weight_decay=0.001\n", path.read_text())
+            if name.startswith("fixmatch_cifar100"):
+                self.assertIn("--network=wrn_28_8\n", path.read_text())
 
 
 class ListingTest(absltest.TestCase):

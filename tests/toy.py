@@ -5,7 +5,7 @@ import keras
 import numpy as np
 from sklearn.datasets import load_digits
 
-from ssl_noisy import Task, methods
+from ssl_noisy import Task, methods, networks
 
 NUM_EXAMPLES = 120
 
@@ -30,7 +30,7 @@ def network():
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Rescaling(1 / 127.5, -1)(inputs)
     x = keras.layers.Conv2D(8, 3, strides=2, use_bias=False)(x)
-    x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
+    x = keras.layers.ReLU()(networks.BatchNormalization(momentum=0.9)(x))
     x = keras.layers.Flatten()(x)
     return keras.Model(inputs, keras.layers.Dense(10, dtype="float32")(x))
 
