@@ -253,7 +253,6 @@ class Session(keras.callbacks.Callback):
         self.progress = Progress(self.settings.steps, self.settings.method, stream)
         self.stop_requested = False
         self.began_at = time.monotonic()
-        self.first_step_at = None
         self._unfinished_epoch = None
 
     def train(self):
@@ -262,6 +261,7 @@ class Session(keras.callbacks.Callback):
         if record is not None:
             self.done, self.history = record["step"], record["history"]
             self._unfinished_epoch = [v.numpy() for v in self._metric_variables()]
+            self.progress.accuracy = self.history[-1]["test_accuracy"] if self.history else None
         self.saved_at = time.monotonic()
         self.done_before = self.done
         self.tensorboard = TensorBoard(self.run_dir, self.done)
@@ -285,7 +285,7 @@ class Session(keras.callbacks.Callback):
                     shuffle=False,  # the batches come shuffled
                 )
         if self.stop_requested:
-            raise Interrupted(f"Stopped at step {self.done}; {self.run_dir} is saved.")
+            self._stop()
 
     def _introduce(self):
         network, task, settings = self.learner.network, self.learner.task, self.settings
@@ -306,10 +306,9 @@ class Session(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         self.done = self._first + batch
-        if self.first_step_at is None and self.done > self.done_before:
-            self.first_step_at = time.monotonic()
         if self.stop_requested:
-            self._interrupt()
+            self.save()
+            self._stop()
         if time.monotonic() - self.saved_at > self.settings.checkpoint_seconds:
             self.save()
         if self.progress.is_due():
@@ -326,7 +325,7 @@ class Session(keras.callbacks.Callback):
         self.progress.accuracy = self.history[-1]["test_accuracy"]
         self.progress.show(self.done, self._running_metrics(), is_final=True)
         if self.stop_requested:
-            raise Interrupted(f"Stopped at step {self.done}; {self.run_dir} is saved.")
+            self._stop()
 
     def _row(self, epoch, logs):
         data, batch_size = self.dataset, self.settings.evaluation_batch_size
@@ -378,8 +377,7 @@ class Session(keras.callbacks.Callback):
         if hasattr(self.learner, "jax_state_sync"):
             self.learner.jax_state_sync()
 
-    def _interrupt(self):
-        self.save()
+    def _stop(self):
         raise Interrupted(f"Stopped at step {self.done}; {self.run_dir} is saved.")
 
     @contextlib.contextmanager
