@@ -44,6 +44,9 @@ class ReadmeTest(absltest.TestCase):
         for layer in model.layers:
             self.assertStartsWith(type(layer).__module__, "keras.")
 
+    def test_nothing_is_left_to_fill_in(self):
+        self.assertNotIn("@@", README)
+
     def test_its_methods_are_those_of_the_folder(self):
         table = README[README.index("## Methods") :]
         for name in methods.names():

