@@ -3,7 +3,7 @@
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from ssl_noisy import settings
 from ssl_noisy.run import Interrupted, RunError
@@ -28,8 +28,13 @@ def start(program, main, default_arguments=()):
             sys.exit(fail(program, error))
         return argv[:1]
 
+    def run(_):
+        if not flags.FLAGS["verbosity"].present:  # TFDS reports its every step
+            logging.set_verbosity(logging.WARNING)
+        return execute(program, main, wanted[0])
+
     app.run(
-        lambda _: execute(program, main, wanted[0]),
+        run,
         argv=[sys.argv[0], *default_arguments, *sys.argv[1:]],
         flags_parser=parse,
     )

@@ -4,6 +4,7 @@
 import csv
 import datetime
 import io
+import math
 import os
 import shutil
 import sys
@@ -100,7 +101,7 @@ class TensorBoard:
     def write(self, row):
         """Writes the numbers of one row of the history at its step."""
         for key, value in row.items():
-            if isinstance(value, float):
+            if isinstance(value, float) and math.isfinite(value):
                 self._writer.add_scalar(key, value, row["step"])
         self._writer.flush()
 

@@ -4,16 +4,18 @@
 import contextlib
 import io
 import json
+import logging as python_logging
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from unittest import mock
 
 import keras
 import numpy as np
-from absl import flags
+from absl import flags, logging
 from absl.testing import absltest, parameterized
 
 from ssl_noisy import checkpoint, command, run, settings, train
@@ -29,6 +31,12 @@ SMALL = (
     "--steps_per_epoch=20",
     "--noplots",
 )
+
+
+def setUpModule():  # noqa: N802
+    logging.set_verbosity(logging.WARNING)  # as the command does
+    # It remarks on many learners in one process, which is what these tests are.
+    python_logging.getLogger("tensorflow").setLevel("ERROR")
 
 
 def start(*arguments):
@@ -48,7 +56,12 @@ def call(*arguments):
     values = flags.FlagValues()
     settings.define_flags(values)
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # unittest shows those that a process does not
         try:
             wanted = command.parse_settings(["train", *arguments], values)
         except (flags.Error, ValueError) as error:
@@ -396,6 +409,12 @@ class MistakeTest(parameterized.TestCase):
         self.assertEqual(process.returncode, 2)
         self.assertEqual(len(errors.splitlines()), 1, errors)
         self.assertStartsWith(errors, "ssl_noisy.train: Unknown method 'fixmtach'.")
+
+    def test_a_process_says_one_line_of_an_unknown_data_set(self):
+        folder = f"--run_dir={self.create_tempdir().full_path}/run"
+        _, errors = start("--dataset=digts", folder).communicate()
+        self.assertEqual(len(errors.splitlines()), 1, errors)
+        self.assertStartsWith(errors, "ssl_noisy.train: Unknown data set 'digts'. Nearest: digits")
 
     def test_bugs_keep_their_traceback(self):
         with mock.patch.object(run.Session, "train", side_effect=ValueError("a bug")):
