@@ -156,7 +156,9 @@ class ResumeTest(absltest.TestCase):
     def test_killed_at_any_moment_it_ends_as_if_undisturbed(self):
         """SIGKILL before a checkpoint, in an epoch, at its end and the run's; SIGINT in between."""
         undisturbed, folder = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
-        arguments = [*SMALL, "--checkpoint_seconds=0"]
+        # Long enough to be stopped in time; the pictures come between model and result.
+        arguments = [*SMALL, "--steps=120", "--steps_per_epoch=40", "--plots"]
+        arguments.append("--checkpoint_seconds=0")
         whole = start(*arguments, f"--run_dir={undisturbed}")
 
         def exists(name):
