@@ -27,8 +27,7 @@ class BatchNormalization(layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        custom = getattr(self, "renorm", False) or self.synchronized  # Keras 3.10 has no renorm
-        custom = custom or not (self.scale and self.center)
+        custom = self.renorm or self.synchronized or not (self.scale and self.center)
         on_last_axis = len(inputs.shape) == 4 and self.axis in (-1, 3)
         half_or_single = keras.backend.standardize_dtype(inputs.dtype) != "float64"
         fusable = on_last_axis and half_or_single and mask is None and not custom
