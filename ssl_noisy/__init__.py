@@ -1,34 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training image classifiers with few or wrong labels, in Keras, in one compiled step."""
 
-import contextlib
-import os
-import sys
-import tempfile
-
-
-@contextlib.contextmanager
-def _held_stderr():
-    """Holds back what C++ writes to standard error, and lets it out only if the block fails."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(stderr, held.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
+from ssl_noisy.quiet import held_stderr
 
 # TensorFlow greets with a dozen lines at import and at its first look for devices, which
 # TF_CPP_MIN_LOG_LEVEL does not silence (tensorflow issue 100442). They would bury our one-line
 # messages; `ssl_noisy.train` names the device it runs on.
-with _held_stderr():
+with held_stderr():
     import keras
 
     if keras.backend.backend() == "tensorflow":

@@ -25,7 +25,7 @@ import zlib
 import numpy as np
 from absl import logging
 
-from ssl_noisy import files
+from ssl_noisy import files, quiet
 
 # Their classes, digits and letters, change under mirroring.
 _NO_FLIP = ("digits", "mnist", "mnist_corrupted", "kmnist", "emnist", "svhn_cropped", "omniglot")
@@ -346,9 +346,12 @@ def _tfds(name, data_dir, cache_dir, specs) -> Dataset:
 
 def _decode(name, data_dir, specs) -> Dataset:
     try:
-        import keras
-        import tensorflow as tf
-        import tensorflow_datasets as tfds
+        with quiet.held_stderr():
+            import keras
+            import tensorflow as tf
+            import tensorflow_datasets as tfds
+
+            tf.config.list_physical_devices()
     except ImportError as error:
         raise DatasetError(
             f"{name!r} is not cached, so TensorFlow and tensorflow-datasets are required: "
