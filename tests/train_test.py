@@ -111,10 +111,10 @@ class RunTest(absltest.TestCase):
         accuracy = np.mean(predicted == data.test_labels)
         self.assertAlmostEqual(accuracy, result["test_accuracy"]["last"], places=6)
 
-        began = time.monotonic()
-        again, out, _ = call(*arguments)
+        # A finished run answers without the data: its loading is not even asked for.
+        with mock.patch.object(run, "load_labeled", side_effect=AssertionError):
+            again, out, _ = call(*arguments)
         self.assertEqual(again, 0)
-        self.assertLess(time.monotonic() - began, 5)
         self.assertNotIn("steps/s", out)
 
         code, _, errors = call(*arguments, "--confidence_threshold=0.5")
