@@ -16,6 +16,7 @@ import functools
 import keras
 import numpy as np
 from keras import ops
+from scipy import special
 
 GRAY = 127.0
 
@@ -26,14 +27,15 @@ class Policy:
 
     Attributes:
         draws: How many operations are drawn for each image, with replacement.
-        probability: Probability that a drawn operation is applied; 14 divided
-            by it is a whole number.
+        probability: Probability that a drawn operation is applied; the number of
+            operations divided by it is a whole number.
         magnitudes: From operation to what its magnitude is drawn from: the
             `(low, high)` of an interval if `continuous`, else 1, 9 or 18
-            levels. Translations are shares of the image side.
+            levels. Translations and cutouts are shares of the image side.
         continuous: Whether magnitudes are drawn from intervals.
         warp_fill: Value of the pixels that a warp takes from outside.
         cutout: `(low, high)` of the cutout side, shares of the shorter side.
+        weak_last: Whether the flip and the shift come after all that.
     """
 
     draws: int
@@ -42,6 +44,7 @@ class Policy:
     continuous: bool
     warp_fill: float
     cutout: tuple
+    weak_last: bool = False
 
 
 _LEVELS = range(1, 10)
@@ -59,6 +62,11 @@ _CODE_MAGNITUDES = {
     "solarize": tuple(256 - 256 * level // 10 for level in _LEVELS),
     **dict.fromkeys(_FREE, (0,)),
 }
+_UDA_MAGNITUDES = {
+    **{name: levels for name, levels in _CODE_MAGNITUDES.items() if name != "identity"},
+    "invert": (0,),
+    "cutout": tuple(level / 16 for level in _LEVELS),
+}
 _PAPER_MAGNITUDES = {
     "rotate": (-30, 30),
     **dict.fromkeys((*_SHEARS, *_SHIFTS), (-0.3, 0.3)),
@@ -70,7 +78,8 @@ _PAPER_MAGNITUDES = {
 RAND_AUGMENT = {
     "google_code": Policy(2, 0.5, _CODE_MAGNITUDES, False, GRAY, (0.5, 0.5)),
     "paper": Policy(2, 1.0, _PAPER_MAGNITUDES, True, GRAY, (0.0, 0.5)),
-    "torchssl": Policy(3, 1.0, _PAPER_MAGNITUDES, True, 0.0, (0.0, 0.5)),
+    "torchssl": Policy(3, 1.0, _PAPER_MAGNITUDES, True, 0.0, (0.0, 0.5), weak_last=True),
+    "uda": Policy(2, 0.5, _UDA_MAGNITUDES, False, GRAY, (0.5, 0.5), weak_last=True),
 }
 POLICIES = tuple(RAND_AUGMENT)
 
@@ -140,26 +149,30 @@ def alternating_flip(images, indices, epoch):
 
 
 def strong_view(images, seed, *, policy="google_code", flip=True, max_shift=None):
-    """Makes FixMatch's strong view: weak view, RandAugment, cutout, in this order.
+    """Makes a strong view: weak view, RandAugment, cutout, in this order.
 
     Args:
         images, seed, flip, max_shift: As in `weak_view`; this draws its own.
         policy: One of `POLICIES`, see `rand_augment`. The side of the gray
-            cutout square is half the shorter image side (`google_code`) or
-            uniform below that.
+            cutout square is half the shorter image side (`google_code`, `uda`) or
+            uniform below that. `uda` and `torchssl` make the weak view last.
 
     Returns:
         A float32 tensor of the same shape.
 
     Reference:
-        [Sohn et al., 2020](https://arxiv.org/abs/2001.07685), section 2.3, and
-        google-research/fixmatch. TorchSSL's code flips and shifts last.
+        [Sohn et al., 2020](https://arxiv.org/abs/2001.07685), section 2.3;
+        [Xie et al., 2019](https://arxiv.org/abs/1904.12848), appendix.
     """
-    share = _policy(policy).cutout
-    images = weak_view(images, seed, flip=flip, max_shift=max_shift)
+    rules = _policy(policy)
+    if not rules.weak_last:
+        images = weak_view(images, seed, flip=flip, max_shift=max_shift)
     images = rand_augment(images, seed, policy=policy)
     side = min(images.shape[1:3])
-    return cutout(images, seed, size=(share[0] * side, share[1] * side))
+    images = cutout(images, seed, size=tuple(share * side for share in rules.cutout))
+    if rules.weak_last:
+        images = weak_view(images, seed, flip=flip, max_shift=max_shift)
+    return images
 
 
 def rand_augment(images, seed, *, policy="google_code"):
@@ -177,8 +190,10 @@ def rand_augment(images, seed, *, policy="google_code"):
         policy: `"google_code"`, the FixMatch authors' code: 2 of 14
             operations, each applied with probability 1/2, levels 1 to 9;
             `"paper"`, the table in their paper: always applied, uniform
-            magnitudes; or `"torchssl"`: as the paper, but 3 operations, and
-            warps fill with black instead of gray.
+            magnitudes; `"torchssl"`: as the paper, but 3 operations, and
+            warps fill with black instead of gray; or `"uda"`, the UDA authors'
+            code: as `google_code`, of 15 operations, with invert and cutout,
+            and without identity.
 
     Returns:
         A float32 tensor of the same shape.
@@ -195,7 +210,7 @@ def rand_augment(images, seed, *, policy="google_code"):
     batch, height, width, _ = images.shape
     groups = round(len(rules.magnitudes) / rules.probability)
     size = -(-batch // groups)
-    shape = (2, rules.draws, groups * size)
+    shape = (4 if "cutout" in rules.magnitudes else 2, rules.draws, groups * size)
     uniform = keras.random.uniform(shape, dtype="float32", seed=seed)
     image_of_slot = ops.argsort(uniform[0], axis=-1)
     slot_of_image = ops.argsort(image_of_slot, axis=-1)[:, :batch]
@@ -203,7 +218,7 @@ def rand_augment(images, seed, *, policy="google_code"):
     for draw in range(rules.draws):
         # Slots beyond the batch hold some image once more; nothing reads them.
         slots = ops.take(images, image_of_slot[draw] % batch, axis=0)
-        slots = _apply_operations(rules, slots, magnitudes[draw], size)
+        slots = _apply_operations(rules, slots, magnitudes[draw], size, uniform[2:, draw])
         images = ops.take(slots, slot_of_image[draw], axis=0)
     return images
 
@@ -217,7 +232,8 @@ def cutout(images, seed, *, size, fill=GRAY):
         images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
         seed: A `keras.random.SeedGenerator`; its state advances.
         size: Side of the square in pixels, or a pair: then the side is uniform
-            in `[low, high)`, rounded down, for each image.
+            in `[low, high)`, rounded down, for each image. Numbers, or tensors of
+            shape `(batch,)`.
         fill: Value of the pixels in the square.
 
     Returns:
@@ -227,18 +243,78 @@ def cutout(images, seed, *, size, fill=GRAY):
         [DeVries and Taylor, 2017](https://arxiv.org/abs/1708.04552).
     """
     images = _checked(images)
-    batch, height, width, _ = images.shape
     low, high = size if isinstance(size, (tuple, list)) else (size, size)
-    uniform = keras.random.uniform((3, batch, 1), dtype="float32", seed=seed)
-    size = ops.floor(low + (high - low) * uniform[2])
+    uniform = keras.random.uniform((3, images.shape[0]), dtype="float32", seed=seed)
+    return _cut(images, low + (high - low) * uniform[2], uniform[:2], fill)
 
-    def covered(side, place):
-        distance = _positions(side) - ops.floor(side * place) + ops.floor(size / 2)
-        return ops.logical_and(distance >= 0, distance < size)
 
-    rows, columns = covered(height, uniform[0]), covered(width, uniform[1])
-    square = ops.logical_and(rows[:, :, None], columns[:, None, :])
-    return ops.where(square[..., None], float(fill), images)
+def color_jitter(images, seed, *, strength=0.4, max_turn=0.1):
+    """Changes brightness, contrast, saturation and hue of each image at random, in this order.
+
+    Gray images have no saturation and no hue to change.
+
+    Args:
+        images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
+        seed: A `keras.random.SeedGenerator`; its state advances.
+        strength: Float in [0, 1]: the three factors are uniform in 1 -+ this.
+        max_turn: Float in [0, 0.5]: the hue turns by a uniform share of the color circle
+            in -+ this.
+
+    Returns:
+        A float32 tensor of the same shape.
+
+    Reference:
+        `ColorJitter` of torchvision, which draws the order of the four for each image, and
+        rounds colors to bytes in HSV too.
+    """
+    images = _checked(images)
+    uniform = keras.random.uniform((4, images.shape[0]), dtype="float32", seed=seed)
+    factors = 1 + strength * (2 * uniform - 1)
+    images = contrast(brightness(images, factors[0]), factors[1])
+    if images.shape[-1] == 1:
+        return images
+    hsv = ops.image.rgb_to_hsv(color(images, factors[2]) / 255)
+    turn = _per_image(max_turn * (2 * uniform[3] - 1))
+    hsv = ops.concatenate([(hsv[..., :1] + turn) % 1.0, hsv[..., 1:]], axis=-1)
+    return ops.round(ops.clip(255 * ops.image.hsv_to_rgb(hsv), 0, 255))
+
+
+def mixup(images, soft_labels, seed, *, alpha, per_image=False, keep_larger=False):
+    """Mixes each image and its label with those of another of the batch.
+
+    `lambda * own + (1 - lambda) * other`, with lambda ~ Beta(alpha, alpha), the others being the
+    batch in random order.
+
+    Args:
+        images: Float tensor of shape `(batch, height, width, channels)`.
+        soft_labels: Float tensor of shape `(batch, num_classes)`.
+        seed: A `keras.random.SeedGenerator`; its state advances.
+        alpha: Float >= 0. 0 mixes nothing.
+        per_image: Whether lambda is drawn for each image rather than for the batch.
+        keep_larger: Whether lambda is replaced by max(lambda, 1 - lambda), so that the own image
+            prevails.
+
+    Returns:
+        A tuple of mixed images and labels, float32, of the same shapes.
+
+    Reference:
+        [Zhang et al., 2018](https://arxiv.org/abs/1710.09412), section 2; the larger share:
+        [Berthelot et al., 2019](https://arxiv.org/abs/1905.02249), equation 9.
+    """
+    images, soft_labels = ops.cast(images, "float32"), ops.cast(soft_labels, "float32")
+    if alpha == 0:
+        return images, soft_labels
+    size = images.shape[0]
+    uniform = keras.random.uniform((2, size), dtype="float32", seed=seed)
+    share = _beta_quantile(uniform[0] if per_image else uniform[0, :1], alpha)
+    if keep_larger:
+        share = ops.maximum(share, 1 - share)
+    other = ops.argsort(uniform[1])
+    mixed = (
+        _per_image(share) * images + (1 - _per_image(share)) * ops.take(images, other, axis=0),
+        share[:, None] * soft_labels + (1 - share[:, None]) * ops.take(soft_labels, other, axis=0),
+    )
+    return mixed
 
 
 def rotate(images, degrees, fill=GRAY):
@@ -267,16 +343,24 @@ def translate_y(images, pixels, fill=GRAY):
     return _warp(_checked(images), _offset("translate_y", pixels), fill)
 
 
+def blend(degenerate, images, factor):
+    """Computes PIL's `Image.blend` to the last bit; `factor` has shape `(batch,)`."""
+    change = _per_image(factor) * (images - degenerate)
+    # The clip changes nothing. It keeps XLA from fusing the product and the sum into
+    # one rounding, where PIL rounds twice.
+    return ops.clip(ops.floor(degenerate + ops.clip(change, -1e6, 1e6)), 0, 255)
+
+
 def brightness(images, factor):
     """Blends with black: 0 is black, 1 changes nothing. As `ImageEnhance`."""
     images = _checked(images)
-    return _blend(ops.zeros_like(images), images, factor)
+    return blend(ops.zeros_like(images), images, factor)
 
 
 def color(images, factor):
     """Blends with the gray image; changes nothing if there is one channel."""
     images = _checked(images)
-    return _blend(_luma(images), images, factor)
+    return blend(_luma(images), images, factor)
 
 
 def contrast(images, factor):
@@ -286,7 +370,7 @@ def contrast(images, factor):
     total = ops.sum(_luma(images), axis=(1, 2, 3), keepdims=True)
     # A quarter changes no whole result, and outweighs the rounding of `/`.
     mean = ops.floor((total + area / 2 + 0.25) / area)
-    return _blend(mean, images, factor)
+    return blend(mean, images, factor)
 
 
 def sharpness(images, factor):
@@ -297,7 +381,7 @@ def sharpness(images, factor):
     total = total[:, :, :-2] + total[:, :, 1:-1] + total[:, :, 2:] + 4 * inner
     change = ops.floor((total + 6.5) / 13) - inner
     smooth = images + ops.pad(change, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return _blend(smooth, images, factor)
+    return blend(smooth, images, factor)
 
 
 def posterize(images, bits):
@@ -311,6 +395,11 @@ def solarize(images, threshold):
     """Inverts the pixels that are not below `threshold`, of shape `(batch,)`."""
     images = _checked(images)
     return ops.where(images < _per_image(threshold), images, 255 - images)
+
+
+def invert(images):
+    """Turns each pixel into 255 minus it."""
+    return 255 - _checked(images)
 
 
 def autocontrast(images):
@@ -364,6 +453,7 @@ _OPERATIONS = {
     "solarize": solarize,
     "autocontrast": lambda images, _: autocontrast(images),
     "equalize": lambda images, _: equalize(images),
+    "invert": lambda images, _: invert(images),
     "identity": lambda images, _: images,
 }
 
@@ -387,7 +477,7 @@ def _policy(name):
 
 def _magnitudes(rules, uniform, size, height, width):
     """Turns `(draws, slots)` numbers in [0, 1) into a magnitude for each slot."""
-    sides = {"translate_x": width, "translate_y": height}
+    sides = {"translate_x": width, "translate_y": height, "cutout": min(height, width)}
     rows = {name: np.multiply(row, sides.get(name, 1)) for name, row in rules.magnitudes.items()}
     uniform = uniform[:, : len(rows) * size]
     if rules.continuous:
@@ -399,8 +489,11 @@ def _magnitudes(rules, uniform, size, height, width):
     return ops.take(table.ravel(), first + ops.cast(18 * uniform, "int32"))
 
 
-def _apply_operations(rules, slots, magnitudes, size):
-    """Applies each operation to its own `size` slots, and none to the rest."""
+def _apply_operations(rules, slots, magnitudes, size, places):
+    """Applies each operation to its own `size` slots, and none to the rest.
+
+    `places`, numbers in [0, 1) of shape `(2, slots)`, are where cutouts go.
+    """
     names = list(rules.magnitudes)
     parts = {name: slice(i * size, (i + 1) * size) for i, name in enumerate(names)}
     # One gather for the five warps, whose slots come first.
@@ -409,8 +502,38 @@ def _apply_operations(rules, slots, magnitudes, size):
     warps = len(coefficients)
     results = [_warp(slots[: warps * size], ops.concatenate(coefficients), rules.warp_fill)]
     for name in names[warps:]:
-        results.append(_OPERATIONS[name](slots[parts[name]], magnitudes[parts[name]]))
+        part, magnitude = slots[parts[name]], magnitudes[parts[name]]
+        if name == "cutout":
+            results.append(_cut(part, magnitude, places[:, parts[name]], GRAY))
+        else:
+            results.append(_OPERATIONS[name](part, magnitude))
     return ops.concatenate([*results, slots[len(names) * size :]])
+
+
+def _beta_quantile(uniform, alpha):
+    """Turns uniform numbers into draws from Beta(alpha, alpha), by a table of 4096 quantiles.
+
+    XLA has no gamma distribution on TensorFlow, which `keras.random.beta` draws from.
+    """
+    table = special.betaincinv(alpha, alpha, np.linspace(0, 1, 4097)).astype("float32")
+    place = 4096 * uniform
+    low = ops.cast(ops.floor(place), "int32")
+    low = ops.minimum(low, 4095)
+    below, above = ops.take(table, low), ops.take(table, low + 1)
+    return below + (place - ops.cast(low, "float32")) * (above - below)
+
+
+def _cut(images, size, places, fill):
+    """Fills squares of `size` pixels, rounded down, around `places`, shares of height and width."""
+    size = ops.floor(size)[:, None]
+
+    def covered(side, place):
+        distance = _positions(side) - ops.floor(side * place[:, None]) + ops.floor(size / 2)
+        return ops.logical_and(distance >= 0, distance < size)
+
+    rows, columns = covered(images.shape[1], places[0]), covered(images.shape[2], places[1])
+    square = ops.logical_and(rows[:, :, None], columns[:, None, :])
+    return ops.where(square[..., None], float(fill), images)
 
 
 def _warp(images, coefficients, fill):
@@ -442,14 +565,6 @@ def _rotation(degrees, height, width):
 def _offset(name, magnitude):
     identity, units = np.array([1, 0, 0, 0, 1, 0], "float32"), np.eye(6, dtype="float32")
     return identity + ops.cast(magnitude, "float32")[:, None] * units[_OFFSETS[name]]
-
-
-def _blend(degenerate, images, factor):
-    """Computes PIL's `Image.blend` to the last bit."""
-    change = _per_image(factor) * (images - degenerate)
-    # The clip changes nothing. It keeps XLA from fusing the product and the sum into
-    # one rounding, where PIL rounds twice.
-    return ops.clip(ops.floor(degenerate + ops.clip(change, -1e6, 1e6)), 0, 255)
 
 
 def _luma(images):
