@@ -12,7 +12,10 @@ from ssl_noisy import augment, losses
 from ssl_noisy.batches import IndexBatches
 
 PSEUDO_LABEL_ACCURACY = "pseudo_label_accuracy"
-WEAK_AUGMENTATIONS = ("auto", "flip_shift", "alternating_flip_shift", "shift", "none")
+WEAK_AUGMENTATIONS = ("auto", "flip_shift", "alternating_flip_shift", "shift", "jitter", "none")
+DECAYED = ("kernels", "all")
+# Constructor arguments that a run sets from its own settings: no flags of a method.
+RUN_ARGUMENTS = ("seed", "steps")
 
 
 class Learner(keras.Model):
@@ -49,17 +52,25 @@ class Learner(keras.Model):
         task: A `Task`, or None to attach one later.
         batch_size: Positive integer, labeled examples a step.
         weight_decay: Float >= 0. Adds `weight_decay / 2` times the sum of squares of
-            all convolution and dense kernels (no bias, no batch norm) to the loss.
+            the decayed variables to the loss.
+        decayed: Which variables those are: `kernels` (of convolutions and dense layers,
+            no bias, no batch norm) or `all` (every trainable variable of the network).
         ema_momentum: Float in [0, 1), momentum of the moving average of the
             trainable weights, without bias correction. 0 turns it off.
+        average_statistics: Whether the moving average covers batch norm's running
+            statistics too; otherwise the averaged network has the live ones.
         weak_augmentation: One of `auto` (flip and shift, or shift alone for
             data sets whose classes do not survive a flip), `flip_shift`,
-            `alternating_flip_shift`, `shift`, `none`.
+            `alternating_flip_shift`, `shift`, `jitter` (colors, half the shift, and a
+            flip as `auto`), `none`.
+        steps: Integer, the length of the training, which ramps and milestones
+            follow. None takes `training_defaults["steps"]`.
         seed: Integer, the seed of the augmentation.
     """
 
     term_names = ()
     monitor_names = ()
+    always_averages = False  # whether there is an average of the weights with `ema_momentum=0` too
     # How the paper trains, here FixMatch's; a run's flags of the same names override it.
     training_defaults = {
         "steps": 2**20,
@@ -77,34 +88,41 @@ class Learner(keras.Model):
         *,
         batch_size: int = 64,
         weight_decay: float = 5e-4,
+        decayed: str = "kernels",
         ema_momentum: float = 0.999,
+        average_statistics: bool = False,
         weak_augmentation: str = "auto",
+        steps: int | None = None,
         seed: int = 0,
         name=None,
     ):
         super().__init__(name=name, dtype=network.dtype_policy)
         self.check_argument("batch_size", batch_size, batch_size >= 1, "at least 1")
         self.check_argument("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
+        self.check_choice("decayed", decayed, DECAYED)
         self.check_argument("ema_momentum", ema_momentum, 0 <= ema_momentum < 1, "in [0, 1)")
-        self.check_argument(
-            "weak_augmentation",
-            weak_augmentation,
-            weak_augmentation in WEAK_AUGMENTATIONS,
-            "one of " + ", ".join(WEAK_AUGMENTATIONS),
-        )
+        self.check_choice("weak_augmentation", weak_augmentation, WEAK_AUGMENTATIONS)
+        self.check_argument("steps", steps, steps is None or steps >= 1, "at least 1, or None")
         self.network = network
         self.batch_size = batch_size
         self.weight_decay = weight_decay
+        self.decayed = decayed
         self.ema_momentum = ema_momentum
+        self.average_statistics = average_statistics
         self.weak_augmentation = weak_augmentation
+        self.steps = self.training_defaults["steps"] if steps is None else steps
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.states = {"random_state": self.seed_generator.state}
+        self.loaded_states = {}
         self.step = self.add_state("step", np.int32(0))
         self.first_nonfinite_step = self.add_state("first_nonfinite_step", np.int32(-1))
+        averaged = [*network.trainable_variables]
+        averaged += self.running_statistics if average_statistics else []
+        self.averaged_variables = averaged if ema_momentum or self.always_averages else []
         self.averages = [
             self.add_state(f"average_{i}", ops.convert_to_numpy(v.value))
-            for i, v in enumerate(network.trainable_variables if ema_momentum else ())
+            for i, v in enumerate(self.averaged_variables)
         ]
         self.trackers = {
             key: keras.metrics.Mean(name=key)
@@ -126,8 +144,33 @@ class Learner(keras.Model):
                 f"Received: {name}={value}"
             )
 
+    def check_choice(self, name, value, choices):
+        """Raises the `ValueError` of an argument that is none of `choices`."""
+        self.check_argument(name, value, value in choices, "one of " + ", ".join(choices))
+
+    def check_at_least(self, minimum, **arguments):
+        """Raises the `ValueError` of the first argument below `minimum`, or not finite."""
+        for name, value in arguments.items():
+            self.check_argument(name, value, value >= minimum, f"at least {minimum}")
+
+    def check_share(self, **arguments):
+        """Raises the `ValueError` of the first argument outside [0, 1]."""
+        for name, value in arguments.items():
+            self.check_argument(name, value, 0 <= value <= 1, "in [0, 1]")
+
     def add_state(self, name, value):
-        """Returns a new variable that starts as the array `value`, is no weight, and is saved."""
+        """Returns a new variable that starts as the array `value`, is no weight, and is saved.
+
+        State of each example, of shape `(num_examples, ...)`, is added in `attach`. A learner
+        loaded from a file gets there what was saved.
+        """
+        loaded = self.loaded_states.pop(name, value)
+        if loaded.shape != value.shape:
+            raise ValueError(
+                f"This {type(self).__name__} was saved with another task: its state `{name}` has "
+                f"shape {loaded.shape}. Attach a task of the same size. Required: {value.shape}"
+            )
+        value = loaded
         self.states[name] = self.add_weight(
             name=name,
             shape=value.shape,
@@ -146,6 +189,8 @@ class Learner(keras.Model):
     def load_own_variables(self, store):
         for name, variable in self.states.items():
             variable.assign(store[name])
+        new = set(store.keys()) - set(self.states)
+        self.loaded_states = {name: np.array(store[name]) for name in new}
 
     # Data: resident on the device, drawn by index.
 
@@ -224,17 +269,39 @@ class Learner(keras.Model):
             place = ops.arange(indices.shape[0], dtype="int32")
             epoch = (self.step * size + place) // length
             images = augment.alternating_flip(images, indices, epoch)
-        return augment.weak_view(images, self.seed_generator, flip=self.weak_kind == "flip_shift")
+        if self.weak_kind == "jitter":
+            images = augment.color_jitter(images, self.seed_generator)
+        return augment.weak_view(images, self.seed_generator, **self.weak_geometry())
 
-    def strong_view(self, images):
-        """Returns a strong view of `images`: a weak view of its own, then `strong_augmentation`."""
-        return augment.strong_view(
-            images,
-            self.seed_generator,
-            policy=self.strong_augmentation,
-            flip="flip" in self.weak_kind,
-            max_shift=0 if self.weak_kind == "none" else None,
+    def weak_geometry(self):
+        """Returns whether weak views are flipped and how far they are shifted, for `augment`."""
+        kind = self.weak_kind
+        jitter_shift = self.task.image_shape[0] // 16
+        return {
+            "flip": kind == "flip_shift" or (kind == "jitter" and self.task.flip),
+            "max_shift": {"none": 0, "jitter": jitter_shift}.get(kind),
+        }
+
+    def progress(self):
+        """Returns the share of the training that is done, a float32 scalar in [0, 1]."""
+        return ops.minimum(ops.cast(self.step.value, "float32") / self.steps, 1.0)
+
+    def averaged_logits(self, images, training=True):
+        """Returns the logits of the network with averaged weights, as a teacher's.
+
+        No gradient flows through them, and nothing changes: batch norm normalizes by the batch if
+        `training`, else by running statistics.
+        """
+        average = {id(v): a for v, a in zip(self.averaged_variables, self.averages)}
+        trainable, others = (
+            [average.get(id(v), v).value for v in variables]
+            for variables in (
+                self.network.trainable_variables,
+                self.network.non_trainable_variables,
+            )
         )
+        logits, _ = self.network.stateless_call(trainable, others, images, training=training)
+        return ops.stop_gradient(logits)
 
     # The step, through Keras's own call, compute_loss and compute_metrics.
 
@@ -268,8 +335,12 @@ class Learner(keras.Model):
                 values *= ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
             return ops.mean(values)
         terms = dict(y_pred["terms"])
-        kernels = [v for v in self.network.trainable_variables if v.name == "kernel"]
-        terms["weight_decay_loss"] = self.weight_decay * losses.l2(kernels)
+        decayed = [
+            v
+            for v in self.network.trainable_variables
+            if v.name == "kernel" or self.decayed == "all"
+        ]
+        terms["weight_decay_loss"] = self.weight_decay * losses.l2(decayed)
         for key, value in {**terms, **y_pred["monitors"]}.items():
             self.trackers[key].update_state(value)
         loss = sum([*terms.values(), *self.losses])  # the latter of the network's own layers
@@ -313,8 +384,18 @@ class Learner(keras.Model):
 
     def after_update(self):
         """Updates what follows the weights: here their moving average."""
-        for average, variable in zip(self.averages, self.network.trainable_variables):
-            average.assign(average + (1 - self.ema_momentum) * (variable - average))
+        momentum = self.average_momentum()
+        for average, variable in zip(self.averages, self.averaged_variables):
+            average.assign(average + (1 - momentum) * (variable - average))
+
+    def average_momentum(self):
+        """Returns the share of the average that the step just done keeps: a number or scalar."""
+        return self.ema_momentum
+
+    @property
+    def running_statistics(self):
+        """The running means and variances of the network's batch norm."""
+        return [v for v in self.network.non_trainable_variables if "moving_" in v.name]
 
     @contextlib.contextmanager
     def kept_statistics(self):
@@ -322,22 +403,21 @@ class Learner(keras.Model):
 
         For a forward pass whose images are unlike those that the network will see.
         """
-        statistics = [v for v in self.network.non_trainable_variables if "moving_" in v.name]
-        before = [ops.copy(v.value) for v in statistics]
+        before = [(v, ops.copy(v.value)) for v in self.running_statistics]
         yield
-        for variable, value in zip(statistics, before):
+        for variable, value in before:
             variable.assign(value)
 
     @contextlib.contextmanager
     def averaged_weights(self):
         """Within this context the network holds the moving average of its weights.
 
-        Batch norm keeps the live statistics, as the FixMatch code does. The
-        weights come back at the end, whatever happens in between. Train
-        outside of it.
+        Batch norm keeps the live statistics, as the FixMatch code does, unless
+        `average_statistics`. The weights come back at the end, whatever happens
+        in between. Train outside of it.
         """
         # With the moving average off, `averages` is empty and nothing is swapped.
-        swapped = list(zip(self.network.trainable_variables, self.averages))
+        swapped = list(zip(self.averaged_variables, self.averages))
         live = [ops.copy(variable.value) for variable, _ in swapped]
         for variable, average in swapped:
             # A copy: on JAX, Keras hands the buffers of a variable over to XLA.

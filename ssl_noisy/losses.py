@@ -23,13 +23,60 @@ def cross_entropy(labels, logits):
     return -ops.squeeze(ops.take_along_axis(log_probs, labels[:, None], axis=-1), axis=-1)
 
 
-def confident_pseudo_labels(logits, confidence_threshold):
-    """Takes the most probable class as label where the network is confident.
-
-    No gradient flows through the result.
+def soft_cross_entropy(soft_labels, logits):
+    """Computes the cross-entropy of each example with its distribution over the classes.
 
     Args:
-        logits: Float tensor of shape `(batch_size, num_classes)`.
+        soft_labels: Float tensor of shape `(batch_size, num_classes)` whose rows sum to 1.
+        logits: Float tensor of the same shape.
+
+    Returns:
+        A float32 tensor of shape `(batch_size,)`, in nats.
+    """
+    _check_rank("logits", logits, 2)
+    _check_shape("soft_labels", soft_labels, logits.shape)
+    log_probs = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    return -ops.sum(ops.cast(soft_labels, "float32") * log_probs, axis=-1)
+
+
+def kl_divergence(soft_labels, logits):
+    """Computes KL(soft_labels || softmax(logits)) of each example: the target comes first.
+
+    Arguments and result as `soft_cross_entropy`; zero where the two agree, and for rows of zeros.
+    """
+    soft_labels = ops.cast(soft_labels, "float32")
+    # x log x is 0 at 0; the floor keeps the logarithm finite.
+    negative_entropy = ops.sum(soft_labels * ops.log(ops.maximum(soft_labels, 1e-30)), axis=-1)
+    return soft_cross_entropy(soft_labels, logits) + negative_entropy
+
+
+def entropy(logits):
+    """Computes the entropy of softmax(logits) in nats, float32 `(batch_size,)`."""
+    return soft_cross_entropy(ops.softmax(ops.cast(logits, "float32"), axis=-1), logits)
+
+
+def probabilities(logits, temperature=1.0):
+    """Returns softmax(logits / temperature) in float32, through which no gradient flows."""
+    return ops.softmax(ops.cast(ops.stop_gradient(logits), "float32") / temperature, axis=-1)
+
+
+def sharpen(probs, temperature):
+    """Raises probabilities to the power 1 / temperature and normalizes each row.
+
+    Args:
+        probs: Float tensor of shape `(batch_size, num_classes)` whose rows sum to 1.
+        temperature: Float > 0; below 1 it sharpens, 1 changes nothing.
+    """
+    # Relative to the largest, which becomes 1: small temperatures do not underflow a whole row.
+    powers = (probs / ops.max(probs, axis=-1, keepdims=True)) ** (1 / temperature)
+    return powers / ops.sum(powers, axis=-1, keepdims=True)
+
+
+def confident_labels(probs, confidence_threshold):
+    """Takes the most probable class as label where the network is confident.
+
+    Args:
+        probs: Float tensor of shape `(batch_size, num_classes)`.
         confidence_threshold: Float in [0, 1]. An example is kept when its
             largest probability is `>=` this value.
 
@@ -40,8 +87,7 @@ def confident_pseudo_labels(logits, confidence_threshold):
     Reference:
         [Sohn et al., 2020](https://arxiv.org/abs/2001.07685), equation 4.
     """
-    _check_rank("logits", logits, 2)
-    probs = ops.softmax(ops.cast(ops.stop_gradient(logits), "float32"), axis=-1)
+    _check_rank("probs", probs, 2)
     mask = ops.cast(ops.max(probs, axis=-1) >= confidence_threshold, "float32")
     return ops.cast(ops.argmax(probs, axis=-1), "int32"), mask
 

@@ -19,6 +19,6 @@ def paths():
 
 
 def title(path):
-    """Returns the first line of a recipe's header."""
-    with open(path) as file:
-        return file.readline().lstrip("# ").strip()
+    """Returns what the header of a recipe says before its command, in one line."""
+    header = path.read_text().partition("\n# Run:")[0]
+    return " ".join(line.lstrip("# ") for line in header.splitlines())

@@ -173,7 +173,9 @@ def make_learner(settings, task):
         )
     finally:
         keras.config.set_dtype_policy(before)
-    learner = settings.learner_class(network, task, seed=settings.seed, **settings.method_arguments)
+    learner = settings.learner_class(
+        network, task, steps=settings.steps, seed=settings.seed, **settings.method_arguments
+    )
     learner.compile(
         keras.optimizers.SGD(
             schedules.learning_rate(settings.schedule, settings.learning_rate, settings.steps),

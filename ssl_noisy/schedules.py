@@ -6,7 +6,7 @@ import math
 import keras
 from keras import ops
 
-SCHEDULES = ("cosine_7_16", "cosine", "constant")
+SCHEDULES = ("cosine_7_16", "cosine", "drops_5_8_7_8", "constant")
 
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
@@ -53,7 +53,9 @@ def learning_rate(schedule, initial_learning_rate, steps):
     """Makes the learning rate named by `schedule`, one of `SCHEDULES`, for `steps` steps.
 
     `cosine_7_16` is FixMatch's, `cosine` goes to zero along a quarter period,
-    `constant` is the number itself.
+    `drops_5_8_7_8` is divided by ten after 5/8 and again after 7/8 of the steps
+    (of 400 epochs, 250 and 350, as in Arazo et al., 2020), `constant` is the
+    number itself.
     """
     if schedule == "constant":
         return initial_learning_rate
@@ -61,5 +63,24 @@ def learning_rate(schedule, initial_learning_rate, steps):
         raise ValueError(
             f"`schedule` must be one of {', '.join(SCHEDULES)}. Received: schedule={schedule!r}"
         )
+    if schedule == "drops_5_8_7_8":
+        rates = [initial_learning_rate / 10**drop for drop in range(3)]
+        # A rate holds up to and including its boundary, the index of a step.
+        boundaries = [max(round(steps * share) - 1, 0) for share in (5 / 8, 7 / 8)]
+        return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
     fraction = 7 / 16 if schedule == "cosine_7_16" else 1 / 2
     return CosineDecay(initial_learning_rate, steps, fraction)
+
+
+def linear_ramp(progress, start, end):
+    """Rises from 0 at `start` to 1 at `end`, shares of the training; a jump if they are equal.
+
+    Args:
+        progress: Float scalar tensor in [0, 1], the share of the training that is done.
+        start, end: Floats in [0, 1].
+
+    Returns:
+        A float32 scalar in [0, 1].
+    """
+    rising = (progress - start) / max(end - start, 1e-9)
+    return ops.where(progress >= end, 1.0, ops.clip(rising, 0.0, 1.0))

@@ -97,7 +97,7 @@ class Settings:
             if name not in takes:
                 raise ValueError(
                     f"--{name} is not a flag of method {self.method!r}, which takes: "
-                    + ", ".join(f"--{key}" for key in sorted(takes) if key != "seed")
+                    + ", ".join(f"--{key}" for key in sorted(takes))
                 )
         for name in ("seed", "label_seed"):
             if (getattr(self, name) or 0) >= 2**32:
@@ -130,7 +130,7 @@ class Settings:
     def resolved(self):
         """Returns these settings with the method's own defaults written out."""
         takes = methods.arguments(self.method)
-        arguments = {k: p.default for k, p in takes.items() if k != "seed"}
+        arguments = {name: parameter.default for name, parameter in takes.items()}
         arguments.update(self.method_arguments)
         return dataclasses.replace(self, **self._defaults(), method_arguments=arguments)
 
@@ -213,9 +213,12 @@ def define_flags(flag_values):
             help = f"{help}: {', '.join(field.metadata['choices'])}"
         _DEFINE[kind](field.name, field.default, help, flag_values=flag_values)
     for name, takers in method_flags().items():
-        parameter, help = takers[min(takers)]
-        help = f"{help} (methods: {', '.join(takers)})"
-        _DEFINE[parameter.annotation](name, None, help, flag_values=flag_values)
+        meanings = {}
+        for method, (_, help) in takers.items():
+            meanings.setdefault(help, []).append(method)
+        help = " ".join(f"{text} (methods: {', '.join(them)})" for text, them in meanings.items())
+        annotation = takers[min(takers)][0].annotation
+        _DEFINE[annotation](name, None, help, flag_values=flag_values)
     return [*(field.name for field in _fields()), *method_flags()]
 
 
@@ -225,9 +228,7 @@ def method_flags():
     for method in methods.names():
         cls = methods.get(method)
         for name, parameter in methods.arguments(method).items():
-            if name != "seed":
-                help = argument_help(cls, name)
-                found.setdefault(name, {})[method] = (parameter, help)
+            found.setdefault(name, {})[method] = (parameter, argument_help(cls, name))
     return found
 
 

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import pkgutil
 
-from ssl_noisy.learner import Learner, constructor_arguments
+from ssl_noisy.learner import RUN_ARGUMENTS, Learner, constructor_arguments
 
 
 def names():
@@ -44,5 +44,6 @@ def get(name):
 
 
 def arguments(name):
-    """Returns the keyword-only arguments of the method `name`: a dict to `inspect.Parameter`."""
-    return constructor_arguments(get(name))
+    """Returns the arguments of the method `name` that are flags: a dict to `inspect.Parameter`."""
+    found = constructor_arguments(get(name))
+    return {key: value for key, value in found.items() if key not in RUN_ARGUMENTS}
