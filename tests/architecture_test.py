@@ -13,8 +13,9 @@ PACKAGE = ROOT / "ssl_noisy"
 FLOORS = [
     {"files", "quiet"},
     {"losses", "schedules", "networks", "datasets", "augment"},
-    {"task", "label_budget", "batches", "checkpoint"},
+    {"task", "label_budget", "batches", "checkpoint", "ctaugment"},
     {"learner", "evaluation"},
+    {"semi_supervised"},
     {"methods"},
     {"settings", "progress", "plots", "recipes"},
     {"run"},

@@ -69,7 +69,8 @@ class SettingsTest(parameterized.TestCase):
         with self.assertRaisesRegex(
             ValueError,
             "--confidence_threshold is not a flag of method 'supervised', which takes: "
-            "--batch_size, --ema_momentum, --weak_augmentation, --weight_decay",
+            "--average_statistics, --batch_size, --decayed, --ema_momentum, "
+            "--weak_augmentation, --weight_decay",
         ):
             parse("--method=supervised", "--confidence_threshold=0.9")
 
@@ -118,7 +119,8 @@ class FlagsTest(absltest.TestCase):
         for name, takers in settings.method_flags().items():
             kinds = {parameter.annotation for parameter, _ in takers.values()}
             self.assertLen(kinds, 1, name)
-            self.assertLen({help for _, help in takers.values()}, 1, name)
+            if name != "confidence_threshold":  # `>=` or `>`, of all classes or the best learned
+                self.assertLen({help for _, help in takers.values()}, 1, name)
 
     def test_every_argument_is_documented(self):
         for method in methods.names():

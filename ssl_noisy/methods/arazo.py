@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pseudo-labeling against confirmation bias: soft labels, mixed and regularized."""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from ssl_noisy import augment, losses
+from ssl_noisy.learner import Learner
+
+
+def prior_loss(logits):
+    """Computes -mean over classes of log h, h being the batch's mean probabilities, the R_A.
+
+    It is KL(uniform || h) + log(num_classes), so log(num_classes) where h is uniform: a float32
+    scalar. It keeps the network from assigning everything to one class.
+    """
+    mean = ops.mean(ops.softmax(ops.cast(logits, "float32"), axis=-1), axis=0)
+    return -ops.mean(ops.log(ops.maximum(mean, 1e-12)))
+
+
+@keras.saving.register_keras_serializable(package="ssl_noisy")
+class Arazo(Learner):
+    """Trains on soft labels of all examples, which the network itself renews once an epoch.
+
+    Every example has a soft label on the device: labeled ones their given label, for ever;
+    unlabeled ones the softmax from when they last came up, made of the plain image in
+    training mode without dropout. A step takes both kinds, mixes them (one lambda a batch),
+    and adds to the cross-entropy R_A, which keeps all classes in use (`prior_loss`), and R_H,
+    the mean entropy, both of the mixed predictions. It begins with a warm-up on the given
+    labels alone. The weights that are evaluated are the mean of snapshots from the last
+    eighth of the training.
+
+    Departures from the authors' code (EricArazo/PseudoLabeling, 1cca107):
+
+    - After the warm-up that code labels all examples at once, in evaluation mode on weak
+      views; here an example gets that label when it first comes up. The optimizer's
+      momentum goes on from the warm-up.
+    - Batch norm's running statistics are averaged over the snapshots, not computed anew.
+    - The order of the four color changes is fixed (see `augment.color_jitter`).
+
+    Args:
+        unlabeled_batch_size: Positive integer, unlabeled examples a step; a step of the warm-up
+            takes `batch_size` and as many more labeled ones.
+        warmup_epochs: Integer >= 0, passes through the labeled examples alone at the start; at
+            most a tenth of the training.
+        mixup_alpha: Float >= 0: the share of an image in a mixture is drawn from
+            Beta(mixup_alpha, mixup_alpha). 0 mixes nothing.
+        prior_weight: Float >= 0, the weight of R_A.
+        entropy_weight: Float >= 0, the weight of the mean entropy of predictions.
+        num_snapshots: Positive integer, snapshots in the last eighth of the training. Before
+            the first, the average is the moving one of `ema_momentum`.
+
+    Reference:
+        [Arazo et al., 2020](https://arxiv.org/abs/1908.02983), section 3.
+    """
+
+    term_names = ("mixed_loss", "prior_loss", "entropy_loss")
+    monitor_names = ("mask_rate",)
+    always_averages = True
+    training_defaults = {
+        "steps": 235_650,  # of 500 labels: 10 epochs of 5 steps, then 400 of 589
+        "steps_per_epoch": 589,
+        "learning_rate": 0.1,
+        "schedule": "drops_5_8_7_8",
+        "momentum": 0.9,
+        "nesterov": False,
+    }
+
+    def __init__(
+        self,
+        network,
+        task=None,
+        *,
+        batch_size: int = 16,
+        unlabeled_batch_size: int = 84,
+        warmup_epochs: int = 10,
+        mixup_alpha: float = 1.0,
+        prior_weight: float = 0.8,
+        entropy_weight: float = 0.4,
+        num_snapshots: int = 10,
+        weight_decay: float = 1e-4,
+        decayed: str = "all",
+        ema_momentum: float = 0.0,
+        average_statistics: bool = True,
+        weak_augmentation: str = "jitter",
+        **kwargs,
+    ):
+        kwargs.update(batch_size=batch_size, weight_decay=weight_decay, decayed=decayed)
+        kwargs.update(ema_momentum=ema_momentum, average_statistics=average_statistics)
+        super().__init__(network, task, weak_augmentation=weak_augmentation, **kwargs)
+        self.check_at_least(1, unlabeled_batch_size=unlabeled_batch_size)
+        self.check_at_least(
+            0,
+            warmup_epochs=warmup_epochs,
+            mixup_alpha=mixup_alpha,
+            prior_weight=prior_weight,
+            entropy_weight=entropy_weight,
+        )
+        self.check_at_least(1, num_snapshots=num_snapshots)
+        self.unlabeled_batch_size = unlabeled_batch_size
+        self.warmup_epochs = warmup_epochs
+        self.mixup_alpha = mixup_alpha
+        self.prior_weight = prior_weight
+        self.entropy_weight = entropy_weight
+        self.num_snapshots = num_snapshots
+
+    def attach(self, task):
+        super().attach(task)
+        one_hot = np.eye(task.num_classes, dtype="float32")
+        # A row of zeros is an example that has no label yet.
+        soft_labels = one_hot[task.given_labels] * (task.given_labels >= 0)[:, None]
+        self.soft_labels = self.add_state("soft_labels", soft_labels.astype("float32"))
+
+    def streams(self):
+        labeled, unlabeled = self.batch_size, self.unlabeled_batch_size
+        return {"warmup": labeled + unlabeled, "labeled": labeled, "unlabeled": unlabeled}
+
+    def pools(self):
+        labeled, unlabeled = self.task.labeled, self.task.unlabeled_pool(include_labeled=False)
+        return {"warmup": labeled, "labeled": labeled, "unlabeled": unlabeled}
+
+    @property
+    def warmup_steps(self):
+        """How many steps at the start take labeled examples alone."""
+        steps_per_epoch = -(-len(self.task.labeled) // self.streams()["warmup"])
+        return min(self.warmup_epochs * steps_per_epoch, self.steps // 10)
+
+    def objective(self, warmup, labeled, unlabeled):
+        is_warmup = self.step.value < self.warmup_steps
+        indices = ops.where(is_warmup, warmup, ops.concatenate([labeled, unlabeled]))
+        images = self.images(indices)
+        views = self.weak_view(images, indices)
+        soft_labels = self.labels_of(indices, views)
+        self.renew(images, unlabeled, is_warmup)
+        mixed, mixed_labels = augment.mixup(
+            views, soft_labels, self.seed_generator, alpha=self.mixup_alpha
+        )
+        logits = self.network(mixed, training=True)
+        mask = ops.ones(unlabeled.shape, "float32") * ops.cast(~is_warmup, "float32")
+        return {
+            "terms": {
+                "mixed_loss": ops.mean(losses.soft_cross_entropy(mixed_labels, logits)),
+                "prior_loss": self.prior_weight * prior_loss(logits),
+                "entropy_loss": self.entropy_weight * ops.mean(losses.entropy(logits)),
+            },
+            "monitors": {"mask_rate": ops.mean(mask)},
+            "pseudo_labels": ops.cast(ops.argmax(soft_labels[self.batch_size :], axis=-1), "int32"),
+            "mask": mask,
+        }
+
+    def labels_of(self, indices, views):
+        """Returns the soft labels of a batch, made of its views where there is none yet."""
+        stored = ops.take(self.soft_labels.value, indices, axis=0)
+        is_new = ops.sum(stored, axis=-1, keepdims=True) == 0
+
+        def first():
+            return losses.probabilities(self.network(views, training=False))
+
+        made = ops.cond(ops.any(is_new), first, lambda: stored)
+        return ops.where(is_new, made, stored)
+
+    def renew(self, images, unlabeled, is_warmup):
+        """Writes the present predictions of the unlabeled images of a batch, after the warm-up.
+
+        The whole batch passes through the network, as in the authors' code, for batch norm.
+        """
+        with self.without_dropout():
+            probs = losses.probabilities(self.network(images, training=True))
+        stored = ops.take(self.soft_labels.value, unlabeled, axis=0)
+        rows = ops.where(is_warmup, stored, probs[self.batch_size :])
+        self.soft_labels.assign(
+            ops.scatter_update(self.soft_labels.value, unlabeled[:, None], rows)
+        )
+
+    @contextlib.contextmanager
+    def without_dropout(self):
+        """Within this context the network drops nothing in training mode either."""
+        layers = [v for v in self.network.layers if isinstance(v, keras.layers.Dropout)]
+        rates = [layer.rate for layer in layers]
+        for layer in layers:
+            layer.rate = 0.0  # read when the step is traced
+        yield
+        for layer, rate in zip(layers, rates):
+            layer.rate = rate
+
+    def average_momentum(self):
+        # Snapshots at equal distances, the last one at the end; between them the average stays.
+        share = np.arange(1, self.num_snapshots + 1) / self.num_snapshots
+        moments = np.unique(np.round(self.steps * (7 / 8 + share / 8)).astype("int32"))
+        taken = ops.sum(ops.cast(moments <= self.step.value, "float32"))
+        is_snapshot = ops.any(moments == self.step.value)
+        mean_so_far = ops.where(is_snapshot, 1 - 1 / ops.maximum(taken, 1.0), 1.0)
+        return ops.where(taken > 0, mean_so_far, self.ema_momentum)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FlexMatch: FixMatch with a lower threshold for classes that are not yet learned."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from ssl_noisy import losses
+from ssl_noisy.semi_supervised import WeakStrongLearner
+
+
+def class_thresholds(counts, num_unselected, confidence_threshold):
+    """Returns the threshold of each class: `confidence_threshold * M(beta)`, M(x) = x / (2 - x).
+
+    Args:
+        counts: Float tensor `(num_classes,)`: how many examples are at present counted as
+            confident examples of each class, the paper's sigma.
+        num_unselected: Float scalar, how many examples of the pool are counted to none.
+        confidence_threshold: Float in [0, 1], the threshold of the class that is best learned.
+
+    Returns:
+        A float32 tensor `(num_classes,)`. beta is `counts` divided by the largest of all counts
+        and `num_unselected` (the warm-up of the paper's equation 11).
+    """
+    largest = ops.maximum(ops.maximum(ops.max(counts), num_unselected), 1.0)
+    beta = counts / largest
+    return confidence_threshold * beta / (2 - beta)
+
+
+@keras.saving.register_keras_serializable(package="ssl_noisy")
+class FlexMatch(WeakStrongLearner):
+    """FixMatch, whose threshold for a class is in proportion to how well it is learned.
+
+    How well: how many unlabeled examples were confidently of that class when they
+    last were so (`>=` `confidence_threshold`). That label of each example lies on the
+    device, and the counts are a segment sum in the step.
+
+    Labeled, weak and strong views are a forward pass each, where the authors' code
+    (TorchSSL) passes them as one batch: `joint_batch_norm=True`.
+
+    Args:
+        confidence_threshold: Float in [0, 1], the threshold of the best learned class. A
+            pseudo-label is kept when its probability is `>=` its class's threshold.
+
+    Reference:
+        [Zhang et al., 2021](https://arxiv.org/abs/2110.08263), section 3.
+    """
+
+    def __init__(self, network, task=None, *, confidence_threshold: float = 0.95, **kwargs):
+        super().__init__(network, task, **kwargs)
+        self.check_share(confidence_threshold=confidence_threshold)
+        self.confidence_threshold = confidence_threshold
+
+    def attach(self, task):
+        super().attach(task)
+        none = np.full(task.num_examples, -1, "int32")
+        self.confident_labels = self.add_state("confident_labels", none)
+
+    def objective(self, labeled, unlabeled):
+        labeled_logits, weak_logits, strong_logits = self.weak_and_strong(labeled, unlabeled)
+        probs = losses.probabilities(weak_logits)
+        thresholds = self.thresholds()
+        pseudo_labels, confident = losses.confident_labels(probs, self.confidence_threshold)
+        passes = ops.max(probs, axis=-1) >= ops.take(thresholds, pseudo_labels)
+        mask = ops.cast(passes, "float32")
+        self.remember(unlabeled, pseudo_labels, confident)
+        unsupervised = losses.masked_mean(losses.cross_entropy(pseudo_labels, strong_logits), mask)
+        supervised = self.supervised_loss(labeled, labeled_logits)
+        return self.outcome(supervised, unsupervised, pseudo_labels, mask)
+
+    def thresholds(self):
+        """Returns the threshold of each class before this step, float32 `(num_classes,)`."""
+        num_classes = self.network.output_shape[-1]
+        # Segment 0 counts the examples without a confident label.
+        ones = ops.ones((self.task.num_examples,), "float32")
+        segments = self.confident_labels.value + 1
+        counts = ops.segment_sum(ones, segments, num_segments=num_classes + 1)[1:]
+        unselected = float(len(self.pools()["unlabeled"])) - ops.sum(counts)
+        return class_thresholds(counts, unselected, self.confidence_threshold)
+
+    def remember(self, unlabeled, pseudo_labels, confident):
+        """Writes the labels of the confident examples of this step to their places."""
+        before = ops.take(self.confident_labels.value, unlabeled)
+        labels = ops.where(confident > 0, pseudo_labels, before)
+        self.confident_labels.assign(
+            ops.scatter_update(self.confident_labels.value, unlabeled[:, None], labels)
+        )

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FreeMatch: thresholds that follow the network's confidence, and a fairness of its classes."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from ssl_noisy import losses
+from ssl_noisy.semi_supervised import WeakStrongLearner
+
+
+def fairness_loss(strong_logits, mask, probs_average, label_average):
+    """Computes the self-adaptive fairness loss of the kept examples, exactly 0 if none is kept.
+
+    Args:
+        strong_logits: Float tensor `(batch_size, num_classes)`.
+        mask: Float tensor `(batch_size,)` of 0 and 1.
+        probs_average: Moving average `(num_classes,)` of weak probabilities, the paper's p tilde.
+        label_average: Moving average `(num_classes,)` of the shares of pseudo-labels, h tilde.
+
+    Returns:
+        A float32 scalar: sum of N(p~ / h~) log N(p_s / h_s), N being division by the sum, of the
+        paper's equation 12, whose classes without a kept example count as zero.
+    """
+    probs = ops.softmax(ops.cast(strong_logits, "float32"), axis=-1)
+    num_kept = ops.maximum(ops.sum(mask), 1.0)
+    mean = ops.sum(probs * mask[:, None], axis=0) / num_kept
+    classes = ops.one_hot(ops.argmax(probs, axis=-1), probs.shape[-1])
+    histogram = ops.stop_gradient(ops.sum(classes * mask[:, None], axis=0) / num_kept)
+
+    def normalized_ratio(numerator, denominator):
+        ratio = ops.where(denominator > 0, numerator / ops.maximum(denominator, 1e-12), 0.0)
+        return ratio / ops.maximum(ops.sum(ratio), 1e-12)
+
+    target = ops.stop_gradient(normalized_ratio(probs_average, label_average))
+    value = ops.sum(target * ops.log(normalized_ratio(mean, histogram) + 1e-12))
+    return ops.where(ops.sum(mask) > 0, value, 0.0)
+
+
+@keras.saving.register_keras_serializable(package="ssl_noisy")
+class FreeMatch(WeakStrongLearner):
+    """FixMatch, whose threshold is the network's mean confidence, lower for rarer classes.
+
+    The threshold of class c is tau * p_c / max p, where tau is a moving average of the
+    mean largest probability of weak views (from 1 / num_classes on) and p one of the
+    mean probabilities; a pseudo-label is kept when its probability is `>=` it.
+
+    As in the authors' code (microsoft/Semi-supervised-learning), the averages take in the
+    batch before it is masked. The weight of the fairness term is the 0.001 of its
+    configurations; the paper's text has 0.01 for CIFAR-10. Labeled, weak and strong
+    views are a forward pass each, where that code passes them as one batch:
+    `joint_batch_norm=True`.
+
+    Args:
+        fairness_weight: Float >= 0, the weight of the fairness term, the paper's w_f.
+        threshold_momentum: Float in [0, 1), the momentum of all these averages.
+
+    Reference:
+        [Wang et al., 2023](https://arxiv.org/abs/2205.07246), section 3.
+    """
+
+    term_names = ("supervised_loss", "unsupervised_loss", "fairness_loss")
+    monitor_names = ("mask_rate", "confidence")
+
+    def __init__(
+        self,
+        network,
+        task=None,
+        *,
+        fairness_weight: float = 0.001,
+        threshold_momentum: float = 0.999,
+        **kwargs,
+    ):
+        super().__init__(network, task, **kwargs)
+        self.check_at_least(0, fairness_weight=fairness_weight)
+        in_range = 0 <= threshold_momentum < 1
+        self.check_argument("threshold_momentum", threshold_momentum, in_range, "in [0, 1)")
+        self.fairness_weight = fairness_weight
+        self.threshold_momentum = threshold_momentum
+        self.confidence = self.add_state("confidence", np.float32(1 / network.output_shape[-1]))
+        self.probs_average = self.add_marginal("probs_average")
+        self.label_average = self.add_marginal("label_average")
+
+    def objective(self, labeled, unlabeled):
+        labeled_logits, weak_logits, strong_logits = self.weak_and_strong(labeled, unlabeled)
+        probs = losses.probabilities(weak_logits)
+        self.follow(probs)
+        relative = self.probs_average.value / ops.max(self.probs_average.value)
+        pseudo_labels = ops.cast(ops.argmax(probs, axis=-1), "int32")
+        threshold = self.confidence.value * ops.take(relative, pseudo_labels)
+        mask = ops.cast(ops.max(probs, axis=-1) >= threshold, "float32")
+        unsupervised = losses.masked_mean(losses.cross_entropy(pseudo_labels, strong_logits), mask)
+        fairness = fairness_loss(
+            strong_logits, mask, self.probs_average.value, self.label_average.value
+        )
+        supervised = self.supervised_loss(labeled, labeled_logits)
+        monitors = {"confidence": self.confidence.value}
+        outcome = self.outcome(supervised, unsupervised, pseudo_labels, mask, **monitors)
+        outcome["terms"]["fairness_loss"] = self.fairness_weight * fairness
+        return outcome
+
+    def follow(self, probs):
+        """Takes a batch of weak probabilities into the three moving averages."""
+        labels = ops.one_hot(ops.argmax(probs, axis=-1), probs.shape[-1])
+        for average, value in (
+            (self.confidence, ops.mean(ops.max(probs, axis=-1))),
+            (self.probs_average, ops.mean(probs, axis=0)),
+            (self.label_average, ops.mean(labels, axis=0)),
+        ):
+            average.assign(average + (1 - self.threshold_momentum) * (value - average))

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mean Teacher: the network must agree with the moving average of itself."""
+
+import keras
+from keras import ops
+
+from ssl_noisy import losses
+from ssl_noisy.semi_supervised import SemiSupervisedLearner
+
+
+@keras.saving.register_keras_serializable(package="ssl_noisy")
+class MeanTeacher(SemiSupervisedLearner):
+    """Trains on labels, and on the squared distance to the averaged network's predictions.
+
+    Two weak views of each unlabeled image go one to the network, one to the average of
+    its weights; the mean over examples and classes of the squared difference of their
+    probabilities has a weight that rises from 0. No gradient flows through the teacher.
+    Batch norm normalizes both by the batch, and its running statistics follow the
+    labeled views alone: otherwise the method is unstable (Zhang et al., 2021, appendix
+    B.1).
+
+    Defaults are those of the FixMatch authors' benchmark code, as in TorchSSL; the paper has
+    other networks, noise and a sigmoid-shaped ramp.
+
+    Args:
+        ramp_end: Float in [0, 1], the share of the training at which the unsupervised
+            weights, rising from 0, are reached.
+
+    Reference:
+        [Tarvainen and Valpola, 2017](https://arxiv.org/abs/1703.01780), section 2.
+    """
+
+    def __init__(
+        self,
+        network,
+        task=None,
+        *,
+        unlabeled_ratio: int = 1,
+        unsupervised_weight: float = 50.0,
+        ramp_end: float = 0.4,
+        **kwargs,
+    ):
+        kwargs.update(unlabeled_ratio=unlabeled_ratio, unsupervised_weight=unsupervised_weight)
+        super().__init__(network, task, **kwargs)
+        self.check_share(ramp_end=ramp_end)
+        self.ramp_end = ramp_end
+
+    def objective(self, labeled, unlabeled):
+        teacher = losses.probabilities(
+            self.averaged_logits(self.weak_views("unlabeled", unlabeled))
+        )
+        with self.kept_statistics():
+            logits = self.network(self.weak_views("unlabeled", unlabeled), training=True)
+        labeled_logits = self.network(self.weak_views("labeled", labeled), training=True)
+        distance = ops.mean(ops.square(ops.softmax(ops.cast(logits, "float32")) - teacher))
+        weight = self.unsupervised_weight * self.ramp(self.ramp_end)
+        return {
+            "terms": {
+                "supervised_loss": self.supervised_loss(labeled, labeled_logits),
+                "unsupervised_loss": weight * distance,
+            },
+            "monitors": {},
+        }

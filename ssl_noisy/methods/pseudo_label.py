@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pseudo-Label: the network's own class is the label, with a weight that grows."""
+
+import keras
+from keras import ops
+
+from ssl_noisy import losses
+from ssl_noisy.semi_supervised import SemiSupervisedLearner
+
+
+@keras.saving.register_keras_serializable(package="ssl_noisy")
+class PseudoLabel(SemiSupervisedLearner):
+    """Trains on labels, and on the most probable class of each unlabeled image.
+
+    The class is taken anew in each update, from the same weak view that it then
+    labels. Two forms are in use:
+
+    - The one of benchmarks (Oliver et al., 2018; google-research/fixmatch), the
+      default here: only classes of probability `>=` 0.95 count, with weight 1 that
+      rises along the first 40 % of the training.
+    - Lee's own: `confidence_threshold=0`, `unsupervised_weight=3`, the weight rising
+      from epoch 100 to epoch 600: `ramp_start` and `ramp_end` are their shares of the
+      training.
+
+    As in that benchmark code, batch norm's running statistics follow the labeled views
+    alone. The network, augmentation and optimizer are those of the other methods; Lee
+    trained fully connected networks on MNIST.
+
+    Args:
+        confidence_threshold: Float in [0, 1]. A pseudo-label is kept when its probability
+            is `>=` this value.
+        ramp_start: Float in [0, 1], the share of the training at which the
+            unsupervised weight begins to rise from 0.
+        ramp_end: Float in [0, 1], the share of the training at which the unsupervised
+            weights, rising from 0, are reached.
+
+    Reference:
+        [Lee, 2013](http://deeplearning.net/wp-content/uploads/2013/03/pseudo_label_final.pdf),
+        equations 15 and 16;
+        [Oliver et al., 2018](https://arxiv.org/abs/1804.09170), section 3.
+    """
+
+    monitor_names = ("mask_rate",)
+
+    def __init__(
+        self,
+        network,
+        task=None,
+        *,
+        unlabeled_ratio: int = 1,
+        confidence_threshold: float = 0.95,
+        ramp_start: float = 0.0,
+        ramp_end: float = 0.4,
+        **kwargs,
+    ):
+        super().__init__(network, task, unlabeled_ratio=unlabeled_ratio, **kwargs)
+        self.check_share(
+            confidence_threshold=confidence_threshold, ramp_start=ramp_start, ramp_end=ramp_end
+        )
+        self.confidence_threshold = confidence_threshold
+        self.ramp_start = ramp_start
+        self.ramp_end = ramp_end
+
+    def objective(self, labeled, unlabeled):
+        with self.kept_statistics():
+            logits = self.network(self.weak_views("unlabeled", unlabeled), training=True)
+        labeled_logits = self.network(self.weak_views("labeled", labeled), training=True)
+        probs = losses.probabilities(logits)
+        pseudo_labels, mask = losses.confident_labels(probs, self.confidence_threshold)
+        unsupervised = losses.masked_mean(losses.cross_entropy(pseudo_labels, logits), mask)
+        weight = self.unsupervised_weight * self.ramp(self.ramp_end, start=self.ramp_start)
+        return {
+            "terms": {
+                "supervised_loss": self.supervised_loss(labeled, labeled_logits),
+                "unsupervised_loss": weight * unsupervised,
+            },
+            "monitors": {"mask_rate": ops.mean(mask)},
+            "pseudo_labels": pseudo_labels,
+            "mask": mask,
+        }

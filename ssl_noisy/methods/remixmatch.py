@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ReMixMatch: MixMatch with aligned labels, strong views anchored to weak ones, and rotation."""
+
+import functools
+
+import keras
+from keras import ops
+
+from ssl_noisy import augment, losses
+from ssl_noisy.semi_supervised import WeakStrongLearner
+
+
+@keras.saving.register_keras_serializable(package="ssl_noisy")
+class ReMixMatch(WeakStrongLearner):
+    """Trains on mixtures of labeled, weak and strong images, and on three more losses.
+
+    The label of an unlabeled image is the prediction on its weak view, aligned with the
+    class distribution of the given labels, then sharpened. Beside the mixtures (cross-entropy,
+    weight `unsupervised_weight`), the first strong view as it is must have that label
+    (`anchor_weight`), and a second head must tell by how many quarters it was turned
+    (`rotation_weight`). The first two weights rise from 0.
+
+    Departures from google-research/fixmatch (d4985a1, `remixmatch_no_cta.py`, whose weights
+    these are):
+
+    - Two strong views, as later kits have it (paper: 8), of RandAugment;
+      `strong_augmentation="ctaugment"` is the paper's. Its labels come from the weak view
+      alone, as in the paper.
+    - The model's marginal is a moving average of momentum 0.999, not a window of 128 batches.
+    - Batch norm takes all mixed images as one batch, where the code interleaves them, and its
+      running statistics follow the mixed images; `joint_batch_norm` puts the weak, strong and
+      turned views into one batch of their own.
+
+    Args:
+        temperature: Float > 0, sharpens the guessed labels. 1 leaves them.
+        mixup_alpha: Float >= 0: the share of an image in a mixture is drawn from
+            Beta(mixup_alpha, mixup_alpha). 0 mixes nothing.
+        anchor_weight: Float >= 0, the weight of the loss of unmixed strong views.
+        rotation_weight: Float >= 0, the weight of the rotation loss.
+        strong_views: Positive integer, strong views of each unlabeled image, the paper's K.
+        ramp_end: Float in [0, 1], the share of the training at which the unsupervised
+            weights, rising from 0, are reached.
+
+    Reference:
+        [Berthelot et al., 2020](https://arxiv.org/abs/1911.09785), section 3.
+    """
+
+    term_names = ("supervised_loss", "unsupervised_loss", "anchor_loss", "rotation_loss")
+    monitor_names = ()
+
+    def __init__(
+        self,
+        network,
+        task=None,
+        *,
+        unlabeled_ratio: int = 1,
+        unsupervised_weight: float = 1.5,
+        temperature: float = 0.5,
+        mixup_alpha: float = 0.75,
+        anchor_weight: float = 0.5,
+        rotation_weight: float = 0.5,
+        strong_views: int = 2,
+        ramp_end: float = 1 / 64,
+        **kwargs,
+    ):
+        kwargs.update(unlabeled_ratio=unlabeled_ratio, unsupervised_weight=unsupervised_weight)
+        super().__init__(network, task, **kwargs)
+        self.check_argument("temperature", temperature, temperature > 0, "above 0")
+        self.check_at_least(
+            0,
+            mixup_alpha=mixup_alpha,
+            anchor_weight=anchor_weight,
+            rotation_weight=rotation_weight,
+        )
+        self.check_at_least(1, strong_views=strong_views)
+        self.check_share(ramp_end=ramp_end)
+        self.temperature = temperature
+        self.mixup_alpha = mixup_alpha
+        self.anchor_weight = anchor_weight
+        self.rotation_weight = rotation_weight
+        self.strong_views = strong_views
+        self.ramp_end = ramp_end
+        self.marginal = self.add_marginal("marginal")
+        features = self.features_and_logits.output[0]
+        self.rotation_head = keras.layers.Dense(4, dtype="float32", name="rotation")
+        self.rotation_head.build(features.shape)
+
+    def attach(self, task):
+        height, width, _ = task.image_shape
+        if height != width:
+            raise ValueError(
+                f"{type(self).__name__} turns images by a quarter: they must be square. "
+                f"Received: images of {height}x{width}"
+            )
+        super().attach(task)
+
+    @functools.cached_property  # which Keras does not track, as it would an attribute that is set
+    def features_and_logits(self):
+        """The network with one more output, the features `(batch_size, num_features)` before it."""
+        last = [layer for layer in self.network.layers if layer.weights][-1]
+        features = keras.layers.Flatten(dtype="float32")(last.input)
+        return keras.Model(self.network.inputs[0], [features, self.network.output])
+
+    def objective(self, labeled, unlabeled):
+        labeled_views = self.weak_views("labeled", labeled)
+        weak = self.weak_views("unlabeled", unlabeled)
+        images = self.images(unlabeled)
+        strong = [self.strong_view(images) for _ in range(self.strong_views)]
+        self.learn_augmentation(labeled_views, labeled)
+        weak_logits, strong_logits, turned_logits, turns = self.unmixed(weak, strong[0])
+        guessed = self.aligned(
+            losses.probabilities(weak_logits), self.marginal, self.labeled_distribution()
+        )
+        guessed = losses.sharpen(guessed, self.temperature)
+        given = ops.one_hot(self.given_labels(labeled), guessed.shape[-1])
+        mixed, soft_labels = augment.mixup(
+            ops.concatenate([labeled_views, weak, *strong]),
+            ops.concatenate([given] + [guessed] * (1 + self.strong_views)),
+            self.seed_generator,
+            alpha=self.mixup_alpha,
+            per_image=True,
+            keep_larger=True,
+        )
+        values = losses.soft_cross_entropy(soft_labels, self.network(mixed, training=True))
+        anchor = ops.mean(losses.soft_cross_entropy(guessed, strong_logits))
+        ramp, n = self.ramp(self.ramp_end), labeled.shape[0]
+        return {
+            "terms": {
+                "supervised_loss": ops.mean(values[:n]),
+                "unsupervised_loss": self.unsupervised_weight * ramp * ops.mean(values[n:]),
+                "anchor_loss": self.anchor_weight * ramp * anchor,
+                "rotation_loss": self.rotation_weight
+                * ops.mean(losses.cross_entropy(turns, turned_logits)),
+            },
+            "monitors": {},
+        }
+
+    def unmixed(self, weak, strong):
+        """Passes unmixed views through the network, whose running statistics stay.
+
+        Returns:
+            The logits of weak views (no gradient flows through them) and of strong ones, the
+            rotation head's of strong views turned by quarters, and by how many quarters.
+        """
+        n = weak.shape[0]
+        turned = ops.concatenate([ops.rot90(strong[k::4], k, axes=(1, 2)) for k in range(4)])
+        turns = ops.concatenate([ops.full((len(range(k, n, 4)),), k, "int32") for k in range(4)])
+        with self.kept_statistics():
+            if self.joint_batch_norm:
+                views = ops.concatenate([weak, strong, turned])
+                features, logits = self.features_and_logits(views, training=True)
+                weak_logits, strong_logits, features = logits[:n], logits[n : 2 * n], features[-n:]
+            else:
+                weak_logits = self.network(weak, training=True)
+                strong_logits = self.network(strong, training=True)
+                features, _ = self.features_and_logits(turned, training=True)
+        return ops.stop_gradient(weak_logits), strong_logits, self.rotation_head(features), turns

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SoftMatch: every pseudo-label counts, the less the further below the mean its confidence."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from ssl_noisy import losses
+from ssl_noisy.semi_supervised import WeakStrongLearner
+
+
+def soft_weights(confidence, mean, variance, num_sigmas=2.0):
+    """Returns exp(-min(confidence - mean, 0)^2 num_sigmas^2 / (2 variance)), in [0, 1].
+
+    Args:
+        confidence: Float tensor `(batch_size,)`, the largest probability of each example.
+        mean, variance: Float scalars, of confidences.
+        num_sigmas: Float > 0: at `mean - sqrt(variance)` the weight is exp(-num_sigmas^2 / 2).
+    """
+    below = ops.minimum(confidence - mean, 0.0)
+    return ops.exp(-ops.square(below) * num_sigmas**2 / (2 * variance))
+
+
+@keras.saving.register_keras_serializable(package="ssl_noisy")
+class SoftMatch(WeakStrongLearner):
+    """FixMatch with a weight for each pseudo-label in place of a threshold.
+
+    The weight falls as half a normal density below the mean confidence; mean and
+    (unbiased) variance are moving averages over batches, from 1 / num_classes and 1
+    on. `mask_rate` is the mean weight.
+
+    Weights, not labels, come from predictions aligned with equal classes. The mean and
+    the variance are of predictions that are not aligned, as in the paper and TorchSSL;
+    microsoft/Semi-supervised-learning takes them after alignment. Labeled, weak and
+    strong views are a forward pass each, where that code passes them as one batch:
+    `joint_batch_norm=True`.
+
+    Args:
+        uniform_alignment: Whether the predictions that weights are made of are first
+            aligned with equal classes.
+        num_sigmas: Float > 0, how fast the weight falls (see `soft_weights`).
+        threshold_momentum: Float in [0, 1), the momentum of all these averages.
+
+    Reference:
+        [Chen et al., 2023](https://arxiv.org/abs/2301.10921), section 3.
+    """
+
+    def __init__(
+        self,
+        network,
+        task=None,
+        *,
+        uniform_alignment: bool = True,
+        num_sigmas: float = 2.0,
+        threshold_momentum: float = 0.999,
+        **kwargs,
+    ):
+        super().__init__(network, task, **kwargs)
+        self.check_argument("num_sigmas", num_sigmas, num_sigmas > 0, "above 0")
+        in_range = 0 <= threshold_momentum < 1
+        self.check_argument("threshold_momentum", threshold_momentum, in_range, "in [0, 1)")
+        self.uniform_alignment = uniform_alignment
+        self.num_sigmas = num_sigmas
+        self.threshold_momentum = threshold_momentum
+        self.mean = self.add_state("confidence_mean", np.float32(1 / network.output_shape[-1]))
+        self.variance = self.add_state("confidence_variance", np.float32(1.0))
+        self.marginal = self.add_marginal("marginal")
+
+    def objective(self, labeled, unlabeled):
+        labeled_logits, weak_logits, strong_logits = self.weak_and_strong(labeled, unlabeled)
+        probs = losses.probabilities(weak_logits)
+        self.follow(ops.max(probs, axis=-1))
+        uniform = np.full(probs.shape[-1], 1 / probs.shape[-1], "float32")
+        aligned = self.aligned(probs, self.marginal, uniform, self.threshold_momentum)
+        confidence = ops.max(aligned if self.uniform_alignment else probs, axis=-1)
+        weights = soft_weights(confidence, self.mean.value, self.variance.value, self.num_sigmas)
+        pseudo_labels = ops.cast(ops.argmax(probs, axis=-1), "int32")
+        values = losses.cross_entropy(pseudo_labels, strong_logits)
+        unsupervised = losses.masked_mean(values, weights)
+        supervised = self.supervised_loss(labeled, labeled_logits)
+        return self.outcome(supervised, unsupervised, pseudo_labels, weights)
+
+    def follow(self, confidence):
+        """Takes a batch of confidences into the moving averages of their mean and variance."""
+        size = confidence.shape[0]
+        unbiased = ops.var(confidence) * size / max(size - 1, 1)
+        for average, value in ((self.mean, ops.mean(confidence)), (self.variance, unbiased)):
+            average.assign(average + (1 - self.threshold_momentum) * (value - average))

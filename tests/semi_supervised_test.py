@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the semi-supervised methods share: streams, pools, the strong views and their learning."""
+
+import os
+from unittest import mock
+
+import keras
+import numpy as np
+import toy
+from absl.testing import absltest, parameterized
+from keras import ops
+
+from ssl_noisy import augment, ctaugment
+
+
+class StreamsTest(absltest.TestCase):
+    def test_unlabeled_examples_in_a_fixed_ratio_with_or_without_the_labeled(self):
+        learner, _ = toy.learner("fixmatch", batch_size=3, unlabeled_ratio=5)
+        self.assertEqual(learner.streams(), {"labeled": 3, "unlabeled": 15})
+        self.assertLen(learner.pools()["unlabeled"], toy.NUM_EXAMPLES)
+        without, _ = toy.learner("fixmatch", include_labeled=False)
+        np.testing.assert_array_equal(without.pools()["unlabeled"], np.arange(20, toy.NUM_EXAMPLES))
+
+    def test_the_labeled_distribution_is_that_of_the_given_labels(self):
+        learner, true_labels = toy.learner("fixmatch")
+        expected = np.bincount(true_labels[:20], minlength=10) / 20
+        np.testing.assert_allclose(learner.labeled_distribution(), expected, rtol=1e-6)
+
+    def test_alignment_by_hand(self):
+        learner, _ = toy.learner("fixmatch")
+        marginal = learner.add_state("test_marginal", np.array([0.5, 0.5], "float32"))
+        probs = np.array([[0.8, 0.2], [0.6, 0.4]], "float32")
+        target = np.array([0.25, 0.75], "float32")
+        aligned = learner.aligned(probs, marginal, target, momentum=0.5)
+        # The batch's mean (.7, .3) goes in first: (.6, .4). Then .8 * .25/.6 = 1/3 and
+        # .2 * .75/.4 = 3/8: 8/17. With the average before it, 0.5714; not normalized, 0.3333.
+        np.testing.assert_allclose(marginal.numpy(), [0.6, 0.4], rtol=1e-5)
+        np.testing.assert_allclose(aligned[0], [8 / 17, 9 / 17], rtol=1e-4)
+
+
+class StrongViewTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("none", True, False, 0),
+        ("shift", True, False, None),
+        ("alternating_flip_shift", True, True, None),
+        ("auto", True, True, None),
+        ("auto", False, False, None),
+    )
+    def test_it_is_flipped_and_shifted_as_weak_views_are(self, weak, flip, expected, shift):
+        task, _ = toy.task()
+        object.__setattr__(task, "flip", flip)
+        with mock.patch.object(toy, "task", lambda: (task, None)):
+            learner, _ = toy.learner("fixmatch", weak_augmentation=weak)
+        with mock.patch.object(augment, "strong_view") as view:
+            learner.strong_view(learner.images(np.array([0])))
+        self.assertEqual(view.call_args.kwargs["flip"], expected)
+        self.assertEqual(view.call_args.kwargs["max_shift"], shift)
+
+    @parameterized.parameters("ctaugment", "ctaugment_pixels")
+    def test_ctaugment_translates_by_what_its_name_says(self, name):
+        learner, _ = toy.learner("fixmatch", strong_augmentation=name)
+        with mock.patch.object(ctaugment, "strong_view") as view:
+            learner.strong_view(learner.images(np.array([0])))
+        self.assertEqual(view.call_args.kwargs["pixel_translation"], name == "ctaugment_pixels")
+
+
+class CTAugmentLearningTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        # Tracing CTAugment takes seconds: stand-ins that use the first bin of the first knob.
+        bins = np.zeros((4, 2, 2), "int32")
+        view = mock.patch.object(
+            ctaugment, "strong_view", lambda x, seed, rates, **_: toy.noise(x, seed)
+        )
+        probe = mock.patch.object(ctaugment, "probe", lambda x, seed, **_: (x, ops.array(bins)))
+        for patch in (view, probe):
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def test_the_rate_moves_by_what_the_averaged_network_knows_of_the_labels(self):
+        learner, _ = toy.learner(
+            "fixmatch", strong_augmentation="ctaugment", compiled=False, weak_augmentation="none"
+        )
+        for average in learner.averages:  # all logits 0 but the last bias, which gives class 1
+            average.assign(ops.zeros_like(average))
+        bias = np.zeros(10, "float32")
+        bias[1] = np.log(9.0)  # probabilities 1/18, and 1/2 of class 1
+        learner.averages[-1].assign(bias)
+        labeled = np.array([1, 1, 2, 2], "int32")  # digits whose labels are themselves
+        learner.learn_augmentation(learner.images(labeled), labeled)
+        rates = ops.convert_to_numpy(learner.rates)
+        # Proximity is the probability of the label: 1/2, 1/2, 1/18, 1/18, of mean 5/18. The bin
+        # is hit 16 times: .99^16 + (1 - .99^16) * 5/18.
+        keep = 0.99**16
+        self.assertAlmostEqual(rates[0, 0], keep + (1 - keep) * 5 / 18, places=4)
+        self.assertEqual(rates[0, 1], 1.0)
+
+    def test_rates_are_saved_and_go_on(self):
+        learner, true_labels = toy.learner("fixmatch", strong_augmentation="ctaugment")
+        toy.fit(learner, true_labels, steps=2)
+        rates = learner.rates.numpy()
+        self.assertLess(rates[0, 0], 1.0)
+        path = os.path.join(self.create_tempdir().full_path, "learner.keras")
+        learner.save(path)
+        np.testing.assert_array_equal(keras.models.load_model(path).rates.numpy(), rates)
+
+
+if __name__ == "__main__":
+    absltest.main()
