@@ -289,8 +289,8 @@ class Learner(keras.Model):
     def averaged_logits(self, images, training=True):
         """Returns the logits of the network with averaged weights, as a teacher's.
 
-        No gradient flows through them, and nothing changes: batch norm normalizes by the batch if
-        `training`, else by running statistics.
+        No gradient flows through them. Batch norm normalizes by the batch if `training`, else by
+        running statistics, which stay; dropout draws noise of its own.
         """
         average = {id(v): a for v, a in zip(self.averaged_variables, self.averages)}
         trainable, others = (
@@ -300,7 +300,10 @@ class Learner(keras.Model):
                 self.network.non_trainable_variables,
             )
         )
-        logits, _ = self.network.stateless_call(trainable, others, images, training=training)
+        logits, others = self.network.stateless_call(trainable, others, images, training=training)
+        for variable, value in zip(self.network.non_trainable_variables, others):
+            if "seed_generator_state" in variable.name:
+                variable.assign(value)
         return ops.stop_gradient(logits)
 
     # The step, through Keras's own call, compute_loss and compute_metrics.

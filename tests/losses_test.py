@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Each loss by hand, and at its edges."""
+
 import keras
 import numpy as np
 from absl.testing import absltest, parameterized
 from keras import ops
 
 from ssl_noisy import losses
+
+PROBS = np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]], "float32")
+SOFT = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]], "float32")
 
 
 def logits_of(probs):
@@ -13,8 +18,7 @@ def logits_of(probs):
 
 class LossesTest(parameterized.TestCase):
     def test_cross_entropy_by_hand(self):
-        logits = logits_of([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])
-        values = losses.cross_entropy(np.array([0, 1]), logits)
+        values = losses.cross_entropy(np.array([0, 1]), logits_of(PROBS))
         # -ln 0.5, -ln 0.2: per example, in nats, no mean.
         np.testing.assert_allclose(values, [0.693147, 1.609438], atol=1e-5)
 
@@ -38,15 +42,76 @@ class LossesTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, f"`{name}` must have"):
             losses.cross_entropy(labels, logits)
 
+    def test_soft_cross_entropy_by_hand(self):
+        values = losses.soft_cross_entropy(SOFT, logits_of(PROBS))
+        # -(.5 ln .5 + .5 ln .25) and -ln .7: no mean, the logits not taken for probabilities.
+        np.testing.assert_allclose(values, [1.039721, 0.356675], atol=1e-5)
+        hard = losses.cross_entropy(np.array([1, 2]), logits_of(PROBS))
+        soft = losses.soft_cross_entropy(np.eye(3, dtype="float32")[[1, 2]], logits_of(PROBS))
+        np.testing.assert_allclose(soft, hard, atol=1e-6)
+
+    def test_kl_divergence_by_hand(self):
+        values = losses.kl_divergence(SOFT, logits_of(PROBS))
+        # .5 ln(.5 / .5) + .5 ln(.5 / .25); of a one-hot row the cross-entropy. The other
+        # direction is infinite.
+        np.testing.assert_allclose(values, [0.346574, 0.356675], atol=1e-5)
+
+    def test_kl_divergence_is_zero_where_the_two_agree_and_for_rows_of_zeros(self):
+        values = losses.kl_divergence(PROBS, logits_of(PROBS))
+        np.testing.assert_allclose(values, [0, 0], atol=1e-6)
+        values = losses.kl_divergence(np.zeros((2, 3), "float32"), logits_of(PROBS))
+        np.testing.assert_array_equal(values, [0, 0])
+
+    def test_entropy_by_hand(self):
+        logits = np.array([[0, 0, 0], [0, 0, -200], [1000, 0, 0]], "float32")
+        # ln 3, ln 2, and 0 without a nan.
+        np.testing.assert_allclose(losses.entropy(logits), [1.098612, 0.693147, 0], atol=1e-6)
+
+    @parameterized.parameters(losses.soft_cross_entropy, losses.kl_divergence)
+    def test_soft_labels_of_another_shape_are_refused(self, loss):
+        for soft_labels in (np.zeros((2, 1)), np.zeros((3,)), np.zeros((1, 3))):
+            with self.assertRaisesRegex(ValueError, r"`soft_labels` must have shape \(2, 3\)"):
+                loss(soft_labels, np.zeros((2, 3), "float32"))
+        with self.assertRaisesRegex(ValueError, "`logits` must have rank 2"):
+            loss(np.zeros((3,)), np.zeros((3,), "float32"))
+
+    @parameterized.parameters(losses.soft_cross_entropy, losses.kl_divergence)
+    def test_soft_losses_are_float32_in_half_precision(self, loss):
+        values = loss(ops.cast([[0.5, 0.5]], "bfloat16"), ops.cast([[3.0, 1.0]], "bfloat16"))
+        self.assertEqual(keras.backend.standardize_dtype(values.dtype), "float32")
+
+    def test_probabilities_divide_the_logits_by_the_temperature(self):
+        probs = losses.probabilities(logits_of([[0.5, 0.25, 0.25]]), 0.5)
+        # Squares, normalized; multiplied by the temperature .41421 .29289 .29289.
+        np.testing.assert_allclose(probs, [[2 / 3, 1 / 6, 1 / 6]], atol=1e-6)
+        np.testing.assert_allclose(losses.probabilities(logits_of(PROBS)), PROBS, atol=1e-6)
+
+    def test_sharpen_by_hand(self):
+        np.testing.assert_allclose(
+            losses.sharpen(np.array([[0.5, 0.25, 0.25]], "float32"), 0.5),
+            [[2 / 3, 1 / 6, 1 / 6]],
+            atol=1e-6,
+        )
+        np.testing.assert_allclose(losses.sharpen(PROBS, 1.0), PROBS, atol=1e-6)
+
+    def test_sharpen_at_a_small_temperature_is_finite(self):
+        probs = np.array([[0.4, 0.3, 0.3], [0.5, 0.5, 0.0]], "float32")
+        # .4 ** 1000 underflows.
+        np.testing.assert_allclose(
+            losses.sharpen(probs, 1e-3), [[1, 0, 0], [0.5, 0.5, 0]], atol=1e-6
+        )
+
     def test_a_probability_at_the_threshold_is_kept(self):
-        # Zero logits of four classes have probabilities of exactly 1/4.
-        logits = np.array([[0.0, 0, 0, 0], [0, 3, 0, 0], [2, 0, 0, 0]], "float32")
-        labels, mask = losses.confident_pseudo_labels(logits, 0.25)
+        probs = np.array([[0.25] * 4, [0.1, 0.7, 0.1, 0.1], [0.5, 0.0, 0.25, 0.25]], "float32")
+        labels, mask = losses.confident_labels(probs, 0.25)
         np.testing.assert_array_equal(labels, [0, 1, 0])
         np.testing.assert_array_equal(mask, [1.0, 1.0, 1.0])  # `>` would drop the first
-        _, mask = losses.confident_pseudo_labels(logits, 0.8)
-        # e^3/(e^3+3) = 0.870, e^2/(e^2+3) = 0.711.
+        _, mask = losses.confident_labels(probs, 0.6)
         np.testing.assert_array_equal(mask, [0.0, 1.0, 0.0])
+
+    def test_confident_labels_refuse_other_ranks(self):
+        with self.assertRaisesRegex(ValueError, "`probs` must have rank 2"):
+            losses.confident_labels(np.zeros((2,), "float32"), 0.5)
 
     def test_masked_mean_counts_masked_examples_and_does_not_broadcast(self):
         values = np.array([0.2, 0.9, 0.1], "float32")

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Learning rates and ramps by hand."""
+
 import keras
 import numpy as np
 from absl.testing import absltest, parameterized
+from keras import ops
 
 from ssl_noisy import schedules
 
@@ -27,6 +30,40 @@ class SchedulesTest(parameterized.TestCase):
     def test_constant_is_the_number(self):
         self.assertEqual(schedules.learning_rate("constant", 0.1, 10), 0.1)
 
+    @parameterized.parameters(
+        # 400 steps stand for Arazo's 400 epochs: 250 of them at the first rate, then 100, then 50.
+        (400, (0, 249), 0.1),
+        (400, (250, 349), 0.01),
+        (400, (350, 399, 500), 0.001),
+        # Ten at a time are 6.25 and 8.75 of them, rounded.
+        (10, (0, 5), 0.1),
+        (10, (6, 8), 0.01),
+        (10, (9,), 0.001),
+    )
+    def test_two_drops(self, steps, at, expected):
+        rate = schedules.learning_rate("drops_5_8_7_8", 0.1, steps)
+        for step in at:
+            self.assertAlmostEqual(float(rate(step)), expected, places=7, msg=str(step))
+
+    def test_every_schedule_has_a_rate_of_any_length(self):
+        for schedule in schedules.SCHEDULES:
+            for steps in (1, 2, 3, 1000):
+                rate = schedules.learning_rate(schedule, 0.1, steps)
+                first = rate if schedule == "constant" else float(rate(0))
+                self.assertAlmostEqual(first, 0.1, places=6, msg=f"{schedule} of {steps}")
+
+    @parameterized.parameters(
+        (0.0, 0.4, (0, 0.1, 0.2, 0.4, 1), (0, 0.25, 0.5, 1, 1)),
+        (0.1, 0.6, (0, 0.1, 0.35, 0.6, 1), (0, 0, 0.5, 1, 1)),
+        (0.0, 0.0, (0, 0.5), (1, 1)),  # no ramp
+        (0.5, 0.5, (0, 0.49, 0.5, 1), (0, 0, 1, 1)),  # a jump
+    )
+    def test_linear_ramp(self, start, end, at, expected):
+        for progress, value in zip(at, expected):
+            ramp = schedules.linear_ramp(ops.cast(progress, "float32"), start, end)
+            self.assertEqual(keras.backend.standardize_dtype(ramp.dtype), "float32")
+            self.assertAlmostEqual(float(ramp), value, places=5, msg=str(progress))
+
     def test_it_never_rises(self):
         rate = schedules.learning_rate("cosine_7_16", 1.0, 50)
         values = np.array([float(rate(step)) for step in range(60)])
@@ -44,7 +81,7 @@ class SchedulesTest(parameterized.TestCase):
             schedules.CosineDecay(0.1, steps, fraction)
 
     def test_an_unknown_schedule_lists_the_known(self):
-        with self.assertRaisesRegex(ValueError, "cosine_7_16, cosine, constant"):
+        with self.assertRaisesRegex(ValueError, ", ".join(schedules.SCHEDULES)):
             schedules.learning_rate("linear", 0.1, 10)
 
 

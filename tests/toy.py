@@ -39,10 +39,11 @@ def learner(method, *, seed=0, compiled=True, jit_compile="auto", steps_per_exec
     """Returns a learner of `method` on 20 labels, and the true labels of its task."""
     keras.utils.set_random_seed(seed)
     made_task, true_labels = task()
-    small = {"batch_size": 4, "ema_momentum": 0.5}
-    if "unlabeled_ratio" in methods.arguments(method):
-        small["unlabeled_ratio"] = 2
-    made = methods.get(method)(network(), made_task, seed=seed, **{**small, **kwargs})
+    small = {"batch_size": 4, "ema_momentum": 0.5, "unlabeled_ratio": 2, "unlabeled_batch_size": 4}
+    small.update({"warmup_epochs": 0, "entropy_weight": 0.5, "ramp_end": 0.0})
+    small = {name: value for name, value in small.items() if name in methods.arguments(method)}
+    settings = {"seed": seed, "steps": 8, **small, **kwargs}
+    made = methods.get(method)(network(), made_task, **settings)
     if compiled:
         made.compile(
             keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
@@ -50,6 +51,87 @@ def learner(method, *, seed=0, compiled=True, jit_compile="auto", steps_per_exec
             steps_per_execution=steps_per_execution,
         )
     return made, true_labels
+
+
+def noise(images, seed, **kwargs):
+    """Stands in for RandAugment, which takes seconds to trace: whole numbers, as random as it."""
+    shift = keras.random.uniform(images.shape, -20, 20, dtype="float32", seed=seed)
+    return keras.ops.clip(keras.ops.round(images + shift), 0, 255)
+
+
+@keras.saving.register_keras_serializable(package="ssl_noisy_tests")
+class LookUp(keras.layers.Layer):
+    """Answers an image, whose first pixel is a whole number, with that row of its table."""
+
+    def __init__(self, num_rows, num_classes, **kwargs):
+        super().__init__(**kwargs)
+        self.num_rows = num_rows
+        self.num_classes = num_classes
+
+    def build(self, input_shape):
+        shape = (self.num_rows, self.num_classes)
+        self.table = self.add_weight(name="table", shape=shape, initializer="zeros")
+
+    def call(self, images):
+        return keras.ops.take(self.table, keras.ops.cast(images[:, 0, 0, 0], "int32"), axis=0)
+
+
+def make(method, probs, given_labels, *, strong=None, **kwargs):
+    """Returns a learner of `method` whose formula can be computed by hand.
+
+    Args:
+        method: Name of a method.
+        probs: Rows of probabilities. Example i is an image of one pixel of value i, and the
+            network answers it with the logarithms of row i.
+        given_labels: The label of each example, -1 where unlabeled.
+        strong: As which example each one is seen in its strong view; as itself by default. The
+            weak view is the image itself.
+    """
+    probs = np.array(probs, "float32")
+    inputs = keras.Input((1, 1, 1))
+    made_network = keras.Model(inputs, LookUp(*probs.shape)(inputs))
+    made_network.set_weights([np.log(probs)])
+    images = np.arange(len(probs), dtype="uint8").reshape(-1, 1, 1, 1)
+    made_task = Task(images, np.array(given_labels), num_classes=probs.shape[1])
+    # A step of `fit` takes every example once as unlabeled.
+    small = {"batch_size": 1, "unlabeled_ratio": len(probs), "weight_decay": 0.0}
+    made = methods.get(method)(made_network, made_task, **{**small, **kwargs})
+    seen = np.array(range(len(probs)) if strong is None else strong, "float32")
+    made.weak_view = lambda images, indices, stream="labeled": images
+    made.strong_view = lambda images: keras.ops.take(seen, keras.ops.cast(images, "int32"))
+    return made
+
+
+def objective(made, labeled, unlabeled):
+    """Returns terms, monitors, pseudo-labels and mask of a step in one dict, as arrays."""
+    outcome = made.objective(
+        labeled=np.array(labeled, "int32"), unlabeled=np.array(unlabeled, "int32")
+    )
+    flat = {**outcome.pop("terms"), **outcome.pop("monitors"), **outcome}
+    return {key: keras.ops.convert_to_numpy(value) for key, value in flat.items()}
+
+
+def table_gradient(made):
+    """Returns the gradient of the whole loss by each row of a `make`, all examples unlabeled."""
+    before = made.network.get_weights()[0]
+    made.compile(keras.optimizers.SGD(1.0))
+    fit(made, steps=1)
+    return before - made.network.get_weights()[0]
+
+
+def statistics(method, gray):
+    """Returns batch norm's running statistics before and after a step, unlabeled views all gray."""
+    made, _ = learner(method)
+    views = made.weak_views
+
+    def weak_views(stream, indices):
+        made_views = views(stream, indices)
+        return made_views if stream == "labeled" else keras.ops.full_like(made_views, gray)
+
+    made.weak_views = weak_views
+    before = np.concatenate([v.numpy() for v in made.running_statistics])
+    fit(made, steps=1)
+    return before, np.concatenate([v.numpy() for v in made.running_statistics])
 
 
 def fit(made, true_labels=None, steps=3, start=0):

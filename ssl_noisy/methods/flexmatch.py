@@ -20,7 +20,7 @@ def class_thresholds(counts, num_unselected, confidence_threshold):
 
     Returns:
         A float32 tensor `(num_classes,)`. beta is `counts` divided by the largest of all counts
-        and `num_unselected` (the warm-up of the paper's equation 11).
+        and `num_unselected` (the paper's threshold warm-up).
     """
     largest = ops.maximum(ops.maximum(ops.max(counts), num_unselected), 1.0)
     beta = counts / largest

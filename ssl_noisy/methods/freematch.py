@@ -20,7 +20,7 @@ def fairness_loss(strong_logits, mask, probs_average, label_average):
 
     Returns:
         A float32 scalar: sum of N(p~ / h~) log N(p_s / h_s), N being division by the sum, of the
-        paper's equation 12, whose classes without a kept example count as zero.
+        paper's equation 11, whose classes without a kept example count as zero.
     """
     probs = ops.softmax(ops.cast(strong_logits, "float32"), axis=-1)
     num_kept = ops.maximum(ops.sum(mask), 1.0)
@@ -46,10 +46,10 @@ class FreeMatch(WeakStrongLearner):
     mean probabilities; a pseudo-label is kept when its probability is `>=` it.
 
     As in the authors' code (microsoft/Semi-supervised-learning), the averages take in the
-    batch before it is masked. The weight of the fairness term is the 0.001 of its
-    configurations; the paper's text has 0.01 for CIFAR-10. Labeled, weak and strong
-    views are a forward pass each, where that code passes them as one batch:
-    `joint_batch_norm=True`.
+    batch before it is masked, and the weight of the fairness term is the 0.001 of its
+    configurations (0.01 is its code's default). Its option to clip the threshold at
+    0.95, which SVHN uses, is not here. Labeled, weak and strong views are a forward pass
+    each, where that code passes them as one batch: `joint_batch_norm=True`.
 
     Args:
         fairness_weight: Float >= 0, the weight of the fairness term, the paper's w_f.

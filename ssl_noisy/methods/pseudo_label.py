@@ -16,11 +16,11 @@ class PseudoLabel(SemiSupervisedLearner):
     labels. Two forms are in use:
 
     - The one of benchmarks (Oliver et al., 2018; google-research/fixmatch), the
-      default here: only classes of probability `>=` 0.95 count, with weight 1 that
-      rises along the first 40 % of the training.
-    - Lee's own: `confidence_threshold=0`, `unsupervised_weight=3`, the weight rising
-      from epoch 100 to epoch 600: `ramp_start` and `ramp_end` are their shares of the
-      training.
+      default here: only classes of probability `>=` 0.95 count (there `>`), with weight
+      1 that rises along the first 40 % of the training.
+    - Lee's own: `confidence_threshold=0` and a weight that rises between two moments,
+      as summaries of the paper quote it to 3 between epochs 100 and 600: `ramp_start`
+      and `ramp_end` are their shares of the training.
 
     As in that benchmark code, batch norm's running statistics follow the labeled views
     alone. The network, augmentation and optimizer are those of the other methods; Lee

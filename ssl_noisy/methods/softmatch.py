@@ -18,7 +18,8 @@ def soft_weights(confidence, mean, variance, num_sigmas=2.0):
         num_sigmas: Float > 0: at `mean - sqrt(variance)` the weight is exp(-num_sigmas^2 / 2).
     """
     below = ops.minimum(confidence - mean, 0.0)
-    return ops.exp(-ops.square(below) * num_sigmas**2 / (2 * variance))
+    # The floor is for confidences that are all equal.
+    return ops.exp(-ops.square(below) * num_sigmas**2 / (2 * ops.maximum(variance, 1e-12)))
 
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
@@ -31,7 +32,8 @@ class SoftMatch(WeakStrongLearner):
 
     Weights, not labels, come from predictions aligned with equal classes. The mean and
     the variance are of predictions that are not aligned, as in the paper and TorchSSL;
-    microsoft/Semi-supervised-learning takes them after alignment. Labeled, weak and
+    microsoft/Semi-supervised-learning takes them after alignment. The average that
+    aligns starts at equal classes, there at the first batch's mean. Labeled, weak and
     strong views are a forward pass each, where that code passes them as one batch:
     `joint_batch_norm=True`.
 
