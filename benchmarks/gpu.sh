@@ -1,37 +1,42 @@
 #!/usr/bin/env bash
-# Times the training step on a GPU with JAX, then trains FixMatch with 250 labels for as long as
+# Times the training step on a GPU with JAX, then trains a method with 250 labels for as long as
 # given. It needs no TensorFlow: jax[cuda], keras, scikit-learn, matplotlib, tensorboardX, absl-py.
 #
-#   benchmarks/gpu.sh DATASET OUT [MINUTES]
+#   benchmarks/gpu.sh DATASET OUT [MINUTES] [METHOD]
 #
 # DATASET  npz:FILE with CIFAR-10 as images_train, labels_train, images_test, labels_test,
 #          or cifar10, if its decoded arrays are in the cache.
 # OUT      folder for the JSON of each part and for the run.
 # MINUTES  of training, 5 unless given; with the timings before it, under 9 in all.
+# METHOD   fixmatch unless given, or uda: those that have a recipe of their authors' code.
 set -euo pipefail
-dataset=${1:?usage: benchmarks/gpu.sh DATASET OUT [MINUTES]}
-out=${2:?usage: benchmarks/gpu.sh DATASET OUT [MINUTES]}
+usage="usage: benchmarks/gpu.sh DATASET OUT [MINUTES] [METHOD]"
+dataset=${1:?$usage}
+out=${2:?$usage}
 minutes=${3:-5}
+method=${4:-fixmatch}
 export KERAS_BACKEND=jax
 mkdir -p "$out"
 out=$(realpath "$out")
 case $dataset in npz:*) dataset=npz:$(realpath "${dataset#npz:}") ;; esac
 cd "$(dirname "$0")/.."
+recipe=flags/${method}_cifar10_250_google_code.cfg
 
 for precision in float32 mixed_bfloat16; do
-  python3 -m ssl_noisy.benchmark --flagfile=flags/fixmatch_cifar10_250_google_code.cfg \
+  python3 -m ssl_noisy.benchmark --flagfile="$recipe" \
     --dataset="$dataset" --precision="$precision" --timed_steps="${TIMED_STEPS:-100}" \
-    | tee "$out/step_$precision.json"
+    | tee "$out/${method}_step_$precision.json"
 done
 
 # As many steps as fit into the time by the figure just measured, evaluations left a tenth, and
 # the schedule scaled to them.
-steps=$(python3 - "$out/step_mixed_bfloat16.json" "$minutes" <<'EOF'
+steps=$(python3 - "$out/${method}_step_mixed_bfloat16.json" "$minutes" <<'PYTHON'
 import json, sys
 seconds = json.load(open(sys.argv[1]))["seconds_per_step"]
 print(max(int(0.9 * 60 * float(sys.argv[2]) / seconds), 1))
-EOF
+PYTHON
 )
-python3 -m ssl_noisy.train --flagfile=flags/fixmatch_cifar10_250_google_code.cfg \
-  --dataset="$dataset" --precision=mixed_bfloat16 --steps="$steps" --run_dir="$out/run_$steps"
-cp "$out/run_$steps/result.json" "$out/fixmatch_cifar10_250.json"
+run_dir=$out/${method}_run_$steps
+python3 -m ssl_noisy.train --flagfile="$recipe" \
+  --dataset="$dataset" --precision=mixed_bfloat16 --steps="$steps" --run_dir="$run_dir"
+cp "$run_dir/result.json" "$out/${method}_cifar10_250.json"

@@ -73,7 +73,7 @@ def report(settings, learner, seconds):
         seconds: Seconds a step, one for each call, warm-up first.
 
     Returns:
-        A dict for JSON. `images_per_second` counts every view once, as the
+        A dict for JSON. `images_per_second` counts the views of FixMatch, as the
         PyTorch programs count: one a labeled image, two an unlabeled one.
     """
     timed, later = seconds[WARM_UP:], sum(seconds[1:])

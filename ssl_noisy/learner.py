@@ -113,7 +113,9 @@ class Learner(keras.Model):
         self.steps = self.training_defaults["steps"] if steps is None else steps
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self.states = {"random_state": self.seed_generator.state}
+        random_states = [self.seed_generator.state]
+        random_states += [v for v in network.non_trainable_variables if is_random_state(v)]
+        self.states = {f"random_state_{i}": state for i, state in enumerate(random_states)}
         self.loaded_states = {}
         self.step = self.add_state("step", np.int32(0))
         self.first_nonfinite_step = self.add_state("first_nonfinite_step", np.int32(-1))
@@ -159,18 +161,7 @@ class Learner(keras.Model):
             self.check_argument(name, value, 0 <= value <= 1, "in [0, 1]")
 
     def add_state(self, name, value):
-        """Returns a new variable that starts as the array `value`, is no weight, and is saved.
-
-        State of each example, of shape `(num_examples, ...)`, is added in `attach`. A learner
-        loaded from a file gets there what was saved.
-        """
-        loaded = self.loaded_states.pop(name, value)
-        if loaded.shape != value.shape:
-            raise ValueError(
-                f"This {type(self).__name__} was saved with another task: its state `{name}` has "
-                f"shape {loaded.shape}. Attach a task of the same size. Required: {value.shape}"
-            )
-        value = loaded
+        """Returns a new variable that starts as the array `value`, is no weight, and is saved."""
         self.states[name] = self.add_weight(
             name=name,
             shape=value.shape,
@@ -182,13 +173,16 @@ class Learner(keras.Model):
         return self.states[name]
 
     def save_own_variables(self, store):
-        # By name, and with the random state, which Keras does not save.
+        # By name, and with the random states, which Keras does not save.
         for name, variable in self.states.items():
             store[name] = ops.convert_to_numpy(variable.value)
+        for name, value in self.loaded_states.items():
+            store[name] = value
 
     def load_own_variables(self, store):
         for name, variable in self.states.items():
             variable.assign(store[name])
+        # State of each example waits for `attach`.
         new = set(store.keys()) - set(self.states)
         self.loaded_states = {name: np.array(store[name]) for name in new}
 
@@ -208,12 +202,34 @@ class Learner(keras.Model):
                 f"The network must have one output for each of the task's {task.num_classes} "
                 f"classes. Received: network.output_shape={self.network.output_shape}"
             )
+        examples = self.example_states(task)
+        for name, value in examples.items():
+            loaded = self.loaded_states.get(name, value)
+            if loaded.shape != value.shape:
+                raise ValueError(
+                    f"This {type(self).__name__} was saved with another task: its `{name}` has the "
+                    f"shape {loaded.shape}. Attach that task. Received: one of {value.shape}"
+                )
         self.task = task
+        for name, value in examples.items():
+            setattr(self, name, self.add_state(name, self.loaded_states.pop(name, value)))
         self.resident = ResidentData(task.images, task.given_labels)
         if self.weak_augmentation == "auto":
             self.weak_kind = "flip_shift" if task.flip else "shift"
         else:
             self.weak_kind = self.weak_augmentation
+
+    def example_states(self, task):
+        """Returns the state of each example that a method keeps on the device.
+
+        Args:
+            task: The `Task` that is attached.
+
+        Returns:
+            A dict from name to the array of shape `(num_examples, ...)` that it starts as. A
+            learner has a variable of that name then, saved and checkpointed.
+        """
+        return {}
 
     def streams(self):
         """Returns a dict from stream name (`labeled`, `unlabeled`) to its indices a step."""
@@ -302,7 +318,7 @@ class Learner(keras.Model):
         )
         logits, others = self.network.stateless_call(trainable, others, images, training=training)
         for variable, value in zip(self.network.non_trainable_variables, others):
-            if "seed_generator_state" in variable.name:
+            if is_random_state(variable):
                 variable.assign(value)
         return ops.stop_gradient(logits)
 
@@ -407,9 +423,11 @@ class Learner(keras.Model):
         For a forward pass whose images are unlike those that the network will see.
         """
         before = [(v, ops.copy(v.value)) for v in self.running_statistics]
-        yield
-        for variable, value in before:
-            variable.assign(value)
+        try:
+            yield
+        finally:
+            for variable, value in before:
+                variable.assign(value)
 
     @contextlib.contextmanager
     def averaged_weights(self):
@@ -442,6 +460,11 @@ class Learner(keras.Model):
     def from_config(cls, config):
         network = keras.saving.deserialize_keras_object(config["network"])
         return cls(network, **{k: v for k, v in config.items() if k != "network"})
+
+
+def is_random_state(variable):
+    """Whether a variable is the state of a `keras.random.SeedGenerator`."""
+    return "seed_generator_state" in variable.name
 
 
 def constructor_arguments(cls):

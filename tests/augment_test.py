@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import collections
+import colorsys
 import dataclasses
 import functools
 from unittest import mock
@@ -60,6 +61,7 @@ PILLOW = {
     "equalize": lambda image, _: ImageOps.equalize(image),
     "identity": lambda image, _: image,
 }
+UDA = {*PILLOW, "invert", "cutout"} - {"identity"}
 FACTORS = (*ENHANCE, *np.linspace(0, 2, 60))
 MAGNITUDES = {
     "rotate": (*signed(DEGREES), 0, *np.linspace(-30, 30, 60)),
@@ -147,6 +149,16 @@ def many_views(view, image, batch, repeats):
     return np.stack([numpy(run(images)) for _ in range(repeats)])
 
 
+def fixed_uniform(*rows):
+    """Stands in for `keras.random.uniform`: gives `rows`, one each, whatever is asked for."""
+    numbers = np.array(rows, "float32")
+
+    def uniform(shape, dtype, seed):
+        return ops.convert_to_tensor(np.broadcast_to(numbers, shape), dtype)
+
+    return mock.patch.object(keras.random, "uniform", uniform)
+
+
 def chi_square(counts):
     """Returns how far `counts` lie from equal, in standard deviations of chi-square."""
     counts = np.asarray(counts, "float64")
@@ -186,6 +198,13 @@ class OperationsTest(parameterized.TestCase):
         expected = pillow("autocontrast", ramps, [None] * len(ramps))
         np.testing.assert_array_equal(numpy(augment.autocontrast(ramps)), expected)
 
+    def test_invert_equals_pillow(self):
+        images = photographs()
+        expected = np.stack([np.array(ImageOps.invert(Image.fromarray(i))) for i in images])
+        result = augment.invert(images)
+        self.assertEqual(keras.backend.standardize_dtype(result.dtype), "float32")
+        np.testing.assert_array_equal(numpy(result), expected)
+
     @parameterized.parameters("autocontrast", "equalize")
     def test_constant_image_stays(self, name):
         images = np.stack([np.full((32, 32, 3), value, "float32") for value in (0, 93, 255)])
@@ -211,23 +230,25 @@ class OperationsTest(parameterized.TestCase):
 
 class PoliciesTest(parameterized.TestCase):
     def test_names(self):
-        self.assertEqual(augment.POLICIES, ("google_code", "paper", "torchssl"))
-        with self.assertRaisesRegex(ValueError, "'fixmatch'.*google_code, paper, torchssl"):
+        self.assertEqual(augment.POLICIES, ("google_code", "paper", "torchssl", "uda"))
+        with self.assertRaisesRegex(ValueError, "'fixmatch'.*google_code, paper, torchssl, uda"):
             augment.rand_augment(np.zeros((1, 8, 8, 1)), None, policy="fixmatch")
 
     @parameterized.parameters(
         ("google_code", 2, 0.5, GRAY, (0.5, 0.5)),
         ("paper", 2, 1.0, GRAY, (0.0, 0.5)),
         ("torchssl", 3, 1.0, 0, (0.0, 0.5)),
+        ("uda", 2, 0.5, GRAY, (0.5, 0.5)),
     )
     def test_rules(self, name, draws, probability, fill, cutout):
         policy = augment.RAND_AUGMENT[name]
         self.assertEqual((policy.draws, policy.probability), (draws, probability))
         self.assertEqual((policy.warp_fill, policy.cutout), (fill, cutout))
-        self.assertEqual(policy.continuous, name != "google_code")
-        self.assertCountEqual(policy.magnitudes, PILLOW)
+        self.assertEqual(policy.continuous, name in ("paper", "torchssl"))
+        self.assertCountEqual(policy.magnitudes, UDA if name == "uda" else PILLOW)
 
-    def test_google_code_levels(self):
+    @parameterized.parameters("google_code", "uda")
+    def test_google_code_levels(self, policy):
         expected = {
             "rotate": signed(DEGREES),
             "shear_x": signed(SHEARS),
@@ -242,8 +263,12 @@ class PoliciesTest(parameterized.TestCase):
             "solarize": sorted(THRESHOLDS),
         }
         for name, values in expected.items():
-            levels = sorted(augment.RAND_AUGMENT["google_code"].magnitudes[name])
+            levels = sorted(augment.RAND_AUGMENT[policy].magnitudes[name])
             np.testing.assert_allclose(levels, values, rtol=1e-12, err_msg=name)
+
+    def test_uda_cutout_is_two_to_eighteen_of_32_pixels(self):
+        levels = 32 * np.array(augment.RAND_AUGMENT["uda"].magnitudes["cutout"])
+        np.testing.assert_array_equal(levels, range(2, 20, 2))
 
     @parameterized.parameters("paper", "torchssl")
     def test_paper_ranges(self, name):
@@ -327,8 +352,55 @@ class RandAugmentTest(parameterized.TestCase):
             # One in 14 * 14 of 2800 views.
             self.assertBetween(views[expected.tobytes()], 5, 25)
 
+    def test_uda_inverts_and_cuts_each_one_image_in_thirty_a_draw(self):
+        one_draw = dataclasses.replace(augment.RAND_AUGMENT["uda"], draws=1)
+        image = np.where(photographs()[1] == GRAY, GRAY + 1, photographs()[1])
+        with mock.patch.dict(augment.RAND_AUGMENT, uda=one_draw):
+            view = functools.partial(augment.rand_augment, policy="uda")
+            views = many_views(view, image, 60, 60)
+        self.assertTrue(((views == 255 - image).all(axis=(2, 3, 4)).sum(axis=1) == 2).all())
+        gray = (views == GRAY).all(axis=-1)
+        cut = ((views == image).all(axis=-1) | gray).all(axis=(2, 3)) & gray.any(axis=(2, 3))
+        self.assertTrue((cut.sum(axis=1) == 2).all())
+        # 15 of 30 slots are left alone; and some operations may change nothing.
+        self.assertTrue(((views == image).all(axis=(2, 3, 4)).sum(axis=1) >= 30).all())
+        rows, columns = gray[cut].any(axis=2), gray[cut].any(axis=1)
+        np.testing.assert_array_equal(gray[cut], rows[:, :, None] & columns[:, None, :])
+        whole = ~(rows[:, [0, -1]].any(axis=1) | columns[:, [0, -1]].any(axis=1))
+        sizes = rows[whole].sum(axis=1)
+        np.testing.assert_array_equal(sizes, columns[whole].sum(axis=1))
+        self.assertContainsSubset(set(sizes), set(range(2, 20, 2)))
+        self.assertGreater(len(set(sizes)), 5)
+
 
 class StrongViewTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("google_code", False), ("paper", False), ("torchssl", True), ("uda", True)
+    )
+    def test_the_weak_view_is_first_or_last(self, policy, is_last):
+        calls = []
+
+        def record(name):
+            def call(images, seed, **kwargs):
+                calls.append((name, kwargs))
+                return images + 1
+
+            return mock.patch.object(augment, name, call)
+
+        with record("weak_view"), record("rand_augment"), record("cutout"):
+            views = augment.strong_view(
+                np.zeros((2, 32, 48, 3)), None, policy=policy, flip=False, max_shift=3
+            )
+        np.testing.assert_array_equal(views, 3)
+        names = [name for name, _ in calls]
+        strong = ["rand_augment", "cutout"]
+        self.assertEqual(names, [*strong, "weak_view"] if is_last else ["weak_view", *strong])
+        arguments = dict(calls)
+        self.assertEqual(arguments["weak_view"], {"flip": False, "max_shift": 3})
+        self.assertEqual(arguments["rand_augment"], {"policy": policy})
+        fixed = policy in ("google_code", "uda")
+        self.assertEqual(arguments["cutout"], {"size": (16, 16) if fixed else (0, 16)})
+
     def test_compiled_half_precision_equals_eager_uint8(self):
         images = photographs()[:30]
         seed = keras.random.SeedGenerator(5)
@@ -369,15 +441,21 @@ class StrongViewTest(parameterized.TestCase):
     def test_cutout_is_gray_and_of_the_policy_size(self):
         seed = keras.random.SeedGenerator(2)
         images = np.full((56, 40, 48, 3), 255, "uint8")
-        with mock.patch.object(augment, "rand_augment", lambda images, *_, **__: images):
+        same = lambda images, *_, **__: images  # noqa: E731
+        # A weak view that comes last may mirror the square at the border.
+        with (
+            mock.patch.object(augment, "rand_augment", same),
+            mock.patch.object(augment, "weak_view", same),
+        ):
             views = {
                 p: numpy(augment.strong_view(images, seed, policy=p)) for p in augment.POLICIES
             }
         for policy, view in views.items():
             self.assertCountEqual(np.unique(view), [GRAY, 255])
             heights = (view == GRAY).any(axis=(2, 3)).sum(axis=1)
-            self.assertEqual(heights.max() == 20, policy == "google_code")
-            self.assertEqual(heights.min() < 10, policy != "google_code")
+            fixed = policy in ("google_code", "uda")
+            self.assertEqual(heights.max() == 20, fixed)
+            self.assertEqual(heights.min() < 10, not fixed)
 
 
 class CutoutTest(absltest.TestCase):
@@ -412,6 +490,149 @@ class CutoutTest(absltest.TestCase):
         heights = (views[0] == GRAY).any(axis=(2, 3)).sum(axis=1)
         self.assertEqual(heights.max(), 15)
         self.assertLess(chi_square(np.bincount(heights)[:8]), 4)
+
+
+class ColorJitterTest(parameterized.TestCase):
+    @parameterized.parameters("photographs", "gray")
+    def test_equals_pillow_in_this_order(self, kind):
+        images = photographs() if kind == "photographs" else gray(photographs())
+        uniform = np.random.default_rng(0).integers(0, 9, (4, len(images))) / 8
+        uniform[3] = 0.5  # leaves the hue
+        with fixed_uniform(*uniform):
+            result = numpy(augment.color_jitter(images, None, strength=0.5))
+        factors = 0.5 + uniform  # 1 - 0.5 at 0, 1 + 0.5 at 1
+        for first, second, equal in (
+            ("brightness", "contrast", True),
+            ("contrast", "brightness", False),
+        ):
+            order = {"brightness": 0, "contrast": 1}
+            expected = images
+            for name in (first, second):
+                expected = pillow(name, expected, factors[order[name]])
+            if kind == "photographs":
+                expected = pillow("color", expected, factors[2])
+            self.assertEqual((result == expected).all(), equal)
+
+    @parameterized.parameters(0.0, 0.125, 0.75, 1.0)
+    def test_hue_turns_as_of_colorsys(self, uniform):
+        images = photographs(count=6)
+        with fixed_uniform([0.5], [0.5], [0.5], [uniform]):
+            result = numpy(augment.color_jitter(images, None, max_turn=0.25))
+        turn = 0.5 * uniform - 0.25
+        expected = []
+        for pixel in images.reshape(-1, 3) / 255:
+            hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
+            expected.append(colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value))
+        expected = 255 * np.array(expected).reshape(images.shape)
+        self.assertLess(np.abs(result - expected).max(), 1)
+        self.assertGreater(np.abs(result - images).max(), 20)
+
+    def test_a_third_of_the_circle_turns_red_into_green(self):
+        red = np.array([255, 0, 0]).reshape(1, 1, 1, 3)
+        with fixed_uniform([0.5], [0.5], [0.5], [1.0]):
+            result = numpy(augment.color_jitter(red, None, max_turn=1 / 3))
+        self.assertEqual(result.ravel().tolist(), [0, 255, 0])  # the other way around it is blue
+
+    def test_no_strength_is_the_image_and_gray_stays_gray(self):
+        seed = keras.random.SeedGenerator(3)
+        images = photographs()
+        same = augment.color_jitter(images, seed, strength=0.0, max_turn=0.0)
+        np.testing.assert_array_equal(numpy(same), images)
+        grays = np.repeat(gray(images), 3, axis=-1)
+        views = numpy(augment.color_jitter(grays, seed))
+        np.testing.assert_array_equal(views, views[..., :1].repeat(3, axis=-1))
+        self.assertGreater(np.mean(views != grays), 0.5)
+
+    def test_factors_are_uniform_in_1_plus_minus_the_strength_for_each_image(self):
+        # A contrast of a constant image changes nothing.
+        view = many_views(augment.color_jitter, np.full((2, 2, 1), 100), 1000, 2)[..., 0, 0, 0]
+        self.assertBetween(view.min(), 60, 62)
+        self.assertBetween(view.max(), 137, 139)
+        histogram, _ = np.histogram(view, 8, (60, 140))
+        self.assertLess(chi_square(histogram), 4)
+        self.assertLess(abs(np.corrcoef(*view)[0, 1]), 0.15)
+
+    def test_compiled_equals_eager(self):
+        images = photographs()
+        uniform = np.random.default_rng(1).random((4, len(images)))
+        with fixed_uniform(*uniform):
+            view = functools.partial(augment.color_jitter, seed=None)
+            eager, graph = numpy(view(images)), compiled(view)(images.astype("float16"))
+        self.assertEqual(keras.backend.standardize_dtype(graph.dtype), "float32")
+        self.assertLessEqual(np.abs(numpy(graph) - eager).max(), 1)  # of rounding in HSV
+        self.assertGreater(np.mean(numpy(graph) == eager), 0.999)
+        np.testing.assert_array_equal(eager, np.clip(np.floor(eager), 0, 255))
+
+
+def mixed(size, calls=1, **kwargs):
+    """Mixes `calls` batches of `size` images, each of a class of its own, pixel = 3 * class."""
+    seed = keras.random.SeedGenerator(11)
+    classes = np.eye(size, dtype="float32")
+    images = 3 * np.arange(size, dtype="float32").reshape(size, 1, 1, 1)
+    mix = lambda images: augment.mixup(images, classes, seed, **kwargs)  # noqa: E731
+    return [[numpy(value) for value in mix(images)] for _ in range(calls)]
+
+
+def own_shares(soft_labels):
+    """Returns the shares of the own images, of those that were not mixed with themselves."""
+    own = np.diag(soft_labels)
+    return own[(soft_labels > 0).sum(axis=1) > 1]
+
+
+class MixupTest(parameterized.TestCase):
+    @parameterized.parameters((0.5, 0.125), (0.75, 0.1), (1.0, 1 / 12))
+    def test_shares_have_the_mean_and_variance_of_beta(self, alpha, variance):
+        shares = [own_shares(m[1]) for m in mixed(1000, 4, alpha=alpha, per_image=True)]
+        shares = np.concatenate(shares)
+        self.assertGreater(len(shares), 3900)
+        self.assertAlmostEqual(shares.mean(), 0.5, delta=0.025)
+        self.assertAlmostEqual(shares.var(), variance, delta=0.006)
+        self.assertBetween(shares.min(), 0, 0.01)
+
+    @parameterized.parameters(
+        # Quarters of Beta(1, 1), of Beta(1/2, 1/2), which is sin^2(pi u / 2), and of Beta(2, 2),
+        # where 3 x^2 - 2 x^3 is 1/4.
+        (1.0, 0.25, False, 0.25),
+        (1.0, 0.25, True, 0.75),
+        (0.5, 0.25, False, 0.146447),
+        (0.5, 0.25, True, 0.853553),
+        (2.0, 0.25, False, 0.326352),
+        (2.0, 0.75, True, 0.673648),
+    )
+    def test_share_by_hand(self, alpha, uniform, keep_larger, expected):
+        images, labels = np.zeros((2, 1, 1, 1)), np.eye(2)
+        # The order of partners is that of the second row: both meet the other one.
+        with mock.patch.object(
+            keras.random,
+            "uniform",
+            lambda *_, **__: ops.convert_to_tensor([[uniform, 0.9], [0.8, 0.3]]),
+        ):
+            _, soft = augment.mixup(images, labels, None, alpha=alpha, keep_larger=keep_larger)
+        share = expected
+        np.testing.assert_allclose(soft, [[share, 1 - share], [1 - share, share]], atol=1e-5)
+
+    @parameterized.product(per_image=[False, True], keep_larger=[False, True])
+    def test_images_and_labels_have_the_same_partner_and_share(self, per_image, keep_larger):
+        batches = mixed(64, 12, alpha=0.75, per_image=per_image, keep_larger=keep_larger)
+        firsts = []
+        for images, soft_labels in batches:
+            np.testing.assert_allclose(images.ravel(), soft_labels @ (3 * np.arange(64)), rtol=1e-4)
+            np.testing.assert_allclose(soft_labels.sum(axis=1), 1, atol=1e-5)
+            # Each is the partner of one.
+            self.assertLessEqual((soft_labels > 0).sum(axis=0).max(), 2)
+            shares = own_shares(soft_labels)
+            self.assertEqual(np.ptp(shares) < 1e-6, not per_image)
+            self.assertTrue((shares >= 0.5).all() or not keep_larger)
+            firsts.append(shares[0])
+        self.assertGreater(np.ptp(firsts), 0.1)
+        self.assertEqual(min(firsts) >= 0.5, keep_larger)
+        # A partner is not that of the batch before.
+        self.assertGreater(np.mean((batches[0][1] > 0) != (batches[1][1] > 0)), 0.01)
+
+    def test_alpha_0_mixes_nothing(self):
+        images, soft_labels = mixed(5, alpha=0, keep_larger=True)[0]
+        np.testing.assert_array_equal(images.ravel(), 3 * np.arange(5))
+        np.testing.assert_array_equal(soft_labels, np.eye(5))
 
 
 class WeakViewTest(parameterized.TestCase):

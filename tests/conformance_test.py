@@ -31,7 +31,7 @@ OUT_OF_RANGE = {
     "mixup_alpha": (-0.5, float("nan"), float("inf")),
     "anchor_weight": (-1.0, float("nan"), float("inf")),
     "rotation_weight": (-1.0, float("nan"), float("inf")),
-    "strong_views": (0, -1),
+    "num_strong_views": (0, -1),
     "fairness_weight": (-1.0, float("nan"), float("inf")),
     "threshold_momentum": (-0.1, 1.0, float("nan")),
     "num_sigmas": (0.0, -1.0, float("nan"), float("inf")),

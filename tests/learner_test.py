@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+from unittest import mock
 
 import keras
 import numpy as np
@@ -7,11 +8,34 @@ import toy
 from absl.testing import absltest, parameterized
 from keras import ops
 
-from ssl_noisy import Learner, Supervised, Task
+from ssl_noisy import Learner, Supervised, Task, augment, losses, methods
 
 
 def values(variables):
     return [v.numpy() for v in variables]
+
+
+@keras.saving.register_keras_serializable(package="ssl_noisy_tests")
+class Student(Supervised):
+    """A supervised learner that follows its own average too, as much as `pull` says."""
+
+    pull = 0.0
+
+    def objective(self, labeled):
+        images = self.images(labeled)
+        logits = self.network(images, training=True)
+        teacher = self.averaged_logits(images)
+        supervised = ops.mean(losses.cross_entropy(self.given_labels(labeled), logits))
+        return {
+            "terms": {"supervised_loss": supervised + self.pull * ops.mean(teacher**2)},
+            "monitors": {},
+        }
+
+
+def student(**kwargs):
+    task, _ = toy.task()
+    keras.utils.set_random_seed(0)
+    return Student(toy.network(), task, batch_size=4, weight_decay=0.0, **kwargs)
 
 
 class StepTest(absltest.TestCase):
@@ -22,6 +46,15 @@ class StepTest(absltest.TestCase):
         logs = toy.fit(learner, steps=1)
         # 8 * 3*3 convolution and 72 * 10 dense weights of 0.1: 0.5 * 0.5 * 792 * 0.01.
         self.assertAlmostEqual(logs["weight_decay_loss"], 1.98, places=4)
+
+    def test_weight_decay_of_all_counts_biases_and_batch_norm_too(self):
+        learner, _ = toy.learner("supervised", weight_decay=0.5, decayed="all")
+        for variable in learner.network.trainable_variables:
+            variable.assign(np.full(variable.shape, 0.1 if variable.name == "kernel" else 2.0))
+        logs = toy.fit(learner, steps=1)
+        # 792 weights of 0.1, and scales, offsets and biases of 2: 0.25 * (7.92 + 26 * 4). With
+        # the running statistics, 8 zeros and 8 ones, it would be 29.98.
+        self.assertAlmostEqual(logs["weight_decay_loss"], 27.98, places=4)
 
     def test_moving_average_follows_each_update(self):
         learner, _ = toy.learner("supervised", ema_momentum=0.75)
@@ -48,6 +81,87 @@ class StepTest(absltest.TestCase):
         for a, b in zip(values(learner.network.trainable_variables), live):
             np.testing.assert_array_equal(a, b)
         self.assertTrue(any((a != b).any() for a, b in zip(live, averages)))
+
+    def test_average_statistics_averages_and_swaps_the_running_statistics(self):
+        learner, _ = toy.learner("supervised", ema_momentum=0.75, average_statistics=True)
+        followed = [*learner.network.trainable_variables, *learner.running_statistics]
+        self.assertLen(learner.running_statistics, 2)
+        expected = values(followed)
+        for step in range(2):
+            toy.fit(learner, steps=1, start=step)
+            expected = [0.75 * a + 0.25 * b for a, b in zip(expected, values(followed))]
+        live = values(followed)
+        with learner.averaged_weights():
+            for a, b, c in zip(values(followed), expected, live, strict=True):
+                np.testing.assert_allclose(a, b, atol=1e-6)
+                self.assertGreater(np.abs(a - c).max(), 0)
+        for a, b in zip(values(followed), live):
+            np.testing.assert_array_equal(a, b)
+
+    def test_averaged_logits_are_of_the_average_and_change_no_variable(self):
+        learner, _ = toy.learner("supervised", average_statistics=True)
+        toy.fit(learner)
+        images = ops.cast(learner.task.images[:9], "float32")
+        before = values(learner.variables)
+        for training in (True, False):
+            logits = learner.averaged_logits(images, training=training)
+            for a, b in zip(values(learner.variables), before):
+                np.testing.assert_array_equal(a, b)
+            live = learner.network(images, training=False)
+            with learner.averaged_weights(), learner.kept_statistics():
+                expected = learner.network(images, training=training)
+            np.testing.assert_allclose(logits, expected, atol=1e-5)
+            self.assertGreater(np.abs(logits - live).max(), 1e-3)
+
+    def test_averaged_logits_with_live_statistics_and_without_average(self):
+        images = ops.cast(toy.digits()[0][:9], "float32")
+        for momentum in (0.5, 0.0):
+            learner, _ = toy.learner("supervised", ema_momentum=momentum)
+            toy.fit(learner)
+            with learner.averaged_weights():
+                expected = learner.network(images, training=False)
+            logits = learner.averaged_logits(images, training=False)
+            np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+    def test_averaged_logits_draw_dropout_of_their_own(self):
+        inputs = keras.Input((8, 8, 1))
+        x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(inputs))
+        network = keras.Model(inputs, keras.layers.Dense(10)(x))
+        learner = Supervised(network, toy.task()[0])
+        images = ops.cast(learner.task.images[:9], "float32")
+        # The weights are still the same: the noise alone differs, a student's too.
+        answers = [learner.averaged_logits(images) for _ in range(2)]
+        answers.append(network(images, training=True))
+        for i in range(3):
+            self.assertGreater(np.abs(answers[i] - answers[i - 1]).max(), 1)
+
+    def test_no_gradient_flows_through_averaged_logits(self):
+        states = []
+        for pull in (0.0, 10.0):
+            # Without an average the live weights answer, which a gradient would reach.
+            learner = student(ema_momentum=0.0, weak_augmentation="none")
+            learner.pull = pull
+            learner.compile(keras.optimizers.SGD(0.1))
+            logs = toy.fit(learner, steps=1)
+            states.append([logs["supervised_loss"], values(learner.network.trainable_variables)])
+        self.assertGreater(states[1][0] - states[0][0], 0.1)
+        for a, b in zip(states[0][1], states[1][1]):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+    def test_progress_is_the_share_of_steps_and_ends_at_1(self):
+        learner, _ = toy.learner("supervised", steps=8, compiled=False)
+        for step, expected in ((0, 0.0), (2, 0.25), (8, 1.0), (11, 1.0)):
+            learner.step.assign(step)
+            self.assertEqual(float(learner.progress()), expected)
+
+    def test_steps_are_the_methods_own_unless_told(self):
+        self.assertEqual(Supervised(toy.network()).steps, 2**20)
+        self.assertEqual(methods.get("arazo")(toy.network()).steps, 235_650)
+        self.assertEqual(Supervised(toy.network(), steps=3).steps, 3)
+        with self.assertRaisesRegex(
+            ValueError, "`steps` .* at least 1, or None. Received: steps=0"
+        ):
+            Supervised(toy.network(), steps=0)
 
     def test_no_moving_average_with_momentum_zero(self):
         learner, _ = toy.learner("supervised", ema_momentum=0.0)
@@ -81,6 +195,10 @@ class StepTest(absltest.TestCase):
 
 
 class KerasModelTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.enter_context(mock.patch.object(augment, "rand_augment", toy.noise))
+
     def test_it_is_its_network_on_images(self):
         learner, _ = toy.learner("fixmatch")
         images = learner.task.images[:6]
@@ -169,6 +287,10 @@ class KerasModelTest(parameterized.TestCase):
 
 
 class DataTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.enter_context(mock.patch.object(augment, "rand_augment", toy.noise))
+
     def test_images_and_labels_are_taken_by_index(self):
         learner, _ = toy.learner("supervised")
         indices = np.array([5, 0, 5], "int32")
@@ -191,6 +313,23 @@ class DataTest(parameterized.TestCase):
         for flip, kind in ((True, "flip_shift"), (False, "shift")):
             task = Task(images, labels, num_classes=10, flip=flip)
             self.assertEqual(Supervised(toy.network(), task).weak_kind, kind)
+
+    def test_jitter_changes_colors_then_shifts_by_half_and_flips_where_the_task_allows(self):
+        inputs = keras.Input((32, 48, 3))
+        network = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
+        images, labels = np.full((2, 32, 48, 3), 7, "uint8"), np.array([0, 1])
+        for flip in (True, False):
+            task = Task(images, labels, flip=flip)
+            learner = Supervised(network, task, weak_augmentation="jitter")
+            indices = np.arange(2, dtype="int32")
+            with (
+                mock.patch.object(augment, "color_jitter", lambda images, seed: images + 1),
+                mock.patch.object(augment, "weak_view") as shifted,
+            ):
+                learner.weak_view(learner.images(indices), indices)
+            np.testing.assert_array_equal(shifted.call_args.args[0], images + 1.0)
+            # Half of an eighth of the height.
+            self.assertEqual(shifted.call_args.kwargs, {"flip": flip, "max_shift": 2})
 
     def test_alternating_flip_flips_each_image_every_other_epoch(self):
         images, labels = toy.digits()

@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """The README's Python example runs as it stands, on a task of its shape."""
 
+import io
 import os
 import pathlib
 import re
 
 import keras
 import numpy as np
+from absl import flags
 from absl.testing import absltest
 
-from ssl_noisy import methods
+from ssl_noisy import __main__ as listing
+from ssl_noisy import command, methods, run, settings
 
 README = (pathlib.Path(__file__).resolve().parent.parent / "README.md").read_text()
 
 
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
 class ReadmeTest(absltest.TestCase):
     def test_the_python_example_runs(self):
-        (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        example = EXAMPLES[0]
         for long, short in (
             ("wrn_28_2", "small_cnn"),
             ("network, task, ", "network, task, batch_size=2, "),
@@ -43,6 +49,26 @@ class ReadmeTest(absltest.TestCase):
         self.assertEqual(model.predict(images, verbose=0).shape, (40, 10))
         for layer in model.layers:
             self.assertStartsWith(type(layer).__module__, "keras.")
+
+    def test_a_new_method_is_one_file(self):
+        folder = self.create_tempdir().full_path
+        with open(os.path.join(folder, "pi_model.py"), "w") as file:
+            file.write(EXAMPLES[1])
+        methods.__path__.append(folder)
+        self.addCleanup(methods.__path__.remove, folder)
+        values = flags.FlagValues()
+        settings.define_flags(values)
+        run_dir = os.path.join(folder, "run")
+        made = command.parse_settings(
+            ["train", "--method=pi_model", "--num_labels=20", "--network=small_cnn", "--noplots"]
+            + ["--batch_size=8", "--steps=4", "--ramp_end=0.5", f"--run_dir={run_dir}"],
+            values,
+        )
+        result = run.run(made, stream=io.StringIO())
+        self.assertEqual(result["method"], "pi_model")
+        self.assertGreater(result["last_epoch"]["unsupervised_loss"], 0)
+        self.assertIn("Laine and Aila, https://arxiv.org/abs/1610.02242", listing.listing())
+        self.assertLess(EXAMPLES[1].count("\n"), 41)
 
     def test_nothing_is_left_to_fill_in(self):
         self.assertNotIn("@@", README)

@@ -21,6 +21,14 @@ def prior_loss(logits):
     return -ops.mean(ops.log(ops.maximum(mean, 1e-12)))
 
 
+def dropout_layers(model):
+    """Yields the dropout layers of a model, of models within it too."""
+    for layer in getattr(model, "layers", ()):
+        if isinstance(layer, keras.layers.Dropout):
+            yield layer
+        yield from dropout_layers(layer)
+
+
 @keras.saving.register_keras_serializable(package="ssl_noisy")
 class Arazo(Learner):
     """Trains on soft labels of all examples, which the network itself renews once an epoch.
@@ -107,12 +115,11 @@ class Arazo(Learner):
         self.entropy_weight = entropy_weight
         self.num_snapshots = num_snapshots
 
-    def attach(self, task):
-        super().attach(task)
+    def example_states(self, task):
         one_hot = np.eye(task.num_classes, dtype="float32")
         # A row of zeros is an example that has no label yet.
         soft_labels = one_hot[task.given_labels] * (task.given_labels >= 0)[:, None]
-        self.soft_labels = self.add_state("soft_labels", soft_labels.astype("float32"))
+        return {"soft_labels": soft_labels.astype("float32")}
 
     def streams(self):
         labeled, unlabeled = self.batch_size, self.unlabeled_batch_size
@@ -178,13 +185,14 @@ class Arazo(Learner):
     @contextlib.contextmanager
     def without_dropout(self):
         """Within this context the network drops nothing in training mode either."""
-        layers = [v for v in self.network.layers if isinstance(v, keras.layers.Dropout)]
-        rates = [layer.rate for layer in layers]
-        for layer in layers:
-            layer.rate = 0.0  # read when the step is traced
-        yield
-        for layer, rate in zip(layers, rates):
-            layer.rate = rate
+        rates = {layer: layer.rate for layer in dropout_layers(self.network)}
+        try:
+            for layer in rates:
+                layer.rate = 0.0  # read when the step is traced
+            yield
+        finally:
+            for layer, rate in rates.items():
+                layer.rate = rate
 
     def average_momentum(self):
         # Snapshots at equal distances, the last one at the end; between them the average stays.

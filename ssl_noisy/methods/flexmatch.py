@@ -51,10 +51,8 @@ class FlexMatch(WeakStrongLearner):
         self.check_share(confidence_threshold=confidence_threshold)
         self.confidence_threshold = confidence_threshold
 
-    def attach(self, task):
-        super().attach(task)
-        none = np.full(task.num_examples, -1, "int32")
-        self.confident_labels = self.add_state("confident_labels", none)
+    def example_states(self, task):
+        return {"confident_labels": np.full(task.num_examples, -1, "int32")}
 
     def objective(self, labeled, unlabeled):
         labeled_logits, weak_logits, strong_logits = self.weak_and_strong(labeled, unlabeled)

@@ -26,7 +26,8 @@ class ReMixMatch(WeakStrongLearner):
     - Two strong views, as later kits have it (paper: 8), of RandAugment;
       `strong_augmentation="ctaugment"` is the paper's. Its labels come from the weak view
       alone, as in the paper.
-    - The model's marginal is a moving average of momentum 0.999, not a window of 128 batches.
+    - The model's marginal is a moving average of momentum 0.999 that takes in the present batch
+      first, not a window of the 128 batches before. The rotation head has no weight decay.
     - Batch norm takes all mixed images as one batch, where the code interleaves them, and its
       running statistics follow the mixed images; `joint_batch_norm` puts the weak, strong and
       turned views into one batch of their own.
@@ -37,7 +38,7 @@ class ReMixMatch(WeakStrongLearner):
             Beta(mixup_alpha, mixup_alpha). 0 mixes nothing.
         anchor_weight: Float >= 0, the weight of the loss of unmixed strong views.
         rotation_weight: Float >= 0, the weight of the rotation loss.
-        strong_views: Positive integer, strong views of each unlabeled image, the paper's K.
+        num_strong_views: Positive integer, strong views of each unlabeled image, the paper's K.
         ramp_end: Float in [0, 1], the share of the training at which the unsupervised
             weights, rising from 0, are reached.
 
@@ -59,7 +60,7 @@ class ReMixMatch(WeakStrongLearner):
         mixup_alpha: float = 0.75,
         anchor_weight: float = 0.5,
         rotation_weight: float = 0.5,
-        strong_views: int = 2,
+        num_strong_views: int = 2,
         ramp_end: float = 1 / 64,
         **kwargs,
     ):
@@ -72,17 +73,19 @@ class ReMixMatch(WeakStrongLearner):
             anchor_weight=anchor_weight,
             rotation_weight=rotation_weight,
         )
-        self.check_at_least(1, strong_views=strong_views)
+        self.check_at_least(1, num_strong_views=num_strong_views)
         self.check_share(ramp_end=ramp_end)
         self.temperature = temperature
         self.mixup_alpha = mixup_alpha
         self.anchor_weight = anchor_weight
         self.rotation_weight = rotation_weight
-        self.strong_views = strong_views
+        self.num_strong_views = num_strong_views
         self.ramp_end = ramp_end
         self.marginal = self.add_marginal("marginal")
         features = self.features_and_logits.output[0]
-        self.rotation_head = keras.layers.Dense(4, dtype="float32", name="rotation")
+        self.rotation_head = keras.layers.Dense(
+            4, kernel_initializer="glorot_normal", dtype="float32", name="rotation"
+        )
         self.rotation_head.build(features.shape)
 
     def attach(self, task):
@@ -105,7 +108,7 @@ class ReMixMatch(WeakStrongLearner):
         labeled_views = self.weak_views("labeled", labeled)
         weak = self.weak_views("unlabeled", unlabeled)
         images = self.images(unlabeled)
-        strong = [self.strong_view(images) for _ in range(self.strong_views)]
+        strong = [self.strong_view(images) for _ in range(self.num_strong_views)]
         self.learn_augmentation(labeled_views, labeled)
         weak_logits, strong_logits, turned_logits, turns = self.unmixed(weak, strong[0])
         guessed = self.aligned(
@@ -115,7 +118,7 @@ class ReMixMatch(WeakStrongLearner):
         given = ops.one_hot(self.given_labels(labeled), guessed.shape[-1])
         mixed, soft_labels = augment.mixup(
             ops.concatenate([labeled_views, weak, *strong]),
-            ops.concatenate([given] + [guessed] * (1 + self.strong_views)),
+            ops.concatenate([given] + [guessed] * (1 + self.num_strong_views)),
             self.seed_generator,
             alpha=self.mixup_alpha,
             per_image=True,
