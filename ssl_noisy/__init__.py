@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training image classifiers with few or wrong labels, in Keras, in one compiled step."""
 
+import os
+
 from ssl_noisy.quiet import held_stderr
+
+# With several operations at a time, two equal runs on CIFAR-10 differed in the last bits after some
+# 30 steps on TensorFlow and two cores, its operation determinism switched on or not; with one at a
+# time they were equal, and as fast, for each operation has all cores. A setting of yours stays.
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 # TensorFlow greets with a dozen lines at import and at its first look for devices, which
 # TF_CPP_MIN_LOG_LEVEL does not silence (tensorflow issue 100442). They would bury our one-line

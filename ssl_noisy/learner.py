@@ -97,8 +97,8 @@ class Learner(keras.Model):
         name=None,
     ):
         super().__init__(name=name, dtype=network.dtype_policy)
-        self.check_argument("batch_size", batch_size, batch_size >= 1, "at least 1")
-        self.check_argument("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
+        self.check_at_least(1, batch_size=batch_size)
+        self.check_at_least(0, weight_decay=weight_decay)
         self.check_choice("decayed", decayed, DECAYED)
         self.check_argument("ema_momentum", ema_momentum, 0 <= ema_momentum < 1, "in [0, 1)")
         self.check_choice("weak_augmentation", weak_augmentation, WEAK_AUGMENTATIONS)

@@ -182,7 +182,9 @@ class SoftLabelTest(absltest.TestCase):
         loaded.save(path)  # without a task, it still has them
         loaded = keras.models.load_model(path)
         smaller = Task(learner.task.images[:50], learner.task.given_labels[:50], num_classes=10)
-        with self.assertRaisesRegex(ValueError, r"\(120, 10\).*Received: one of \(50, 10\)") as caught:
+        with self.assertRaisesRegex(
+            ValueError, r"\(120, 10\).*Received: one of \(50, 10\)"
+        ) as caught:
             loaded.attach(smaller)
         self.assertNotIn("\n", str(caught.exception))
         loaded.attach(learner.task)

@@ -177,15 +177,17 @@ class ConformanceTest(parameterized.TestCase):
 
     @parameterized.named_parameters(METHODS)
     def test_config_round_trip(self, method):
-        changed = {"batch_size": 3, "weight_decay": 0.25, "ema_momentum": 0.75, "seed": 5}
-        learner, _ = toy.learner(
-            method, **{k: v for k, v in changed.items() if k != "seed"}, seed=5
-        )
+        other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 or 0.25}
+        changed = {"seed": 5, "steps": 9, "weak_augmentation": "none", "decayed": "kernels"}
+        for name, parameter in methods.arguments(method).items():
+            if parameter.annotation in other:
+                changed[name] = other[parameter.annotation](parameter.default)
+        learner, _ = toy.learner(method, **changed)
         config = learner.get_config()
         self.assertEqual({k: config[k] for k in changed}, changed)
         self.assertEqual(set(methods.arguments(method)) - set(config), set())
         copy = type(learner).from_config(config)
-        for key in methods.arguments(method):
+        for key in (*methods.arguments(method), "seed", "steps"):
             self.assertEqual(getattr(copy, key), getattr(learner, key))
 
     @parameterized.named_parameters(METHODS)
