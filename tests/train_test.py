@@ -268,7 +268,7 @@ class MistakeTest(parameterized.TestCase):
 
     def test_a_flag_of_another_method(self):
         error = self.refuse("--method=supervised", "--unlabeled_ratio=3")
-        self.assertIn("is not a flag of method 'supervised', which takes: --batch_size", error)
+        self.assertIn("is not a flag of method 'supervised', which takes: --average_stat", error)
 
     def test_a_malformed_flagfile(self):
         path = self.create_tempfile(content="--steps=5  # few\n").full_path
