@@ -8,7 +8,8 @@
 #          or cifar10, if its decoded arrays are in the cache.
 # OUT      folder for the JSON of each part and for the run.
 # MINUTES  of training, 5 unless given; with the timings before it, under 9 in all.
-# METHOD   fixmatch unless given, or uda: those that have a recipe of their authors' code.
+# METHOD   fixmatch unless given, or uda: those that have a recipe of their authors' code. The
+#          moving average's momentum is 0.999 for both: UDA's own 0.9999 is for 500,000 steps.
 set -euo pipefail
 usage="usage: benchmarks/gpu.sh DATASET OUT [MINUTES] [METHOD]"
 dataset=${1:?$usage}
@@ -38,5 +39,6 @@ PYTHON
 )
 run_dir=$out/${method}_run_$steps
 python3 -m ssl_noisy.train --flagfile="$recipe" \
-  --dataset="$dataset" --precision=mixed_bfloat16 --steps="$steps" --run_dir="$run_dir"
+  --dataset="$dataset" --precision=mixed_bfloat16 --steps="$steps" --ema_momentum=0.999 \
+  --run_dir="$run_dir"
 cp "$run_dir/result.json" "$out/${method}_cifar10_250.json"

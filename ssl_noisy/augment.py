@@ -79,6 +79,7 @@ RAND_AUGMENT = {
     "google_code": Policy(2, 0.5, _CODE_MAGNITUDES, False, GRAY, (0.5, 0.5)),
     "paper": Policy(2, 1.0, _PAPER_MAGNITUDES, True, GRAY, (0.0, 0.5)),
     "torchssl": Policy(3, 1.0, _PAPER_MAGNITUDES, True, 0.0, (0.0, 0.5), weak_last=True),
+    "usb": Policy(3, 1.0, _PAPER_MAGNITUDES, True, 0.0, (0.0, 0.5)),
     "uda": Policy(2, 0.5, _UDA_MAGNITUDES, False, GRAY, (0.5, 0.5), weak_last=True),
 }
 POLICIES = tuple(RAND_AUGMENT)
@@ -191,7 +192,8 @@ def rand_augment(images, seed, *, policy="google_code"):
             operations, each applied with probability 1/2, levels 1 to 9;
             `"paper"`, the table in their paper: always applied, uniform
             magnitudes; `"torchssl"`: as the paper, but 3 operations, and
-            warps fill with black instead of gray; or `"uda"`, the UDA authors'
+            warps fill with black instead of gray, and `"usb"` the same (they differ in
+            `strong_view`); or `"uda"`, the UDA authors'
             code: as `google_code`, of 15 operations, with invert and cutout,
             and without identity.
 

@@ -263,9 +263,15 @@ class Learner(keras.Model):
             raise ValueError(
                 f"This {type(self).__name__} has no data. Call `attach(task)` before training."
             )
-        return IndexBatches(
-            self.pools(), self.streams(), seed, true_labels=true_labels, start=start
-        )
+        pools = self.pools()
+        for name, pool in pools.items():
+            if len(pool) == 0:
+                raise ValueError(
+                    f"{type(self).__name__} draws {name} examples, and the task has none. Label "
+                    f"fewer of them (--num_labels). Received: {len(self.task.labeled)} of "
+                    f"{self.task.num_examples} labeled"
+                )
+        return IndexBatches(pools, self.streams(), seed, true_labels=true_labels, start=start)
 
     def images(self, indices):
         """Takes images as float32 pixels `(batch_size, height, width, channels)` in [0, 255]."""

@@ -56,6 +56,18 @@ class SemiSupervisedLearner(Learner):
         """Returns the mean cross-entropy of labeled examples with their given labels."""
         return ops.mean(losses.cross_entropy(self.given_labels(labeled), logits))
 
+    def outcome(self, supervised, unsupervised, pseudo_labels, mask, **monitors):
+        """Returns the objective's dict of a method with pseudo-labels, `mask` being kept shares."""
+        return {
+            "terms": {
+                "supervised_loss": supervised,
+                "unsupervised_loss": self.unsupervised_weight * unsupervised,
+            },
+            "monitors": {"mask_rate": ops.mean(mask), **monitors},
+            "pseudo_labels": pseudo_labels,
+            "mask": mask,
+        }
+
     def ramp(self, end, start=0.0):
         """Returns the linear ramp from 0 to 1 between two shares of the training, a scalar."""
         return schedules.linear_ramp(self.progress(), start, end)
@@ -101,7 +113,7 @@ class WeakStrongLearner(SemiSupervisedLearner):
     1.16 s apart and 1.68 s joint.
 
     Args:
-        strong_augmentation: One of `google_code`, `paper`, `torchssl`, `uda`: which
+        strong_augmentation: One of `google_code`, `paper`, `torchssl`, `usb`, `uda`: which
             RandAugment and cutout (see `augment.strong_view`); `ctaugment`, which
             learns its magnitudes (see `ctaugment`), or `ctaugment_pixels`, the same
             with the slip of the public code, whose translations are below a pixel.
@@ -184,15 +196,3 @@ class WeakStrongLearner(SemiSupervisedLearner):
         one_hot = ops.one_hot(self.given_labels(labeled), probs.shape[-1])
         proximity = 1 - 0.5 * ops.sum(ops.abs(probs - one_hot), axis=-1)
         self.rates.assign(ctaugment.updated_rates(self.rates.value, bins, proximity))
-
-    def outcome(self, supervised, unsupervised, pseudo_labels, mask, **monitors):
-        """Returns the objective's dict of a method with pseudo-labels, `mask` being kept shares."""
-        return {
-            "terms": {
-                "supervised_loss": supervised,
-                "unsupervised_loss": self.unsupervised_weight * unsupervised,
-            },
-            "monitors": {"mask_rate": ops.mean(mask), **monitors},
-            "pseudo_labels": pseudo_labels,
-            "mask": mask,
-        }

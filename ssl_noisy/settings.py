@@ -136,10 +136,11 @@ class Settings:
 
     def for_baseline(self):
         """Returns the settings of the baseline run: the same, as far as its method takes them."""
+        here = self.resolved()
         takes = methods.arguments(self.baseline)
-        arguments = {k: v for k, v in self.method_arguments.items() if k in takes}
+        arguments = {k: v for k, v in here.method_arguments.items() if k in takes}
         return dataclasses.replace(
-            self, method=self.baseline, baseline=None, run_dir=None, method_arguments=arguments
+            here, method=self.baseline, baseline=None, run_dir=None, method_arguments=arguments
         )
 
     def flag_lines(self, places=True):

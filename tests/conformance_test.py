@@ -177,7 +177,7 @@ class ConformanceTest(parameterized.TestCase):
 
     @parameterized.named_parameters(METHODS)
     def test_config_round_trip(self, method):
-        other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 or 0.25}
+        other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 or 0.125}
         changed = {"seed": 5, "steps": 9, "weak_augmentation": "none", "decayed": "kernels"}
         for name, parameter in methods.arguments(method).items():
             if parameter.annotation in other:

@@ -86,9 +86,17 @@ class SettingsTest(parameterized.TestCase):
             "--baseline=supervised", "--batch_size=8", "--unlabeled_ratio=2", "--num_labels=9"
         )
         baseline = made.for_baseline()
-        self.assertEqual(baseline.method_arguments, {"batch_size": 8})
+        self.assertEqual(set(baseline.method_arguments), set(methods.arguments("supervised")))
+        self.assertEqual(baseline.method_arguments["batch_size"], 8)
         self.assertEqual((baseline.method, baseline.baseline), ("supervised", None))
         self.assertEqual(baseline.num_labels, 9)
+
+    def test_a_baseline_trains_as_long_and_as_fast_as_the_method(self):
+        made = parse("--method=arazo", "--baseline=supervised", "--num_labels=9")
+        baseline = made.for_baseline().resolved()
+        self.assertEqual((baseline.steps, baseline.learning_rate), (235_650, 0.1))
+        self.assertEqual((baseline.schedule, baseline.nesterov), ("drops_5_8_7_8", False))
+        self.assertEqual(baseline.method_arguments["weight_decay"], 1e-4)
 
     def test_a_baseline_of_itself_or_of_none_is_none(self):
         self.assertIsNone(parse("--baseline=fixmatch").baseline)

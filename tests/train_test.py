@@ -364,7 +364,7 @@ class MistakeTest(parameterized.TestCase):
                     self.assertTrue(np.isfinite(archive[key]).all())
 
     @parameterized.parameters(
-        (("--noinclude_labeled", "--num_labels=1297"), "no examples to draw for 'unlabeled'"),
+        (("--noinclude_labeled", "--num_labels=1297"), "Label fewer of them (--num_labels)."),
         (("--dataset=npz:{}",), "1 or 3 channels"),
     )
     def test_data_that_the_method_cannot_use(self, arguments, message):

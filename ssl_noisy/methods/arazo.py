@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from ssl_noisy import augment, losses
-from ssl_noisy.learner import Learner
+from ssl_noisy.learner import WEAK_AUGMENTATIONS, Learner
 
 
 def prior_loss(logits):
@@ -99,6 +99,9 @@ class Arazo(Learner):
         kwargs.update(batch_size=batch_size, weight_decay=weight_decay, decayed=decayed)
         kwargs.update(ema_momentum=ema_momentum, average_statistics=average_statistics)
         super().__init__(network, task, weak_augmentation=weak_augmentation, **kwargs)
+        # A batch comes from two pools, whose passes alternate at different steps.
+        choices = [kind for kind in WEAK_AUGMENTATIONS if not kind.startswith("alternating")]
+        self.check_choice("weak_augmentation", weak_augmentation, choices)
         self.check_at_least(1, unlabeled_batch_size=unlabeled_batch_size)
         self.check_at_least(
             0,

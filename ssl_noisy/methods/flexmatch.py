@@ -38,6 +38,8 @@ class FlexMatch(WeakStrongLearner):
     Labeled, weak and strong views are a forward pass each, where the authors' code
     (TorchSSL) passes them as one batch: `joint_batch_norm=True`.
 
+    Strong views are FixMatch's by default; the authors' are `strong_augmentation="torchssl"`.
+
     Args:
         confidence_threshold: Float in [0, 1], the threshold of the best learned class. A
             pseudo-label is kept when its probability is `>=` its class's threshold.
@@ -78,8 +80,10 @@ class FlexMatch(WeakStrongLearner):
 
     def remember(self, unlabeled, pseudo_labels, confident):
         """Writes the labels of the confident examples of this step to their places."""
-        before = ops.take(self.confident_labels.value, unlabeled)
-        labels = ops.where(confident > 0, pseudo_labels, before)
-        self.confident_labels.assign(
-            ops.scatter_update(self.confident_labels.value, unlabeled[:, None], labels)
+        # A maximum does not depend on the order of an example that comes up twice in a batch.
+        new = ops.segment_max(
+            ops.where(confident > 0, pseudo_labels, -1),
+            unlabeled,
+            num_segments=self.task.num_examples,
         )
+        self.confident_labels.assign(ops.where(new >= 0, new, self.confident_labels.value))

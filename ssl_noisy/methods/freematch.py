@@ -51,6 +51,8 @@ class FreeMatch(WeakStrongLearner):
     0.95, which SVHN uses, is not here. Labeled, weak and strong views are a forward pass
     each, where that code passes them as one batch: `joint_batch_norm=True`.
 
+    Strong views are FixMatch's by default; the authors' are `strong_augmentation="usb"`.
+
     Args:
         fairness_weight: Float >= 0, the weight of the fairness term, the paper's w_f.
         threshold_momentum: Float in [0, 1), the momentum of all these averages.

@@ -2,7 +2,6 @@
 """Pseudo-Label: the network's own class is the label, with a weight that grows."""
 
 import keras
-from keras import ops
 
 from ssl_noisy import losses
 from ssl_noisy.semi_supervised import SemiSupervisedLearner
@@ -19,8 +18,8 @@ class PseudoLabel(SemiSupervisedLearner):
       default here: only classes of probability `>=` 0.95 count (there `>`), with weight
       1 that rises along the first 40 % of the training.
     - Lee's own: `confidence_threshold=0` and a weight that rises between two moments,
-      as summaries of the paper quote it to 3 between epochs 100 and 600: `ramp_start`
-      and `ramp_end` are their shares of the training.
+      `ramp_start` and `ramp_end`. It is quoted as rising to 3 between epochs 100 and
+      600, which we could not confirm.
 
     As in that benchmark code, batch norm's running statistics follow the labeled views
     alone. The network, augmentation and optimizer are those of the other methods; Lee
@@ -57,6 +56,7 @@ class PseudoLabel(SemiSupervisedLearner):
         self.check_share(
             confidence_threshold=confidence_threshold, ramp_start=ramp_start, ramp_end=ramp_end
         )
+        self.check_argument("ramp_start", ramp_start, ramp_start <= ramp_end, "at most `ramp_end`")
         self.confidence_threshold = confidence_threshold
         self.ramp_start = ramp_start
         self.ramp_end = ramp_end
@@ -68,13 +68,6 @@ class PseudoLabel(SemiSupervisedLearner):
         probs = losses.probabilities(logits)
         pseudo_labels, mask = losses.confident_labels(probs, self.confidence_threshold)
         unsupervised = losses.masked_mean(losses.cross_entropy(pseudo_labels, logits), mask)
-        weight = self.unsupervised_weight * self.ramp(self.ramp_end, start=self.ramp_start)
-        return {
-            "terms": {
-                "supervised_loss": self.supervised_loss(labeled, labeled_logits),
-                "unsupervised_loss": weight * unsupervised,
-            },
-            "monitors": {"mask_rate": ops.mean(mask)},
-            "pseudo_labels": pseudo_labels,
-            "mask": mask,
-        }
+        unsupervised *= self.ramp(self.ramp_end, start=self.ramp_start)
+        supervised = self.supervised_loss(labeled, labeled_logits)
+        return self.outcome(supervised, unsupervised, pseudo_labels, mask)

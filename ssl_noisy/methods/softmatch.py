@@ -37,6 +37,8 @@ class SoftMatch(WeakStrongLearner):
     strong views are a forward pass each, where that code passes them as one batch:
     `joint_batch_norm=True`.
 
+    Strong views are FixMatch's by default; the authors' are `strong_augmentation="usb"`.
+
     Args:
         uniform_alignment: Whether the predictions that weights are made of are first
             aligned with equal classes.
