@@ -82,7 +82,7 @@ class CTAugmentLearningTest(absltest.TestCase):
             "fixmatch", strong_augmentation="ctaugment", compiled=False, weak_augmentation="none"
         )
         for average in learner.averages:  # all logits 0 but the last bias, which gives class 1
-            average.assign(ops.zeros_like(average))
+            average.assign(np.zeros(average.shape, "float32"))
         bias = np.zeros(10, "float32")
         bias[1] = np.log(9.0)  # probabilities 1/18, and 1/2 of class 1
         learner.averages[-1].assign(bias)
