@@ -230,21 +230,24 @@ class OperationsTest(parameterized.TestCase):
 
 class PoliciesTest(parameterized.TestCase):
     def test_names(self):
-        self.assertEqual(augment.POLICIES, ("google_code", "paper", "torchssl", "uda"))
-        with self.assertRaisesRegex(ValueError, "'fixmatch'.*google_code, paper, torchssl, uda"):
+        self.assertEqual(augment.POLICIES, ("google_code", "paper", "torchssl", "usb", "uda"))
+        with self.assertRaisesRegex(
+            ValueError, "'fixmatch'.*google_code, paper, torchssl, usb, uda"
+        ):
             augment.rand_augment(np.zeros((1, 8, 8, 1)), None, policy="fixmatch")
 
     @parameterized.parameters(
         ("google_code", 2, 0.5, GRAY, (0.5, 0.5)),
         ("paper", 2, 1.0, GRAY, (0.0, 0.5)),
         ("torchssl", 3, 1.0, 0, (0.0, 0.5)),
+        ("usb", 3, 1.0, 0, (0.0, 0.5)),
         ("uda", 2, 0.5, GRAY, (0.5, 0.5)),
     )
     def test_rules(self, name, draws, probability, fill, cutout):
         policy = augment.RAND_AUGMENT[name]
         self.assertEqual((policy.draws, policy.probability), (draws, probability))
         self.assertEqual((policy.warp_fill, policy.cutout), (fill, cutout))
-        self.assertEqual(policy.continuous, name in ("paper", "torchssl"))
+        self.assertEqual(policy.continuous, name in ("paper", "torchssl", "usb"))
         self.assertCountEqual(policy.magnitudes, UDA if name == "uda" else PILLOW)
 
     @parameterized.parameters("google_code", "uda")
@@ -270,7 +273,7 @@ class PoliciesTest(parameterized.TestCase):
         levels = 32 * np.array(augment.RAND_AUGMENT["uda"].magnitudes["cutout"])
         np.testing.assert_array_equal(levels, range(2, 20, 2))
 
-    @parameterized.parameters("paper", "torchssl")
+    @parameterized.parameters("paper", "torchssl", "usb")
     def test_paper_ranges(self, name):
         expected = {
             "rotate": (-30, 30),
@@ -375,7 +378,7 @@ class RandAugmentTest(parameterized.TestCase):
 
 class StrongViewTest(parameterized.TestCase):
     @parameterized.parameters(
-        ("google_code", False), ("paper", False), ("torchssl", True), ("uda", True)
+        ("google_code", False), ("paper", False), ("torchssl", True), ("usb", False), ("uda", True)
     )
     def test_the_weak_view_is_first_or_last(self, policy, is_last):
         calls = []
