@@ -100,7 +100,7 @@ class Learner(keras.Model):
         self.check_at_least(1, batch_size=batch_size)
         self.check_at_least(0, weight_decay=weight_decay)
         self.check_choice("decayed", decayed, DECAYED)
-        self.check_argument("ema_momentum", ema_momentum, 0 <= ema_momentum < 1, "in [0, 1)")
+        self.check_momentum(ema_momentum=ema_momentum)
         self.check_choice("weak_augmentation", weak_augmentation, WEAK_AUGMENTATIONS)
         self.check_argument("steps", steps, steps is None or steps >= 1, "at least 1, or None")
         self.network = network
@@ -159,6 +159,11 @@ class Learner(keras.Model):
         """Raises the `ValueError` of the first argument outside [0, 1]."""
         for name, value in arguments.items():
             self.check_argument(name, value, 0 <= value <= 1, "in [0, 1]")
+
+    def check_momentum(self, **arguments):
+        """Raises the `ValueError` of the first argument outside [0, 1)."""
+        for name, value in arguments.items():
+            self.check_argument(name, value, 0 <= value < 1, "in [0, 1)")
 
     def add_state(self, name, value):
         """Returns a new variable that starts as the array `value`, is no weight, and is saved."""

@@ -75,8 +75,7 @@ class FreeMatch(WeakStrongLearner):
     ):
         super().__init__(network, task, **kwargs)
         self.check_at_least(0, fairness_weight=fairness_weight)
-        in_range = 0 <= threshold_momentum < 1
-        self.check_argument("threshold_momentum", threshold_momentum, in_range, "in [0, 1)")
+        self.check_momentum(threshold_momentum=threshold_momentum)
         self.fairness_weight = fairness_weight
         self.threshold_momentum = threshold_momentum
         self.confidence = self.add_state("confidence", np.float32(1 / network.output_shape[-1]))

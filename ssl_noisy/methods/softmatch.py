@@ -61,8 +61,7 @@ class SoftMatch(WeakStrongLearner):
     ):
         super().__init__(network, task, **kwargs)
         self.check_argument("num_sigmas", num_sigmas, num_sigmas > 0, "above 0")
-        in_range = 0 <= threshold_momentum < 1
-        self.check_argument("threshold_momentum", threshold_momentum, in_range, "in [0, 1)")
+        self.check_momentum(threshold_momentum=threshold_momentum)
         self.uniform_alignment = uniform_alignment
         self.num_sigmas = num_sigmas
         self.threshold_momentum = threshold_momentum
