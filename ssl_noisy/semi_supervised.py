@@ -161,8 +161,9 @@ class WeakStrongLearner(SemiSupervisedLearner):
             ones unless `weak_gradient`.
         """
         labeled_views = self.weak_views("labeled", labeled)
-        weak_views = self.weak_views("unlabeled", unlabeled)
-        strong_views = self.strong_view(self.images(unlabeled))
+        images = self.images(unlabeled)
+        weak_views = self.weak_view(images, unlabeled, stream="unlabeled")
+        strong_views = self.strong_view(images)
         self.learn_augmentation(labeled_views, labeled)
         n, m = labeled.shape[0], unlabeled.shape[0]
         if self.joint_batch_norm:

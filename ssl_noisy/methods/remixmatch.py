@@ -106,8 +106,8 @@ class ReMixMatch(WeakStrongLearner):
 
     def objective(self, labeled, unlabeled):
         labeled_views = self.weak_views("labeled", labeled)
-        weak = self.weak_views("unlabeled", unlabeled)
         images = self.images(unlabeled)
+        weak = self.weak_view(images, unlabeled, stream="unlabeled")
         strong = [self.strong_view(images) for _ in range(self.num_strong_views)]
         self.learn_augmentation(labeled_views, labeled)
         weak_logits, strong_logits, turned_logits, turns = self.unmixed(weak, strong[0])
