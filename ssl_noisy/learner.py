@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import augment, losses
+from ssl_noisy import augment, losses, record
 from ssl_noisy.batches import IndexBatches
 
 PSEUDO_LABEL_ACCURACY = "pseudo_label_accuracy"
@@ -63,6 +63,8 @@ class Learner(keras.Model):
             data sets whose classes do not survive a flip), `flip_shift`,
             `alternating_flip_shift`, `shift`, `jitter` (colors, half the shift, and a
             flip as `auto`), `none`.
+        record_examples: Whether to keep a record of every labeled example: margins, losses,
+            agreement, forgetting (see `record`).
         steps: Integer, the length of the training, which ramps and milestones
             follow. None takes `training_defaults["steps"]`.
         seed: Integer, the seed of the augmentation.
@@ -92,6 +94,7 @@ class Learner(keras.Model):
         ema_momentum: float = 0.999,
         average_statistics: bool = False,
         weak_augmentation: str = "auto",
+        record_examples: bool = True,
         steps: int | None = None,
         seed: int = 0,
         name=None,
@@ -110,6 +113,7 @@ class Learner(keras.Model):
         self.ema_momentum = ema_momentum
         self.average_statistics = average_statistics
         self.weak_augmentation = weak_augmentation
+        self.record_examples = record_examples
         self.steps = self.training_defaults["steps"] if steps is None else steps
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -208,6 +212,8 @@ class Learner(keras.Model):
                 f"classes. Received: network.output_shape={self.network.output_shape}"
             )
         examples = self.example_states(task)
+        if self.record_examples:
+            examples = {**examples, **record.initial(task.num_examples)}
         for name, value in examples.items():
             loaded = self.loaded_states.get(name, value)
             if loaded.shape != value.shape:
@@ -309,6 +315,55 @@ class Learner(keras.Model):
             "max_shift": {"none": 0, "jitter": jitter_shift}.get(kind),
         }
 
+    def weak_logits(self, indices):
+        """Returns the logits of weak views of `indices`, in training mode, and observes them."""
+        logits = self.network(self.weak_view(self.images(indices), indices), training=True)
+        self.observe(indices, logits)
+        return logits
+
+    def observe(self, indices, logits):
+        """Takes a forward pass into the record of the examples: once an objective.
+
+        Args:
+            indices: int32 `(batch_size,)`. Those without a given label are passed over.
+            logits: Float `(batch_size, num_classes)`, from before the update, in training mode
+                where the method has such a pass.
+        """
+        if not self.record_examples:
+            return
+        sums, counts = record.updated(
+            self.record_sums.value,
+            self.record_counts.value,
+            indices,
+            self.given_labels(indices),
+            logits,
+        )
+        self.record_sums.assign(sums)
+        self.record_counts.assign(counts)
+
+    def example_record(self, positions=slice(None)):
+        """Returns the record of the examples at `positions` as arrays: see `record.read`.
+
+        Raises:
+            ValueError: If there is none, with `record_examples=False`.
+        """
+        if not self.record_examples:
+            raise ValueError("There is no record: this learner has record_examples=False.")
+        sums, counts = (
+            ops.convert_to_numpy(v.value) for v in (self.record_sums, self.record_counts)
+        )
+        return record.read(sums, counts, positions)
+
+    def detected(self):
+        """Returns what the method itself says of the labels, from what it keeps.
+
+        Returns:
+            A dict from the detector's name to `(score, flagged)`, arrays of shape
+            `(num_examples,)`: float, larger where the label is more suspicious, NaN where it does
+            not know, and bool. The first is the method's own choice.
+        """
+        return {}
+
     def progress(self):
         """Returns the share of the training that is done, a float32 scalar in [0, 1]."""
         return ops.minimum(ops.cast(self.step.value, "float32") / self.steps, 1.0)
@@ -365,12 +420,7 @@ class Learner(keras.Model):
                 values *= ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
             return ops.mean(values)
         terms = dict(y_pred["terms"])
-        decayed = [
-            v
-            for v in self.network.trainable_variables
-            if v.name == "kernel" or self.decayed == "all"
-        ]
-        terms["weight_decay_loss"] = self.weight_decay * losses.l2(decayed)
+        terms["weight_decay_loss"] = self.weight_decay * losses.l2(self.decayed_variables())
         for key, value in {**terms, **y_pred["monitors"]}.items():
             self.trackers[key].update_state(value)
         loss = sum([*terms.values(), *self.losses])  # the latter of the network's own layers
@@ -379,6 +429,11 @@ class Learner(keras.Model):
             ops.where(is_first, self.step.value, self.first_nonfinite_step.value)
         )
         return loss
+
+    def decayed_variables(self):
+        """Returns the variables that `weight_decay` draws to zero, as `decayed` says."""
+        variables = self.network.trainable_variables
+        return [v for v in variables if v.name == "kernel" or self.decayed == "all"]
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if not isinstance(y_pred, dict):

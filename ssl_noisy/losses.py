@@ -55,6 +55,19 @@ def entropy(logits):
     return soft_cross_entropy(ops.softmax(ops.cast(logits, "float32"), axis=-1), logits)
 
 
+def prior_loss(logits):
+    """Computes -mean over classes of log h, h being the batch's mean probabilities.
+
+    It keeps a network from assigning everything to one class. It is KL(uniform || h) plus the
+    constant log(num_classes): a float32 scalar.
+
+    Reference:
+        [Arazo et al., 2020](https://arxiv.org/abs/1908.02983), section 3.1, the R_A.
+    """
+    mean = ops.mean(ops.softmax(ops.cast(logits, "float32"), axis=-1), axis=0)
+    return -ops.mean(ops.log(ops.maximum(mean, 1e-12)))
+
+
 def probabilities(logits, temperature=1.0):
     """Returns softmax(logits / temperature) in float32, through which no gradient flows."""
     return ops.softmax(ops.cast(ops.stop_gradient(logits), "float32") / temperature, axis=-1)
@@ -70,6 +83,36 @@ def sharpen(probs, temperature):
     # Relative to the largest, which becomes 1: small temperatures do not underflow a whole row.
     powers = (probs / ops.max(probs, axis=-1, keepdims=True)) ** (1 / temperature)
     return powers / ops.sum(powers, axis=-1, keepdims=True)
+
+
+def margin(labels, logits):
+    """Computes the logit of each label less the largest other logit, float32 `(batch_size,)`.
+
+    Arguments as `cross_entropy`. It is positive where the label is the prediction.
+
+    Reference:
+        [Pleiss et al., 2020](https://arxiv.org/abs/2001.10528), equation 1.
+    """
+    _check_rank("logits", logits, 2)
+    _check_shape("labels", labels, logits.shape[:1])
+    logits = ops.cast(logits, "float32")
+    is_label = ops.one_hot(labels, logits.shape[-1], dtype="float32")
+    # A large finite number: -inf times 0 is not a number.
+    others = ops.max(logits - 1e30 * is_label, axis=-1)
+    return ops.sum(logits * is_label, axis=-1) - others
+
+
+def cores(labels, logits):
+    """Computes -log p[label] - mean over classes of -log p, float32 `(batch_size,)`.
+
+    Arguments as `cross_entropy`. It is the mean logit less the label's; CORES takes a label for
+    right where it is at most 0.
+
+    Reference:
+        [Cheng et al., 2021](https://arxiv.org/abs/2010.02347), section 3.
+    """
+    log_probs = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    return cross_entropy(labels, logits) + ops.mean(log_probs, axis=-1)
 
 
 def confident_labels(probs, confidence_threshold):

@@ -6,7 +6,13 @@ import math
 import keras
 from keras import ops
 
-SCHEDULES = ("cosine_7_16", "cosine", "drops_5_8_7_8", "constant")
+# Shares of the training after which the rate is divided by ten, and by ten again.
+DROPS = {
+    "drops_5_8_7_8": (5 / 8, 7 / 8),  # of 400 epochs 250 and 350: Arazo et al., 2020
+    "drops_1_2_3_4": (1 / 2, 3 / 4),  # of 300 epochs 150 and 225: Pleiss et al., 2020
+    "drops_1_3_5_6": (1 / 3, 5 / 6),  # of 300 epochs 100 and 250: Arazo et al., 2019
+}
+SCHEDULES = ("cosine_7_16", "cosine", *DROPS, "constant")
 
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
@@ -53,9 +59,8 @@ def learning_rate(schedule, initial_learning_rate, steps):
     """Makes the learning rate named by `schedule`, one of `SCHEDULES`, for `steps` steps.
 
     `cosine_7_16` is FixMatch's, `cosine` goes to zero along a quarter period,
-    `drops_5_8_7_8` is divided by ten after 5/8 and again after 7/8 of the steps
-    (of 400 epochs, 250 and 350, as in Arazo et al., 2020), `constant` is the
-    number itself.
+    those of `DROPS` are divided by ten after the shares of the steps in their names,
+    `constant` is the number itself.
     """
     if schedule == "constant":
         return initial_learning_rate
@@ -63,10 +68,10 @@ def learning_rate(schedule, initial_learning_rate, steps):
         raise ValueError(
             f"`schedule` must be one of {', '.join(SCHEDULES)}. Received: schedule={schedule!r}"
         )
-    if schedule == "drops_5_8_7_8":
+    if schedule in DROPS:
         rates = [initial_learning_rate / 10**drop for drop in range(3)]
         # A rate holds up to and including its boundary, the index of a step.
-        boundaries = [max(round(steps * share) - 1, 0) for share in (5 / 8, 7 / 8)]
+        boundaries = [max(round(steps * share) - 1, 0) for share in DROPS[schedule]]
         return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
     fraction = 7 / 16 if schedule == "cosine_7_16" else 1 / 2
     return CosineDecay(initial_learning_rate, steps, fraction)

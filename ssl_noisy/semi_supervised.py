@@ -53,7 +53,8 @@ class SemiSupervisedLearner(Learner):
         return self.weak_view(self.images(indices), indices, stream=stream)
 
     def supervised_loss(self, labeled, logits):
-        """Returns the mean cross-entropy of labeled examples with their given labels."""
+        """Observes labeled examples; returns their mean cross-entropy with the given labels."""
+        self.observe(labeled, logits)
         return ops.mean(losses.cross_entropy(self.given_labels(labeled), logits))
 
     def outcome(self, supervised, unsupervised, pseudo_labels, mask, **monitors):

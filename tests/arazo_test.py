@@ -45,11 +45,11 @@ def step(learner):
 class FormulaTest(absltest.TestCase):
     def test_prior_loss_by_hand(self):
         # log 5: KL(uniform || h) alone is 0 here.
-        self.assertAlmostEqual(float(arazo.prior_loss(np.zeros((4, 5)))), 1.609438, places=5)
+        self.assertAlmostEqual(float(losses.prior_loss(np.zeros((4, 5)))), 1.609438, places=5)
         # h = (0.7, 0.3). The mean of each example's logarithms would be 0.9486, the sum over
         # classes 1.5606, the entropy of h 0.6109, KL(uniform || h) 0.0872.
         logits = logarithms([[0.9, 0.1], [0.5, 0.5]])
-        self.assertAlmostEqual(float(arazo.prior_loss(logits)), 0.780324, places=5)
+        self.assertAlmostEqual(float(losses.prior_loss(logits)), 0.780324, places=5)
 
     def test_terms_by_hand(self):
         inputs = keras.Input((1, 1, 1))

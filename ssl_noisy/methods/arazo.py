@@ -11,16 +11,6 @@ from ssl_noisy import augment, losses
 from ssl_noisy.learner import WEAK_AUGMENTATIONS, Learner
 
 
-def prior_loss(logits):
-    """Computes -mean over classes of log h, h being the batch's mean probabilities, the R_A.
-
-    It is KL(uniform || h) + log(num_classes), so log(num_classes) where h is uniform: a float32
-    scalar. It keeps the network from assigning everything to one class.
-    """
-    mean = ops.mean(ops.softmax(ops.cast(logits, "float32"), axis=-1), axis=0)
-    return -ops.mean(ops.log(ops.maximum(mean, 1e-12)))
-
-
 def dropout_layers(model):
     """Yields the dropout layers of a model, of models within it too."""
     for layer in getattr(model, "layers", ()):
@@ -36,7 +26,7 @@ class Arazo(Learner):
     Every example has a soft label on the device: labeled ones their given label, for ever;
     unlabeled ones the softmax from when they last came up, made of the plain image in
     training mode without dropout. A step takes both kinds, mixes them (one lambda a batch),
-    and adds to the cross-entropy R_A, which keeps all classes in use (`prior_loss`), and R_H,
+    and adds to the cross-entropy R_A, which keeps all classes in use (`losses.prior_loss`), and R_H,
     the mean entropy, both of the mixed predictions. It begins with a warm-up on the given
     labels alone. The weights that are evaluated are the mean of snapshots from the last
     eighth of the training.
@@ -144,7 +134,7 @@ class Arazo(Learner):
         images = self.images(indices)
         views = self.weak_view(images, indices)
         soft_labels = self.labels_of(indices, views)
-        self.renew(images, unlabeled, is_warmup)
+        self.renew(images, indices, unlabeled, is_warmup)
         mixed, mixed_labels = augment.mixup(
             views, soft_labels, self.seed_generator, alpha=self.mixup_alpha
         )
@@ -153,7 +143,7 @@ class Arazo(Learner):
         return {
             "terms": {
                 "mixed_loss": ops.mean(losses.soft_cross_entropy(mixed_labels, logits)),
-                "prior_loss": self.prior_weight * prior_loss(logits),
+                "prior_loss": self.prior_weight * losses.prior_loss(logits),
                 "entropy_loss": self.entropy_weight * ops.mean(losses.entropy(logits)),
             },
             "monitors": {"mask_rate": ops.mean(mask)},
@@ -172,13 +162,15 @@ class Arazo(Learner):
         made = ops.cond(ops.any(is_new), first, lambda: stored)
         return ops.where(is_new, made, stored)
 
-    def renew(self, images, unlabeled, is_warmup):
+    def renew(self, images, indices, unlabeled, is_warmup):
         """Writes the present predictions of the unlabeled images of a batch, after the warm-up.
 
         The whole batch passes through the network, as in the authors' code, for batch norm.
         """
         with self.without_dropout():
-            probs = losses.probabilities(self.network(images, training=True))
+            logits = self.network(images, training=True)
+        self.observe(indices, logits)
+        probs = losses.probabilities(logits)
         stored = ops.take(self.soft_labels.value, unlabeled, axis=0)
         rows = ops.where(is_warmup, stored, probs[self.batch_size :])
         self.soft_labels.assign(

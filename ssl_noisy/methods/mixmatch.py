@@ -71,6 +71,7 @@ class MixMatch(SemiSupervisedLearner):
         )
         logits = self.network(images, training=True)
         n = labeled.shape[0]
+        self.observe(labeled, logits[:n])  # of mixtures in which the example prevails
         supervised = ops.mean(losses.soft_cross_entropy(soft_labels[:n], logits[:n]))
         probs = ops.softmax(ops.cast(logits[n:], "float32"), axis=-1)
         distance = ops.mean(ops.square(probs - soft_labels[n:]))

@@ -124,9 +124,11 @@ class ReMixMatch(WeakStrongLearner):
             per_image=True,
             keep_larger=True,
         )
-        values = losses.soft_cross_entropy(soft_labels, self.network(mixed, training=True))
-        anchor = ops.mean(losses.soft_cross_entropy(guessed, strong_logits))
         ramp, n = self.ramp(self.ramp_end), labeled.shape[0]
+        logits = self.network(mixed, training=True)
+        self.observe(labeled, logits[:n])  # of mixtures in which the example prevails
+        values = losses.soft_cross_entropy(soft_labels, logits)
+        anchor = ops.mean(losses.soft_cross_entropy(guessed, strong_logits))
         return {
             "terms": {
                 "supervised_loss": ops.mean(values[:n]),

@@ -23,7 +23,6 @@ class Supervised(Learner):
     term_names = ("supervised_loss",)
 
     def objective(self, labeled):
-        views = self.weak_view(self.images(labeled), labeled)
-        logits = self.network(views, training=True)
+        logits = self.weak_logits(labeled)
         loss = ops.mean(losses.cross_entropy(self.given_labels(labeled), logits))
         return {"terms": {"supervised_loss": loss}, "monitors": {}}

@@ -110,6 +110,7 @@ class UDA(WeakStrongLearner):
     def annealed_loss(self, labeled, logits):
         """Returns the mean loss of the labeled examples that TSA keeps, and which those are."""
         given_labels = self.given_labels(labeled)
+        self.observe(labeled, logits)
         values = losses.cross_entropy(given_labels, logits)
         if self.tsa == "none":
             return ops.mean(values), ops.ones_like(values)
