@@ -20,11 +20,13 @@ with held_stderr():
         keras.distribution.list_devices()
 
 from ssl_noisy import methods, networks  # noqa: E402
+from ssl_noisy.aum import AUM  # noqa: E402
 from ssl_noisy.learner import Learner  # noqa: E402
+from ssl_noisy.mixture import BetaMixture  # noqa: E402
 from ssl_noisy.task import Task  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["Learner", "Task", "methods", "networks"]
+__all__ = ["AUM", "BetaMixture", "Learner", "Task", "methods", "networks"]
 
 # Each method's class by its own name; importing it registers it with Keras, for loading.
 for _name in methods.names():

@@ -183,6 +183,38 @@ def load(
     return _assemble(name, version, class_names, [s and _take(name, splits, s) for s in specs])
 
 
+def load_feature(name: str, feature: str, *, data_dir: str | None = None, split: str = "train"):
+    """Reads one integer feature of a TFDS data set, such as another label, without the images.
+
+    Args:
+        name: Name of a TFDS data set, as in `load`.
+        feature: Name of a feature that is one integer an example.
+        data_dir: Where TFDS prepares data, as in `load`.
+        split: TFDS split.
+
+    Returns:
+        `(ids, values)`: int64 arrays of shape `(num_examples,)`; the ids increase and are those
+        that `load` gives the examples.
+
+    Raises:
+        DatasetError: If the data cannot be found, prepared or used.
+    """
+    tfds, builder = _find(name, data_dir)
+    features = dict(builder.info.features.items())
+    kinds = {key: kind for key, kind in features.items() if kind.shape == ()}
+    kinds = [key for key, kind in kinds.items() if np.issubdtype(kind.np_dtype, np.integer)]
+    if feature not in kinds:
+        raise DatasetError(
+            f"{name!r} has no integer feature {feature!r}. Available: {', '.join(kinds)}."
+        )
+    _prepare(name, builder)
+    # TFDS's PartialDecoding would do too, but warns of a deprecation of its own at each feature.
+    images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
+    decoders = {key: tfds.decode.SkipDecoding() for key in images}
+    (values,), ids, _ = _read_split(tfds, builder, split, [feature], decoders)
+    return ids, values.astype(np.int64)
+
+
 def _assemble(name, version, class_names, parts) -> Dataset:
     """Each part is (images, labels, ids, keys); an example has one key in all splits."""
     train, validation, test = parts
@@ -344,7 +376,8 @@ def _tfds(name, data_dir, cache_dir, specs) -> Dataset:
     return dataset
 
 
-def _decode(name, data_dir, specs) -> Dataset:
+def _find(name, data_dir):
+    """Returns the module of TFDS and its builder of the data set, perhaps not prepared."""
     try:
         with quiet.held_stderr():
             import keras
@@ -363,7 +396,7 @@ def _decode(name, data_dir, specs) -> Dataset:
             tf.config.set_visible_devices([], "GPU")
     base = name.partition(":")[0]
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
+        return tfds, tfds.builder(name, data_dir=data_dir)
     except Exception as error:  # ValueError, AssertionError, OSError and TFDS's own
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
         if base.split("/")[0] in known:
@@ -374,9 +407,16 @@ def _decode(name, data_dir, specs) -> Dataset:
         raise DatasetError(
             f"Unknown data set {name!r}. Nearest: {near}. Or use folder:PATH or npz:FILE."
         ) from error
-    image, label = _feature_keys(tfds, builder.info, base)
+
+
+def _prepare(name, builder):
     try:
         if not builder.is_prepared():
+            # TFDS would look for them after its downloads.
+            by_hand = builder.data_path.parents[builder.info.full_name.count("/")]
+            by_hand = by_hand / "downloads" / "manual"
+            if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not by_hand.exists():
+                raise OSError(f"TFDS wants files that you put into {str(by_hand)!r}")
             _reach(next(iter(builder.url_infos or ()), ""))
             builder.download_and_prepare()
     except Exception as error:
@@ -384,10 +424,20 @@ def _decode(name, data_dir, specs) -> Dataset:
             f"{name!r} is not prepared and cannot be downloaded: {_line(error)}. Prepare it where "
             "there is network, with tfds.load, and pass data_dir, or use npz:FILE or folder:PATH."
         ) from error
+
+
+def _decode(name, data_dir, specs) -> Dataset:
+    base = name.partition(":")[0]
+    tfds, builder = _find(name, data_dir)
+    image, label = _feature_keys(tfds, builder.info, base)
+    _prepare(name, builder)
     splits = builder.info.splits
     default = "validation" if "validation" in splits and "test" not in splits else "test"
     specs = (*specs[:2], specs[2] or default)
-    parts = [spec and _read_split(tfds, builder, spec, image, label) for spec in specs]
+    parts = []
+    for spec in specs:
+        read = spec and _read_split(tfds, builder, spec, [image, label])
+        parts.append(read and (read[0][0], read[0][1].astype(np.int32), *read[1:]))
     return _assemble(base, str(builder.version), builder.info.features[label].names, parts)
 
 
@@ -427,15 +477,18 @@ def _reach(url):
             raise OSError(f"no connection to {parts.hostname} ({error})") from error
 
 
-def _read_split(tfds, builder, spec, image, label):
+def _read_split(tfds, builder, spec, features, decoders=None):
+    """Returns the columns of the features, ids and TFDS's own keys, in the order of the ids."""
     infos = builder.info.splits
     names = list(dict.fromkeys(part.split("[")[0].strip() for part in spec.split("+")))
-    keys = [image, label, "tfds_id"] + ["id"] * ("id" in builder.info.features)
+    keys = [*features, "tfds_id"] + ["id"] * ("id" in builder.info.features)
     config = tfds.ReadConfig(add_tfds_id=True)
     try:
         sizes = [size for name in names for size in infos[name].shard_lengths]
         files = [file for name in names for file in infos[name].filenames]
-        data = builder.as_dataset(split=spec, batch_size=1024, read_config=config)
+        data = builder.as_dataset(
+            split=spec, batch_size=1024, read_config=config, decoders=decoders
+        )
         batches = [[batch[key] for key in keys] for batch in tfds.as_numpy(data)]
     except Exception as error:
         raise DatasetError(
@@ -444,7 +497,7 @@ def _read_split(tfds, builder, spec, image, label):
         ) from error
     columns = [np.concatenate(column) for column in zip(*batches, strict=True)]
     del batches  # 150 MB of CIFAR-10
-    images, labels, keys, texts = columns if len(columns) == 4 else (*columns, [])
+    *columns, keys, texts = columns if "id" in keys else (*columns, [])
     texts = [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in texts]
     numbers = [int(end[0]) for end in (re.search(r"\d{1,18}$", text) for text in texts) if end]
     if len(set(numbers)) < len(keys):  # no `id`, no numbers, or not unique ones
@@ -453,4 +506,4 @@ def _read_split(tfds, builder, spec, image, label):
         numbers = [starts[file] + int(row) for file, _, row in rows]
     ids = np.array(numbers, np.int64)
     order = np.argsort(ids, kind="stable")
-    return images[order], labels[order].astype(np.int32), ids[order], keys[order]
+    return [column[order] for column in columns], ids[order], keys[order]

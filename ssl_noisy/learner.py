@@ -72,6 +72,7 @@ class Learner(keras.Model):
 
     term_names = ()
     monitor_names = ()
+    removes_labels = False  # whether a run first makes passes that find labels to leave out
     always_averages = False  # whether there is an average of the weights with `ema_momentum=0` too
     # How the paper trains, here FixMatch's; a run's flags of the same names override it.
     training_defaults = {
@@ -359,8 +360,8 @@ class Learner(keras.Model):
 
         Returns:
             A dict from the detector's name to `(score, flagged)`, arrays of shape
-            `(num_examples,)`: float, larger where the label is more suspicious, NaN where it does
-            not know, and bool. The first is the method's own choice.
+            `(num_examples,)`: float in [0, 1], larger where the label is more suspicious, NaN
+            where it does not know, and bool. The first is the method's own choice.
         """
         return {}
 

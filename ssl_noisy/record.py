@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A record of every example, kept on the device by the step itself: how its label was learned."""
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -114,6 +113,12 @@ def read(sums, counts, positions=slice(None)):
         }
 
 
+def masked(kept, is_known):
+    """Returns a record in which the examples outside of a bool array `(n,)` were never seen."""
+    blanks = {"prediction": -1, "last_correct": -1, "observations": 0, "forgetting_events": 0}
+    return {k: np.where(is_known, v, blanks.get(k, np.nan)) for k, v in kept.items()}
+
+
 def average(records):
     """Returns the mean of several records of the same examples, each where it knows them.
 
@@ -137,77 +142,3 @@ def average(records):
             result[name] = np.where(one[name] >= 0, one[name], result[name])
     result["forgetting_events"] = sum(one["forgetting_events"] for one in records)
     return result
-
-
-class AUM:
-    """The area under the margin of every example, for a training loop of your own.
-
-    ```python
-    aum = ssl_noisy.AUM(num_examples=len(images))
-    for indices in batches:
-        logits = network(images[indices], training=True)
-        aum.update(logits, given_labels[indices], indices)  # before the weights are updated
-        ...
-    suspicious = np.argsort(aum.values)  # NaN, never seen, comes last
-    ```
-
-    The margin of an example is the logit of its given label less the largest other logit: of
-    logits, never of probabilities. Its area is the mean of all margins seen, the first ones too,
-    as in the package `aum` of the paper's authors; leave the first epoch out yourself, as they do.
-    A learner of this package keeps its own record in the compiled step.
-
-    `update` may be called inside a compiled function on TensorFlow.
-
-    Args:
-        num_examples: Positive integer.
-
-    Reference:
-        [Pleiss et al., 2020](https://arxiv.org/abs/2001.10528), section 3.
-    """
-
-    def __init__(self, num_examples):
-        if num_examples < 1:
-            raise ValueError(f"`num_examples` must be positive. Received: {num_examples}")
-        self._sums = keras.Variable(np.zeros(num_examples, "float32"), trainable=False)
-        self._counts = keras.Variable(
-            np.zeros(num_examples, "int32"), dtype="int32", trainable=False
-        )
-
-    def update(self, logits, labels, indices):
-        """Takes in one batch.
-
-        Args:
-            logits: Float tensor of shape `(batch_size, num_classes)`.
-            labels: Integer tensor of shape `(batch_size,)`, the given labels.
-            indices: Integer tensor of shape `(batch_size,)`, which examples these are, in
-                `[0, num_examples)`. One that stands there twice counts twice.
-
-        Raises:
-            ValueError: If the shapes do not agree, or an array of indices is out of range.
-        """
-        num_examples = self._sums.shape[0]
-        if tuple(indices.shape) != tuple(labels.shape):
-            raise ValueError(
-                "`indices` must have the shape of `labels`. Received: indices.shape="
-                f"{tuple(indices.shape)}, labels.shape={tuple(labels.shape)}"
-            )
-        outside = isinstance(indices, np.ndarray) and indices.size
-        if outside and not 0 <= indices.min() <= indices.max() < num_examples:
-            raise ValueError(
-                f"`indices` must be in [0, {num_examples}). Received: {indices.min()} to "
-                f"{indices.max()}"
-            )
-        margins = losses.margin(ops.cast(labels, "int32"), ops.stop_gradient(logits))
-        places = ops.cast(indices, "int32")[:, None]
-        for variable, values in (
-            (self._sums, margins),
-            (self._counts, ops.ones_like(places[:, 0])),
-        ):
-            variable.assign(ops.scatter_update(variable.value, places, values, reduction="add"))
-
-    @property
-    def values(self):
-        """float64 array of shape `(num_examples,)`: the mean margins, NaN where never seen."""
-        sums = ops.convert_to_numpy(self._sums.value).astype("float64")
-        with np.errstate(invalid="ignore"):
-            return sums / ops.convert_to_numpy(self._counts.value)

@@ -2,6 +2,7 @@
 """One run: settings -> task, learner, fit, result.json. What the commands call."""
 
 import contextlib
+import dataclasses
 import fcntl
 import glob
 import json
@@ -18,13 +19,18 @@ import numpy as np
 from keras import ops
 
 from ssl_noisy import (
+    aum,
     checkpoint,
     datasets,
     evaluation,
     files,
     label_budget,
+    label_noise,
+    label_report,
+    methods,
     networks,
     plots,
+    record,
     schedules,
 )
 from ssl_noisy.learner import PSEUDO_LABEL_ACCURACY
@@ -62,27 +68,164 @@ def run(settings, stream=None):
         finished = _look_into(run_dir, settings)
         if finished is not None:
             return finished
-        return _train(settings, run_dir, *load_labeled(settings, run_dir), stream)
+        dataset, labels = load_labels(settings, run_dir)
+        task = Task.from_dataset(dataset, labels.positions, labels.given)
+        return _train(settings, run_dir, dataset, labels, task, stream)
 
 
-def _train(settings, run_dir, dataset, positions, origin, stream):
-    """Trains in `run_dir`, a baseline first, and returns the result."""
-    learner = make_learner(settings, Task.from_dataset(dataset, positions))
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labels:
+    """The labels of a run.
+
+    Attributes:
+        positions: Increasing int64 array `(num_labels,)`, the labeled examples.
+        given: int32 array `(num_labels,)`, what a learner is told of them.
+        how: How the positions were chosen.
+        seed: Integer, the seed of that choice.
+        noise: The `label_noise.Noise` that made `given` of the true labels, or None.
+    """
+
+    positions: np.ndarray
+    given: np.ndarray
+    how: str
+    seed: int
+    noise: label_noise.Noise | None
+
+
+def _train(settings, run_dir, dataset, labels, task, stream):
+    """Trains on `task` in `run_dir`, what comes before it first, and returns the result.
+
+    That is a baseline, in the folder `baseline`, and passes that find labels to leave out, in
+    `pass_1` and `pass_2`.
+    """
+    learner = make_learner(settings, task)
+    remover, samples = _remover(settings, learner, labels)
     os.makedirs(run_dir, exist_ok=True)
     with _only_process(run_dir):
-        _open_folder(run_dir, settings, dataset, positions, origin)
+        _open_folder(run_dir, settings, dataset, labels)
         baseline = None
         if settings.baseline:
             folder, its_settings = os.path.join(run_dir, "baseline"), settings.for_baseline()
             baseline = _look_into(folder, its_settings)
             if baseline is None:
-                baseline = _train(its_settings, folder, dataset, positions, origin, stream)
+                baseline = _train(its_settings, folder, dataset, labels, task, stream)
+        found = None
+        if remover is not None:
+            found = _passes(settings, remover, samples, run_dir, dataset, labels, task, stream)
+            learner = make_learner(settings, task.relabeled(found.removed, -1))
         session = Session(settings, learner, dataset, run_dir, stream)
+        if labels.noise is not None:
+            summary = label_noise.summary(
+                labels.noise, dataset.labels[labels.positions], dataset.num_classes
+            )
+            session.progress.note(label_noise.describe(summary, dataset.class_names))
         session.train()
-        result = _result(settings, learner, dataset, positions, session.history)
+        result = _result(settings, learner, dataset, labels, session.history)
+        if labels.noise is not None:
+            result["noise"] = summary
+        result.update(_examine(settings, learner, dataset, labels, found, run_dir))
         if baseline is not None:
             result["baseline"] = baseline
         session.finish(result)
+    return result
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Found:
+    """What the passes of AUM say of the labeled examples.
+
+    Attributes:
+        record: Dict of arrays `(num_labels,)`, as `record.read`, the mean over the passes in
+            which an example was no threshold sample.
+        flagged: bool array `(num_labels,)`.
+        removed: Increasing int64 array, the positions of the flagged examples.
+        thresholds: List of floats, the threshold of each pass.
+        num_threshold_samples: Integer, how many there were in each.
+    """
+
+    record: dict
+    flagged: np.ndarray
+    removed: np.ndarray
+    thresholds: list
+    num_threshold_samples: int
+
+
+def _remover(settings, learner, labels):
+    """Returns the learner whose arguments say which labels to remove, and threshold samples."""
+    if not settings.remover:
+        return None, None
+    remover = learner
+    if settings.remove_labels:
+        arguments = settings.resolved().method_arguments
+        takes = methods.arguments(settings.remove_labels)
+        own = {k: v for k, v in arguments.items() if k in takes}
+        remover = methods.get(settings.remove_labels)(learner.network, **own)
+    sets = aum.threshold_sets(
+        labels.positions,
+        learner.task.num_classes,
+        seed=settings.seed,
+        size=remover.threshold_samples,
+    )
+    return remover, sets
+
+
+def _passes(settings, remover, sets, run_dir, dataset, labels, task, stream):
+    """Makes the passes of AUM, or reads those that are done, and returns what they `Found`."""
+    its_settings = settings.for_pass()
+    records, flags, judges, thresholds = [], [], [], []
+    for number, samples in enumerate(sets, 1):
+        folder = os.path.join(run_dir, f"pass_{number}")
+        if _look_into(folder, its_settings) is None:
+            its_task = task.relabeled(samples, task.num_classes, "threshold sample")
+            its_labels = dataclasses.replace(
+                labels, given=its_task.given_labels[labels.positions], noise=None
+            )
+            _train(its_settings, folder, dataset, its_labels, its_task, stream)
+        one = label_report.read_record(folder)
+        is_judge = ~np.isin(labels.positions, samples)
+        thresholds.append(aum.threshold(one["aum"][~is_judge], remover.threshold_percentile))
+        flags.append(one["aum"] < thresholds[-1])
+        judges.append(is_judge)
+        records.append(record.masked(one, is_judge))
+    flagged = aum.combined(flags, judges, remover.combine)
+    if flagged.all():
+        raise RunError(
+            f"AUM flags all {len(flagged)} labels, which leaves nothing to train on. Lower "
+            f"--threshold_percentile={remover.threshold_percentile} or train longer."
+        )
+    removed = labels.positions[flagged]
+    return Found(record.average(records), flagged, removed, thresholds, len(sets[0]))
+
+
+def _examine(settings, learner, dataset, labels, found, run_dir):
+    """Writes what the record says of the labels, and returns it for the result."""
+    own = {name: tuple(v[labels.positions] for v in d) for name, d in learner.detected().items()}
+    if found is not None:
+        kept, threshold = found.record, float(np.mean(found.thresholds))
+        own = {"aum": (-kept["aum"], found.flagged), **own}
+    elif learner.record_examples:
+        kept, threshold = learner.example_record(labels.positions), 0.0
+    else:
+        return {}
+    truth = None if labels.noise is None else dataset.labels[labels.positions]
+    report = label_report.write(
+        run_dir,
+        dataset,
+        labels.positions,
+        labels.given,
+        kept,
+        own=own,
+        aum_threshold=threshold,
+        is_wrong=None if truth is None else labels.given != truth,
+        draw=settings.plots and (labels.noise is not None or found is not None),
+    )
+    result = {"label_quality": report}
+    if found is not None:
+        result["removed_labels"] = {
+            "count": int(found.flagged.sum()),
+            "thresholds": [v if np.isfinite(v) else None for v in found.thresholds],
+            "num_threshold_samples": found.num_threshold_samples,
+        }
     return result
 
 
@@ -121,12 +264,11 @@ def _is_ours(error):
     return trace.tb_frame.f_globals.get("__name__", "").startswith("ssl_noisy")
 
 
-def load_labeled(settings, run_dir=None):
-    """Loads the data and chooses the labeled examples, or reads the choice made before.
+def load_labels(settings, run_dir=None):
+    """Loads the data, chooses the labeled examples and their labels, or reads what a run chose.
 
     Returns:
-        A tuple of the `Dataset`, the sorted positions of the labeled images, and how they
-        were chosen, a dict with `how` and `seed`.
+        A tuple of the `Dataset` and the `Labels`.
     """
     dataset = datasets.load(
         settings.dataset,
@@ -136,6 +278,28 @@ def load_labeled(settings, run_dir=None):
         validation_split=settings.validation_split,
         test_split=settings.test_split,
     )
+    positions, origin = _labeled_positions(settings, dataset, run_dir)
+    noise = None
+    if settings.noise:
+        kept = run_dir and os.path.join(run_dir, "noise.npz")
+        if kept and os.path.exists(kept):
+            noise = label_noise.read(kept, dataset, positions)
+        else:
+            resolved = settings.resolved()
+            noise = label_noise.make(
+                settings.noise,
+                dataset,
+                positions,
+                seed=resolved.noise_seed or 0,
+                draw=resolved.noise_draw or "exact",
+                cifarn_file=settings.cifarn_file,
+                data_dir=settings.data_dir,
+            )
+    given = dataset.labels[positions] if noise is None else noise.given_labels
+    return dataset, Labels(positions, given, origin["how"], origin["seed"], noise)
+
+
+def _labeled_positions(settings, dataset, run_dir):
     # A run that goes on reads its labels; drawing again would let new labels in.
     kept = run_dir and os.path.join(run_dir, "labels.json")
     label_file = kept if kept and os.path.exists(kept) else settings.label_file
@@ -146,14 +310,14 @@ def load_labeled(settings, run_dir=None):
                 f"{label_file} labels {len(positions)} examples. Received: "
                 f"--num_labels={settings.num_labels}. Leave that flag out, or use another file."
             )
-        return dataset, positions, {"how": content.how, "seed": content.seed}
+        return positions, {"how": content.how, "seed": content.seed}
     if settings.num_labels is None:
-        return dataset, np.arange(len(dataset.labels)), {"how": "all", "seed": 0}
+        return np.arange(len(dataset.labels)), {"how": "all", "seed": 0}
     origin = {"how": settings.label_draw, "seed": settings.resolved().label_seed}
     positions = label_budget.draw(
         dataset.labels, settings.num_labels, num_classes=dataset.num_classes, **origin
     )
-    return dataset, positions, origin
+    return positions, origin
 
 
 def make_learner(settings, task):
@@ -174,7 +338,7 @@ def make_learner(settings, task):
     finally:
         keras.config.set_dtype_policy(before)
     learner = settings.learner_class(
-        network, task, steps=settings.steps, seed=settings.seed, **settings.method_arguments
+        network, task, steps=settings.steps, seed=settings.seed, **settings.learner_arguments
     )
     learner.compile(
         keras.optimizers.SGD(
@@ -222,14 +386,17 @@ def _look_into(run_dir, settings):
         return json.load(file)
 
 
-def _open_folder(run_dir, settings, dataset, positions, origin):
+def _open_folder(run_dir, settings, dataset, labels):
     for left_by_a_kill in glob.glob(os.path.join(glob.escape(run_dir), "*.tmp*")):
         os.remove(left_by_a_kill)
     # The flags come first: a folder with them is a run, whatever else is missing yet.
     _write_text(run_dir, "flags.cfg", "\n".join(settings.flag_lines()) + "\n")
-    labels = os.path.join(run_dir, "labels.json")
-    if not os.path.exists(labels):
-        label_budget.write(labels, dataset, positions, **origin)
+    path = os.path.join(run_dir, "labels.json")
+    if not os.path.exists(path):
+        label_budget.write(path, dataset, labels.positions, how=labels.how, seed=labels.seed)
+    path = os.path.join(run_dir, "noise.npz")
+    if labels.noise is not None and not os.path.exists(path):
+        label_noise.write(path, dataset, labels.positions, labels.noise)
 
 
 def _write_text(run_dir, name, text):
@@ -444,7 +611,7 @@ def environment():
     }
 
 
-def _result(settings, learner, dataset, positions, history):
+def _result(settings, learner, dataset, labels, history):
     settings = settings.resolved()
     _, recall = evaluation.evaluate(
         learner, dataset.test_images, dataset.test_labels, settings.evaluation_batch_size
@@ -453,8 +620,8 @@ def _result(settings, learner, dataset, positions, history):
     return {
         "method": settings.method,
         "dataset": f"{dataset.name} {dataset.version}",
-        "num_labels": len(positions),
-        "labels_sha256": label_budget.digest(dataset, positions),
+        "num_labels": len(labels.positions),
+        "labels_sha256": label_budget.digest(dataset, labels.positions),
         "seed": settings.seed,
         "network": settings.network,
         "parameters": num_parameters(learner.network),

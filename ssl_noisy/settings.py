@@ -10,9 +10,11 @@ import re
 
 from absl import flags
 
-from ssl_noisy import methods, schedules
+from ssl_noisy import label_noise, methods, schedules
 from ssl_noisy.label_budget import DRAWS
 
+_FILES = ("label_file", "cifarn_file")
+REMOVERS = tuple(name for name in methods.names() if methods.get(name).removes_labels)
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -48,6 +50,24 @@ class Settings:
     )
     label_seed: int | None = _setting(None, "seed of the choice; unset: --seed", minimum=0)
     label_file: str | None = _setting(None, "read the choice from this JSON file instead")
+    noise: str | None = _setting(
+        None,
+        "wrong labels to train on, KIND:VALUE: symmetric:0.4, symmetric_inclusive, asymmetric, "
+        "legacy_blocks, pair, instance; matrix:FILE.npy, cifarn:worse_label, file:FILE.npz",
+    )
+    noise_draw: str | None = _setting(
+        None,
+        "how labels are chosen: as many as the rate says (exact), or each by a coin (coin); "
+        "unset: exact",
+        choices=label_noise.DRAWS,
+    )
+    noise_seed: int | None = _setting(None, "seed of the noise; unset: --seed", minimum=0)
+    cifarn_file: str | None = _setting(
+        None, "the published CIFAR-N file, .pt or .npy, for --noise=cifarn:KEY; unset: TFDS's"
+    )
+    remove_labels: str | None = _setting(
+        None, "remove the labels that this method flags, before training", choices=REMOVERS
+    )
     network: str = _setting(
         "wrn_28_2", "wrn_DEPTH_WIDTH or a name that `python -m ssl_noisy` lists"
     )
@@ -92,14 +112,9 @@ class Settings:
                 raise ValueError(f"--{name} must be in [0, 1). Received: --{name}={value}")
         if self.learning_rate == 0:
             raise ValueError("--learning_rate must be above 0. Received: --learning_rate=0.0")
-        takes = methods.arguments(self.method)
-        for name in self.method_arguments:
-            if name not in takes:
-                raise ValueError(
-                    f"--{name} is not a flag of method {self.method!r}, which takes: "
-                    + ", ".join(f"--{key}" for key in sorted(takes))
-                )
-        for name in ("seed", "label_seed"):
+        self._check_method_arguments()
+        self._check_noise()
+        for name in ("seed", "label_seed", "noise_seed"):
             if (getattr(self, name) or 0) >= 2**32:
                 raise ValueError(
                     f"--{name} must be below 2**32. Received: --{name}={getattr(self, name)}"
@@ -115,13 +130,65 @@ class Settings:
                     f"Received: --steps_per_execution={self.steps_per_execution}"
                 )
 
+    def _check_method_arguments(self):
+        takes = self._takes()
+        for name in self.method_arguments:
+            if name not in takes:
+                raise ValueError(
+                    f"--{name} is not a flag of method {self.method!r}, which takes: "
+                    + ", ".join(f"--{key}" for key in sorted(takes))
+                )
+        if self.learner_class.removes_labels and self.remove_labels:
+            raise ValueError(
+                f"Method {self.method!r} removes labels itself. Leave --remove_labels out. "
+                f"Received: --remove_labels={self.remove_labels}"
+            )
+
+    def _check_noise(self):
+        takes = self._noise_settings()
+        for name in ("noise_draw", "noise_seed", "cifarn_file"):
+            if getattr(self, name) is not None and name not in takes:
+                raise ValueError(
+                    f"--{name} says nothing of --noise={self.noise}, which takes: "
+                    + (", ".join(f"--{key}" for key in takes) or "no other flag")
+                    + f". Received: --{name}={getattr(self, name)}"
+                )
+
+    def _noise_settings(self):
+        """Names the settings beside `noise` that its kind takes."""
+        kind = (self.noise or "").partition(":")[0]
+        others = {"": (), "file": (), "cifarn": ("cifarn_file",), "instance": ("noise_seed",)}
+        return others.get(kind, ("noise_draw", "noise_seed"))
+
     @property
     def learner_class(self):
         return methods.get(self.method)
 
+    @property
+    def remover(self):
+        """Name of the method that finds the labels to leave out, or None."""
+        return self.method if self.learner_class.removes_labels else self.remove_labels
+
+    def _takes(self):
+        """The arguments that may be given: the method's, and the remover's own."""
+        takes = methods.arguments(self.method)
+        if self.remove_labels:
+            own = methods.arguments(self.remove_labels)
+            shared = methods.arguments("supervised")
+            takes = {**{k: v for k, v in own.items() if k not in shared}, **takes}
+        return takes
+
+    @property
+    def learner_arguments(self):
+        """Those of `method_arguments` that are the method's."""
+        takes = methods.arguments(self.method)
+        return {k: v for k, v in self.method_arguments.items() if k in takes}
+
     def _defaults(self):
         """The values of what is unset: as the method's paper trains, at most one epoch of steps."""
         defaults = {**self.learner_class.training_defaults, "label_seed": self.seed}
+        noise = {"noise_seed": self.seed, "noise_draw": "exact"}
+        defaults.update({k: v for k, v in noise.items() if k in self._noise_settings()})
         unset = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         steps = unset.get("steps", self.steps)
         unset["steps_per_epoch"] = min(unset.get("steps_per_epoch", self.steps_per_epoch), steps)
@@ -129,18 +196,42 @@ class Settings:
 
     def resolved(self):
         """Returns these settings with the method's own defaults written out."""
-        takes = methods.arguments(self.method)
-        arguments = {name: parameter.default for name, parameter in takes.items()}
+        arguments = {name: parameter.default for name, parameter in self._takes().items()}
         arguments.update(self.method_arguments)
         return dataclasses.replace(self, **self._defaults(), method_arguments=arguments)
 
     def for_baseline(self):
         """Returns the settings of the baseline run: the same, as far as its method takes them."""
+        return self._for_method(self.baseline)
+
+    def _for_method(self, method, **changes):
         here = self.resolved()
-        takes = methods.arguments(self.baseline)
+        takes = methods.arguments(method)
         arguments = {k: v for k, v in here.method_arguments.items() if k in takes}
-        return dataclasses.replace(
-            here, method=self.baseline, baseline=None, run_dir=None, method_arguments=arguments
+        arguments.update({k: changes.pop(k) for k in list(changes) if k in takes})
+        here = dataclasses.replace(here, method=method, remove_labels=None, method_arguments={})
+        changes = {"baseline": None, "run_dir": None, "method_arguments": arguments, **changes}
+        return dataclasses.replace(here, **changes)
+
+    def for_pass(self):
+        """Returns the settings of a pass that finds labels to remove: supervised training."""
+        here = self.resolved()
+        arguments = here.method_arguments
+        batch_size = arguments["pass_batch_size"]
+        ratio = arguments["batch_size"] / batch_size  # steps of the pass for as many examples
+        multiple = here.steps_per_execution
+        steps, steps_per_epoch = (
+            max(round(n * ratio / multiple), 1) * multiple
+            for n in (here.steps * arguments["pass_share"], here.steps_per_epoch)
+        )
+        return self._for_method(
+            "supervised",
+            batch_size=batch_size,
+            record_examples=True,
+            steps=steps,
+            steps_per_epoch=min(steps_per_epoch, steps),
+            schedule="constant",
+            plots=False,
         )
 
     def flag_lines(self, places=True):
@@ -251,11 +342,12 @@ def from_flags(flag_values):
     """
     values = {field.name: flag_values[field.name].value for field in _fields()}
     for field in _fields():
-        if (field.metadata["is_place"] or field.name == "label_file") and values[field.name]:
+        if (field.metadata["is_place"] or field.name in _FILES) and values[field.name]:
             values[field.name] = absolute_path(values[field.name])
-    kind, colon, path = values["dataset"].partition(":")
-    if kind in ("folder", "npz"):
-        values["dataset"] = kind + colon + absolute_path(path)
+    for name, kinds in (("dataset", ("folder", "npz")), ("noise", ("file", "matrix"))):
+        kind, colon, path = (values[name] or "").partition(":")
+        if kind in kinds:
+            values[name] = kind + colon + absolute_path(path)
     if values["baseline"] in ("", values["method"]):
         values["baseline"] = None
     arguments = {n: flag_values[n].value for n in method_flags() if flag_values[n].present}

@@ -58,19 +58,37 @@ class Task:
             object.__setattr__(self, field, value)
 
     @classmethod
-    def from_dataset(cls, dataset: datasets.Dataset, labeled_positions) -> "Task":
-        """Makes the task in which the examples at these integer positions keep their labels."""
+    def from_dataset(
+        cls, dataset: datasets.Dataset, labeled_positions, given_labels=None
+    ) -> "Task":
+        """Makes the task in which the examples at these integer positions are labeled.
+
+        Their labels are `given_labels`, an integer array as long as the positions, or by default
+        the data set's own.
+        """
         positions, size = np.asarray(labeled_positions), len(dataset.labels)
         if positions.dtype.kind not in "iu" or np.setdiff1d(positions, np.arange(size)).size:
             raise ValueError(
                 f"`labeled_positions` must be integers in [0, {size}), no mask and no ids. "
                 f"Received: {positions.dtype} {positions.shape}."
             )
+        labels = dataset.labels[positions] if given_labels is None else given_labels
         given_labels = np.full(size, -1, np.int32)
-        given_labels[positions] = dataset.labels[positions]
+        given_labels[positions] = labels
         fields = ("num_classes", "class_names", "test_images", "test_labels", "flip", "name")
         settings = {field: getattr(dataset, field) for field in fields}
         return cls(dataset.images, given_labels, **settings)
+
+    def relabeled(self, positions, label: int, class_name: str | None = None) -> "Task":
+        """Returns this task with another label, -1 for none, at these integer positions.
+
+        With `class_name` there is one more class of that name, for `label=num_classes`.
+        """
+        given_labels = self.given_labels.copy()
+        given_labels[positions] = label
+        names = self.class_names if class_name is None else (*self.class_names, class_name)
+        changed = {"given_labels": given_labels, "class_names": names, "num_classes": len(names)}
+        return dataclasses.replace(self, **changed)
 
     @property
     def num_examples(self) -> int:

@@ -8,7 +8,7 @@ images, 20 labels, and a supervised baseline, in about a minute.
 
 import sys
 
-from ssl_noisy import command, recipes
+from ssl_noisy import command, detection, recipes
 from ssl_noisy.run import run
 
 
@@ -16,6 +16,9 @@ def main(settings):
     run_dir = settings.run_dir or settings.default_run_dir()
     result = run(settings)
     print(table(result))
+    if "noise" in result and "label_quality" in result:
+        print(f"\nThe labels, by the record of the training ({run_dir}/examples.csv):")
+        print(detection.describe(result["label_quality"]))
     print(f"Everything of this run: {run_dir}")
 
 

@@ -11,7 +11,6 @@ from absl.testing import absltest
 from keras import ops
 
 from ssl_noisy import Task, augment, losses, methods
-from ssl_noisy.methods import arazo
 
 LABELED = np.array([0, 1], "int32")
 UNLABELED = np.array([40, 41], "int32")

@@ -39,6 +39,16 @@ OUT_OF_RANGE = {
     "warmup_epochs": (-1,),
     "prior_weight": (-1.0, float("nan"), float("inf")),
     "num_snapshots": (0, -2),
+    "loss_exponent": (0.0, 1.1, float("nan")),
+    "target_momentum": (-0.1, 1.0, float("nan")),
+    "early_learning_weight": (-1.0, float("nan"), float("inf")),
+    "confidence_weight": (-1.0, float("nan"), float("inf")),
+    "confidence_start": (-0.1, 1.1, float("nan")),
+    "confidence_end": (-0.1, 1.1, float("nan")),
+    "sieve_start": (-0.1, 1.1, float("nan")),
+    "assumed_noise_rate": (-0.1, 1.0, float("nan")),
+    "selection_end": (-0.1, 1.1, float("nan")),
+    "clean_threshold": (-0.1, 1.0, float("nan")),
 }
 METHODS = [(name, name) for name in methods.names()]
 

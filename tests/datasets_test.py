@@ -55,6 +55,10 @@ class UnlabeledTiles(Tiles):
     FEATURES = {"id": tfds.features.Text(), "image": TILE}
 
 
+class HandmadeTiles(Tiles):
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Draw them."
+
+
 class RemoteTiles(Tiles):
     url_infos = {"http://localhost:1/tiles.zip": None}  # nothing listens there
 
@@ -382,6 +386,38 @@ class TfdsTest(Case):
     def test_bad_requests(self, name, splits, parts):
         self.assert_one_line(parts, self.load, name, **splits)
         self.assertEmpty(list(self.cache_dir.iterdir()))
+
+    @parameterized.parameters("tiles", "nameless_tiles")
+    def test_feature(self, name):
+        with mock.patch.object(tfds.features.Image, "decode_example", side_effect=MemoryError):
+            ids, values = datasets.load_feature(name, "label", data_dir=self.data_dir)
+            part, _ = datasets.load_feature(
+                name, "label", data_dir=self.data_dir, split="train[5:9]"
+            )
+        data = self.load(name)
+        np.testing.assert_array_equal(ids, data.ids)
+        np.testing.assert_array_equal(values, data.labels)
+        self.assertEqual((ids.dtype, values.dtype), (np.int64, np.int64))
+        np.testing.assert_array_equal(part, self.load(name, train_split="train[5:9]").ids)
+
+    @parameterized.named_parameters(
+        ("absent", "tiles", "lable", "train", ["no integer feature 'lable'", "Available: label."]),
+        ("image", "tiles", "image", "train", ["no integer feature 'image'"]),
+        ("text", "tiles", "id", "train", ["no integer feature 'id'"]),
+        ("unknown", "tilse", "label", "train", ["Unknown data set 'tilse'", "tiles"]),
+        ("remote", "remote_tiles", "label", "train", ["not prepared", "localhost"]),
+        ("by_hand", "handmade_tiles", "label", "train", ["not prepared", "downloads/manual'"]),
+        ("split", "tiles", "label", "extra", ["Cannot read the split 'extra'"]),
+    )
+    def test_bad_features(self, name, feature, split, parts):
+        self.assert_one_line(
+            parts, datasets.load_feature, name, feature, data_dir=self.data_dir, split=split
+        )
+
+    def test_data_by_hand(self):
+        folder = self.folder()
+        (folder / "downloads" / "manual").mkdir(parents=True)
+        self.assert_tiles(self.load("handmade_tiles", data_dir=folder), range(30))
 
     def test_cached_arrays_need_no_tensorflow(self):
         self.load()

@@ -2,23 +2,20 @@
 """The train command from end to end: real processes, killed for real, and every mistake."""
 
 import contextlib
-import io
 import json
 import logging as python_logging
 import os
 import signal
-import subprocess
-import sys
 import time
-import warnings
 from unittest import mock
 
 import keras
 import numpy as np
-from absl import flags, logging
+from absl import logging
 from absl.testing import absltest, parameterized
+from commands import call, read, start
 
-from ssl_noisy import checkpoint, command, run, settings, train
+from ssl_noisy import checkpoint, run
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SMALL = (
@@ -37,43 +34,6 @@ def setUpModule():  # noqa: N802
     logging.set_verbosity(logging.WARNING)  # as the command does
     # It remarks on many learners in one process, which is what these tests are.
     python_logging.getLogger("tensorflow").setLevel("ERROR")
-
-
-def start(*arguments):
-    """Starts the command in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": ROOT}
-    return subprocess.Popen(
-        [sys.executable, "-m", "ssl_noisy.train", *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def call(*arguments):
-    """Calls the command in this process, and returns its exit code, output and error lines."""
-    values = flags.FlagValues()
-    settings.define_flags(values)
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")  # unittest shows those that a process does not
-        try:
-            wanted = command.parse_settings(["train", *arguments], values)
-        except (flags.Error, ValueError) as error:
-            code = command.fail("train", error)
-        else:
-            code = command.execute("train", train.main, wanted)
-    return code, out.getvalue(), err.getvalue().splitlines()
-
-
-def read(folder, name):
-    with open(os.path.join(folder, name)) as file:
-        return file.read()
 
 
 class RunTest(absltest.TestCase):
@@ -112,7 +72,7 @@ class RunTest(absltest.TestCase):
         self.assertAlmostEqual(accuracy, result["test_accuracy"]["last"], places=6)
 
         # A finished run answers without the data: its loading is not even asked for.
-        with mock.patch.object(run, "load_labeled", side_effect=AssertionError):
+        with mock.patch.object(run, "load_labels", side_effect=AssertionError):
             again, out, _ = call(*arguments)
         self.assertEqual(again, 0)
         self.assertNotIn("steps/s", out)
@@ -395,7 +355,7 @@ class MistakeTest(parameterized.TestCase):
         self.assertEmpty(os.listdir(folder))
 
     def test_ctrl_c_outside_the_training(self):
-        with mock.patch.object(run, "load_labeled", side_effect=KeyboardInterrupt):
+        with mock.patch.object(run, "load_labels", side_effect=KeyboardInterrupt):
             code, _, errors = call(*SMALL, f"--run_dir={self.create_tempdir().full_path}/run")
         self.assertEqual(code, 130)
         self.assertEqual(errors[-1], "train: stopped. The same command goes on, or starts anew.")

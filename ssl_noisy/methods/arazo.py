@@ -26,8 +26,8 @@ class Arazo(Learner):
     Every example has a soft label on the device: labeled ones their given label, for ever;
     unlabeled ones the softmax from when they last came up, made of the plain image in
     training mode without dropout. A step takes both kinds, mixes them (one lambda a batch),
-    and adds to the cross-entropy R_A, which keeps all classes in use (`losses.prior_loss`), and R_H,
-    the mean entropy, both of the mixed predictions. It begins with a warm-up on the given
+    and adds to the cross-entropy R_A, which keeps all classes in use (`losses.prior_loss`), and
+    R_H, the mean entropy, both of the mixed predictions. It begins with a warm-up on the given
     labels alone. The weights that are evaluated are the mean of snapshots from the last
     eighth of the training.
 

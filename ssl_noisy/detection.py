@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which labels are suspicious: detectors read off a training record, measured and written down."""
+
+import csv
+import dataclasses
+import io
+
+import numpy as np
+from scipy import special, stats
+from sklearn import metrics
+
+from ssl_noisy import mixture
+from ssl_noisy.files import replacing
+
+LEAST_LOSSES = 10  # fewer are no sample to fit four shapes and a weight to
+
+COLUMNS = {
+    "index": int,
+    "given_label": int,
+    "predicted_label": int,
+    "label_quality": float,
+    "is_label_issue": bool,
+    "margin": float,
+    "aum": float,
+    "loss": float,
+    "mean_loss": float,
+    "cores": float,
+    "posterior": float,
+    "observations": int,
+    "agreement": float,
+    "last_correct": int,
+    "forgetting_events": int,
+}
+
+SHORT = {"average_precision": "AP", "precision_at_true_count": "P at true count"}
+
+
+class ExamplesFileError(ValueError):
+    """A file of examples that cannot be read."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Detector:
+    """What one detector says of n labels.
+
+    Attributes:
+        score: Float array `(n,)`: the larger, the more suspicious; NaN where unknown.
+        flagged: Bool array `(n,)`: taken for wrong; False where the score is unknown.
+    """
+
+    score: np.ndarray
+    flagged: np.ndarray
+
+
+def fit_posterior(losses):
+    """Fits a beta mixture to losses and computes each one's probability of being noisy.
+
+    The losses between their 5th and 95th percentiles are fitted, as by the authors. Two
+    departures: the posterior is that of the densities, not of a table of 100; and both its
+    defects are mended. It may fall at the largest losses (theirs is mended so) or rise at the
+    smallest: it keeps the value of its turning point there, so that it never falls as the loss
+    grows.
+
+    Args:
+        losses: Float array `(n,)`, such as `mean_loss` of a record; NaN where unknown.
+
+    Returns:
+        `(fitted, x, posterior)`: the `mixture.BetaMixture`, the normalized losses, float `(n,)`
+        in [0.001, 0.999], and the posterior, float `(n,)` in [0, 1]; both NaN where the loss is.
+        Where there is nothing to fit (fewer than 10 losses known, or all equal), `fitted` is
+        None and all is NaN.
+
+    Reference:
+        [Arazo et al., 2019](https://arxiv.org/abs/1904.11238), section 3.1.
+    """
+    losses = np.asarray(losses, "float64")
+    known = np.isfinite(losses)
+    x, posterior = np.full(len(losses), np.nan), np.full(len(losses), np.nan)
+    if known.sum() < LEAST_LOSSES:
+        return None, x, posterior
+    low, high = mixture.loss_range(losses)
+    if high - low <= 1e-5:  # as much as `normalized` moves the lower end
+        return None, x, posterior
+    # `normalized` moves what is at or beyond 0 and 1, not what is nearly there: clipped, the
+    # order stays.
+    x[known] = np.clip(mixture.normalized(losses[known], (low, high)), 0.001, 0.999)
+    # Ten steps, as the authors do: steps of moments may converge to two equal components. On the
+    # digits with 40 % of the labels wrong, 100 steps estimated 51 % noise and flagged all.
+    within = x[(losses >= low) & (losses <= high)]
+    fitted = mixture.BetaMixture(max_iter=10, tol=0).fit(within)
+    # The log odds of noise are rise * log(x) + fall * log(1 - x) and a constant. They turn at
+    # most once, and only where both have one sign: the noisy component has the larger mean.
+    rise, fall = np.diff(fitted.alphas_)[0], np.diff(fitted.betas_)[0]
+    place = x[known]
+    if rise * fall > 0:
+        turn = rise / (rise + fall)
+        place = np.minimum(place, turn) if rise > 0 else np.maximum(place, turn)
+    posterior[known] = fitted.predict_proba(place)[:, 1]
+    return fitted, x, posterior
+
+
+def estimated_noise_rate(posterior):
+    """Estimates the share of wrong labels without true ones: the mean posterior.
+
+    A mixture finds two components in any sample: on clean data, whose losses have one mode, the
+    estimate is far above 0. Report `is_bimodal_` of the fitted mixture beside it.
+
+    Args:
+        posterior: Float array `(n,)` in [0, 1], NaN where unknown.
+
+    Returns:
+        A float in [0, 1]; 0 where nothing is known.
+    """
+    known = np.isfinite(posterior)
+    return float(np.mean(posterior[known])) if known.any() else 0.0
+
+
+def quality_from_aum(aum, threshold):
+    """Returns sigmoid(aum - threshold) as label quality in [0, 1]: 0.5 at the threshold.
+
+    Of a posterior the label quality is `1 - posterior`.
+
+    Args:
+        aum: Float array `(n,)`, in logits; NaN stays.
+        threshold: Float.
+    """
+    return special.expit(aum - threshold)
+
+
+def detectors(record, posterior, aum_threshold=0.0, aum_flagged=None):
+    """Reads five detectors off one training record.
+
+    `aum`: the mean margin is below `aum_threshold`; at 0, another class had on average the larger
+    logit. `small_loss`: the mean loss is among the largest, as many as the
+    `estimated_noise_rate` says, rounded; of equal losses the earlier. `posterior`: it is above 0.5.
+    `agreement`: fewer than half of the predictions were the given label. `cores`: the mean of
+    CE - mean_k(-log p_k) is above 0, where CORES' sieve would leave the example out.
+
+    Args:
+        record: Dict of arrays `(n,)`, as `record.read` gives it.
+        posterior: Float array `(n,)`, as from `fit_posterior(record["mean_loss"])`.
+        aum_threshold: Float, in logits.
+        aum_flagged: Bool array `(n,)`, the flags of the AUM method, instead of a threshold.
+
+    Returns:
+        A dict from name to `Detector`. What is not finite is unknown and never flagged.
+
+    Reference:
+        [Pleiss et al., 2020](https://arxiv.org/abs/2001.10528), section 3;
+        [Arazo et al., 2019](https://arxiv.org/abs/1904.11238), section 3.1;
+        [Cheng et al., 2021](https://arxiv.org/abs/2010.02347), equation 4, without its ramp.
+    """
+    if aum_flagged is None:
+        aum_flagged = record["aum"] < aum_threshold
+    losses = np.where(np.isfinite(record["mean_loss"]), record["mean_loss"], -np.inf)
+    count = round(estimated_noise_rate(posterior) * int(np.isfinite(losses).sum()))
+    largest = np.zeros(len(losses), bool)
+    largest[np.argsort(-losses, kind="stable")[:count]] = True
+    found = {
+        "aum": (-record["aum"], aum_flagged),
+        "small_loss": (record["mean_loss"], largest),
+        "posterior": (posterior, posterior > 0.5),
+        "agreement": (1 - record["agreement"], record["agreement"] < 0.5),
+        "cores": (record["cores"], record["cores"] > 0),
+    }
+    return {name: _detector(score, flagged) for name, (score, flagged) in found.items()}
+
+
+def _detector(score, flagged):
+    known = np.isfinite(score)
+    return Detector(np.where(known, score, np.nan), flagged & known)
+
+
+def measure(detector, is_wrong):
+    """Measures a detector against the truth, over the examples whose score is known.
+
+    Args:
+        detector: A `Detector` of n labels.
+        is_wrong: Bool array `(n,)`.
+
+    Returns:
+        A dict: `flagged`, a count; `precision`, `recall` and `f1` of the flags;
+        `average_precision` of the scores; `precision_at_true_count`, the precision among as many
+        of the most suspicious as labels are wrong, which is the recall there too: of those that
+        tie for the last places it takes the mean share. Floats in [0, 1], None where 0 / 0.
+    """
+    known = np.isfinite(detector.score)
+    score, flagged = detector.score[known], detector.flagged[known]
+    wrong = np.asarray(is_wrong, bool)[known]
+    names = ("precision", "recall", "f1", "average_precision", "precision_at_true_count")
+    result = {"flagged": int(flagged.sum()), **dict.fromkeys(names)}
+    if known.any():
+        values = metrics.precision_recall_fscore_support(
+            wrong, flagged, average="binary", zero_division=np.nan
+        )
+        for name, value in zip(names, values[:3]):
+            result[name] = None if np.isnan(value) else float(value)
+    if wrong.any():
+        result["average_precision"] = float(metrics.average_precision_score(wrong, score))
+        count = wrong.sum()
+        last = np.sort(score)[-count]
+        above, tied = score > last, score == last
+        hits = wrong[above].sum() + (count - above.sum()) * wrong[tied].mean()
+        result["precision_at_true_count"] = float(hits / count)
+    return result
+
+
+def rank_agreement(detectors):
+    """Computes Spearman's rank correlation of the scores of each two detectors.
+
+    Args:
+        detectors: Dict from name to `Detector`.
+
+    Returns:
+        A dict from name to a dict from name to a float in [-1, 1], over the examples that both
+        know; None where there are fewer than two or one score is constant.
+    """
+
+    def agreement(one, other):
+        known = np.isfinite(one.score) & np.isfinite(other.score)
+        a, b = one.score[known], other.score[known]
+        if len(a) < 2 or not np.ptp(a) or not np.ptp(b):
+            return None
+        return float(stats.spearmanr(a, b).statistic)
+
+    return {
+        name: {other: agreement(detectors[name], detectors[other]) for other in detectors}
+        for name in detectors
+    }
+
+
+def report(detectors, is_bimodal, is_wrong=None):
+    """Sums up what is known of the labels of a run, for its `result.json`.
+
+    Args:
+        detectors: Dict from name to `Detector`, with `posterior`.
+        is_bimodal: Whether the losses have two modes: `is_bimodal_` of the mixture, False where
+            there is none. Where they have not, the estimated noise rate is not to be trusted.
+        is_wrong: Bool array `(n,)`, or None where the truth is not known.
+
+    Returns:
+        A dict: `estimated_noise_rate`, `is_bimodal`, `rank_agreement`, and `detectors`, the count
+        `flagged` of each. With `is_wrong` also `noise_rate`, the share of wrong labels;
+        `noise_rate_error`, estimate less truth; and all of `measure` for each detector.
+    """
+    result = {
+        "estimated_noise_rate": estimated_noise_rate(detectors["posterior"].score),
+        "is_bimodal": bool(is_bimodal),
+        "rank_agreement": rank_agreement(detectors),
+    }
+    if is_wrong is None:
+        flagged = {name: {"flagged": int(one.flagged.sum())} for name, one in detectors.items()}
+        return {**result, "detectors": flagged}
+    noise_rate = float(np.mean(is_wrong))
+    return {
+        **result,
+        "noise_rate": noise_rate,
+        "noise_rate_error": result["estimated_noise_rate"] - noise_rate,
+        "detectors": {name: measure(one, is_wrong) for name, one in detectors.items()},
+    }
+
+
+def describe(report):
+    """Returns a `report` as a short text for a terminal."""
+    line = f"estimated noise rate {report['estimated_noise_rate']:.1%}"
+    if "noise_rate" in report:
+        line += f", true {report['noise_rate']:.1%}, error {report['noise_rate_error']:+.1%}"
+    if not report["is_bimodal"]:
+        line += "; the losses have one mode: do not trust it"
+    tables = [_table("detector", report["detectors"])]
+    tables.append(_table("rank agreement", report["rank_agreement"]))
+    return "\n\n".join([line, *tables])
+
+
+def _table(title, rows):
+    """Lays out a dict of dicts with the same keys."""
+    columns = list(next(iter(rows.values())))
+    cells = [[title, *(SHORT.get(column, column) for column in columns)]]
+    for name, row in rows.items():
+        cells.append([name, *(_cell(row[column]) for column in columns)])
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = []
+    for first, *others in cells:
+        padded = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:]))]
+        lines.append("  ".join(padded))
+    return "\n".join(lines)
+
+
+def _cell(value):
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def examples_csv(path, ids, given_labels, record, detectors, label_quality, is_label_issue):
+    """Writes one row a labeled example, whole or not at all: `COLUMNS`, with a header.
+
+    The first columns are those of cleanlab's `get_label_issues`, under its names. A float that is
+    unknown is an empty cell, an unknown `predicted_label` or `last_correct` is -1.
+    `read_examples` gives the same numbers back, to the last bit.
+
+    Args:
+        path: Path of the file; its folder is made.
+        ids: Integer array `(n,)`, the published indices.
+        given_labels: Integer array `(n,)`.
+        record: Dict of arrays `(n,)`, as `record.read` gives it.
+        detectors: Dict from name to `Detector`, with `posterior`.
+        label_quality: Float array `(n,)` in [0, 1], 1 = clean, NaN where unknown.
+        is_label_issue: Bool array `(n,)`.
+
+    Raises:
+        ValueError: If the arrays are not of one length.
+    """
+    values = {
+        **record,
+        "index": ids,
+        "given_label": given_labels,
+        "predicted_label": record["prediction"],
+        "label_quality": label_quality,
+        "is_label_issue": is_label_issue,
+        "posterior": detectors["posterior"].score,
+    }
+    columns = [np.asarray(values[name], kind).tolist() for name, kind in COLUMNS.items()]
+    if len(set(map(len, columns))) > 1:
+        lengths = ", ".join(f"{name} {len(column)}" for name, column in zip(COLUMNS, columns))
+        raise ValueError(f"The columns of examples must be of one length. Received: {lengths}.")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    # NaN alone differs from itself. csv writes floats by repr, which is exact.
+    writer.writerows(["" if cell != cell else cell for cell in row] for row in zip(*columns))
+    with replacing(path, "w") as file:
+        file.write(text.getvalue())
+
+
+def read_examples(path):
+    """Reads a file of `examples_csv`.
+
+    Returns:
+        A dict from each name of `COLUMNS` to an array `(n,)`: int64, float64 (NaN where the cell
+        is empty) or bool. Other columns are left out.
+
+    Raises:
+        ExamplesFileError: If the file cannot be read.
+    """
+    parse = {
+        int: int,
+        float: lambda cell: float(cell or "nan"),
+        bool: {"True": True, "False": False}.__getitem__,
+    }
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            header, rows = reader.fieldnames or (), list(reader)
+        missing = [name for name in COLUMNS if name not in header]
+        if missing:
+            raise ValueError(f"no column {', '.join(missing)}")
+        return {
+            name: np.array([parse[kind](row[name]) for row in rows], kind)
+            for name, kind in COLUMNS.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
+        raise ExamplesFileError(
+            f"The file of examples {str(path)!r} must be as `examples_csv` writes it. "
+            f"Received: {type(error).__name__}: {error}. Write it anew."
+        ) from error

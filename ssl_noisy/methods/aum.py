@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AUM: two passes find wrong labels by their margins; the training leaves them out."""
+
+import keras
+from keras import ops
+
+from ssl_noisy import aum, losses
+from ssl_noisy.learner import Learner
+
+
+@keras.saving.register_keras_serializable(package="ssl_noisy")
+class AreaUnderMargin(Learner):
+    """Trains on the labels that two passes over the data do not flag.
+
+    The passes are trainings of their own, with a constant learning rate and small batches, on a
+    network with one more class. Its members, the threshold samples, are labeled examples drawn
+    at random, others in each pass. The area under the margin (AUM) of an example is the mean of
+    logit of the given label less largest other logit, from the second time on that the example
+    is seen: in training mode, before the update. Below nearly all threshold samples, the label
+    is flagged. A run then trains this method from scratch, on the labels that are left: the
+    others are really left out, where the authors' code weighs them with 0. A run with
+    `--remove_labels=aum` makes the passes before any other method.
+
+    Departures from the authors' code (asappresearch/aum at 892e76e): there are as many threshold
+    samples as the paper says (`threshold_samples`); logits are not rounded to half precision;
+    no validation set is held out.
+
+    In Python, `ssl_noisy.AUM` measures areas in a loop of your own, `ssl_noisy.aum` has the
+    threshold samples and the rule, and this class is what trains on the labels that are left.
+
+    Args:
+        pass_share: Float > 0, the epochs of a pass for each epoch of the training.
+        pass_batch_size: Positive integer, examples a step of a pass: few, to memorize less.
+        threshold_percentile: Float in [0, 100]: a label is flagged below this percentile of the
+            threshold samples.
+        combine: `and`: flagged by both passes, as in the authors' code; `or`: by one. A threshold
+            sample is judged by the other pass alone.
+        threshold_samples: How many: `paper`, num_labels / (num_classes + 1), or
+            `authors_code`, num_labels / num_classes.
+
+    Reference:
+        [Pleiss et al., 2020](https://arxiv.org/abs/2001.10528), sections 3 and 4.
+    """
+
+    term_names = ("supervised_loss",)
+    removes_labels = True
+    training_defaults = {
+        "steps": 58_500,  # 300 epochs
+        "steps_per_epoch": 195,
+        "learning_rate": 0.1,
+        "schedule": "drops_1_2_3_4",
+        "momentum": 0.9,
+        "nesterov": True,
+    }
+
+    def __init__(
+        self,
+        network,
+        task=None,
+        *,
+        pass_share: float = 0.5,
+        pass_batch_size: int = 64,
+        threshold_percentile: float = 99.0,
+        combine: str = "and",
+        threshold_samples: str = "paper",
+        batch_size: int = 256,
+        weight_decay: float = 1e-4,
+        decayed: str = "all",
+        ema_momentum: float = 0.0,
+        **kwargs,
+    ):
+        kwargs.update(batch_size=batch_size, weight_decay=weight_decay, decayed=decayed)
+        super().__init__(network, task, ema_momentum=ema_momentum, **kwargs)
+        self.check_argument("pass_share", pass_share, pass_share > 0, "above 0")
+        self.check_at_least(1, pass_batch_size=pass_batch_size)
+        is_percentile = 0 <= threshold_percentile <= 100
+        name = "threshold_percentile"
+        self.check_argument(name, threshold_percentile, is_percentile, "in [0, 100]")
+        self.check_choice("combine", combine, aum.COMBINE)
+        self.check_choice("threshold_samples", threshold_samples, aum.THRESHOLD_SAMPLES)
+        self.pass_share = pass_share
+        self.pass_batch_size = pass_batch_size
+        self.threshold_percentile = threshold_percentile
+        self.combine = combine
+        self.threshold_samples = threshold_samples
+
+    def objective(self, labeled):
+        logits = self.weak_logits(labeled)
+        loss = ops.mean(losses.cross_entropy(self.given_labels(labeled), logits))
+        return {"terms": {"supervised_loss": loss}, "monitors": {}}

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of the train command, in this process and in others, shared by the tests."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import warnings
+
+from absl import flags
+
+from ssl_noisy import command, settings, train
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def start(*arguments):
+    """Starts the command in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    return subprocess.Popen(
+        [sys.executable, "-m", "ssl_noisy.train", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def call(*arguments):
+    """Calls the command in this process, and returns its exit code, output and error lines."""
+    values = flags.FlagValues()
+    settings.define_flags(values)
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # unittest shows those that a process does not
+        try:
+            wanted = command.parse_settings(["train", *arguments], values)
+        except (flags.Error, ValueError) as error:
+            code = command.fail("train", error)
+        else:
+            code = command.execute("train", train.main, wanted)
+    return code, out.getvalue(), err.getvalue().splitlines()
+
+
+def read(folder, name):
+    with open(os.path.join(folder, name)) as file:
+        return file.read()

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs on wrong labels from end to end: noise, the record, AUM's passes killed for real."""
+
+import csv
+import json
+import os
+import signal
+import time
+
+import numpy as np
+from absl.testing import absltest, parameterized
+from commands import call, read, start
+
+from ssl_noisy import checkpoint, datasets, detection
+
+SMALL = (
+    "--dataset=digits",
+    "--method=supervised",
+    "--noise=symmetric:0.4",
+    "--num_labels=200",
+    "--network=small_cnn",
+    "--batch_size=20",
+    "--steps=40",
+    "--steps_per_epoch=20",
+    "--noplots",
+)
+AUM = (*SMALL, "--method=aum", "--pass_batch_size=20", "--steps=60")
+
+
+def result_of(folder):
+    return json.loads(read(folder, "result.json"))
+
+
+class NoisyRunTest(absltest.TestCase):
+    def folder(self):
+        return os.path.join(self.create_tempdir().full_path, "run")
+
+    def test_the_noise_is_said_written_and_learned(self):
+        folder = self.folder()
+        code, out, _ = call(*SMALL, "--plots", f"--run_dir={folder}")
+        self.assertEqual(code, 0)
+        self.assertIn("40.0", out)  # the rate, before the training
+        result, dataset = result_of(folder), datasets.load("digits")
+        self.assertEqual(result["noise"]["noise_rate"], 0.4)
+        self.assertEqual(np.sum(result["noise"]["transition_counts"]), 200)
+        examples = detection.read_examples(os.path.join(folder, "examples.csv"))
+        with np.load(os.path.join(folder, "noise.npz"), allow_pickle=False) as noise:
+            np.testing.assert_array_equal(examples["given_label"], noise["given_labels"])
+            np.testing.assert_array_equal(examples["index"], noise["ids"])
+        true_labels = dataset.labels[np.searchsorted(dataset.ids, examples["index"])]
+        self.assertEqual((examples["given_label"] != true_labels).sum(), 80)
+        self.assertEqual(set(examples["observations"]), {4})  # 40 steps of 20 of 200
+        report = result["label_quality"]
+        self.assertEqual(report["noise_rate"], 0.4)
+        for name in ("aum", "small_loss", "posterior", "agreement", "cores"):
+            self.assertGreater(report["detectors"][name]["average_precision"], 0.4, name)
+        for picture in ("losses.png", "aum.png", "labels.png", "gallery.png"):
+            self.assertTrue(os.path.exists(os.path.join(folder, picture)), picture)
+        header = next(csv.reader(read(folder, "examples.csv").splitlines()))
+        self.assertEqual(
+            header[:5],
+            ["index", "given_label", "predicted_label", "label_quality", "is_label_issue"],
+        )
+
+    def test_its_noise_file_gives_the_same_run_and_another_seed_another_noise(self):
+        first, second, third = self.folder(), self.folder(), self.folder()
+        call(*SMALL, f"--run_dir={first}")
+        call(*SMALL, f"--noise=file:{first}/noise.npz", f"--run_dir={second}")
+        call(*SMALL, "--noise_seed=9", f"--run_dir={third}")
+        self.assertEqual(read(first, "examples.csv"), read(second, "examples.csv"))
+        self.assertEqual(read(first, "metrics.csv"), read(second, "metrics.csv"))
+        self.assertEqual(result_of(third)["labels_sha256"], result_of(first)["labels_sha256"])
+        self.assertNotEqual(result_of(third)["noise"], result_of(first)["noise"])
+
+    def test_few_and_noisy_and_without_noise(self):
+        folder = self.folder()
+        small = (*SMALL[:-4], "--steps=20", "--steps_per_epoch=20", "--noplots")
+        few = (*small, "--method=fixmatch", "--num_labels=50", "--batch_size=10")
+        removing = ("--remove_labels=aum", "--pass_batch_size=5", "--unlabeled_ratio=1")
+        code, _, errors = call(*few, *removing, f"--run_dir={folder}")
+        self.assertEqual((code, errors), (0, []))
+        result = result_of(folder)
+        self.assertEqual((result["noise"]["noise_rate"], result["num_labels"]), (0.4, 50))
+        self.assertEqual(result["removed_labels"]["num_threshold_samples"], 50 // 11)
+        self.assertIn("mask_rate", result["last_epoch"])
+        clean = self.folder()
+        call(*(f for f in SMALL if "noise" not in f), f"--run_dir={clean}")
+        self.assertNotIn("noise", result_of(clean))
+        self.assertNotIn("noise_rate", result_of(clean)["label_quality"])
+
+
+class PassesTest(absltest.TestCase):
+    def wait_for(self, process, path):
+        while not os.path.exists(path):
+            self.assertIsNone(process.poll(), "the run ended before it could be stopped")
+            time.sleep(0.002)
+
+    def test_killed_in_each_of_its_three_trainings_it_ends_as_if_undisturbed(self):
+        undisturbed, folder = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
+        arguments = [*AUM, "--checkpoint_seconds=0"]
+        whole = start(*arguments, f"--run_dir={undisturbed}")
+        for part in ("pass_1", "pass_2", "."):
+            process = start(*arguments, f"--run_dir={folder}")
+            self.wait_for(process, os.path.join(folder, part, checkpoint.NAME))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            self.assertFalse(os.path.exists(os.path.join(folder, part, "result.json")), part)
+        code, out, errors = call(*arguments, f"--run_dir={folder}")
+        self.assertEqual((code, errors), (0, []))
+        self.assertNotIn("pass_1", out)  # the passes are done and not made again
+        _, errors = whole.communicate()
+        self.assertEqual(whole.returncode, 0, errors)
+        for name in ("result.json", "metrics.csv", "examples.csv", "pass_2/examples.csv"):
+            self.assertEqual(read(folder, name), read(undisturbed, name), name)
+        result = result_of(folder)
+        self.assertEqual(result["label_quality"]["label_issues"]["by"], "aum")
+        removed = result["removed_labels"]["count"]
+        self.assertGreater(removed, 0)
+        examples = detection.read_examples(os.path.join(folder, "examples.csv"))
+        self.assertEqual(examples["is_label_issue"].sum(), removed)
+        # Threshold samples are judged by one pass, the others by two; 30 epochs of each pass.
+        counts = np.bincount(examples["observations"])
+        self.assertEqual(np.flatnonzero(counts).tolist(), [3, 6])
+        self.assertEqual(counts[3], 2 * (200 // 11))
+
+    def test_flagged_labels_are_left_out_of_the_training(self):
+        folder = os.path.join(self.create_tempdir().full_path, "run")
+        low = ("--threshold_percentile=100", "--combine=or")
+        code, out, _ = call(*AUM, *low, f"--run_dir={folder}")
+        self.assertEqual(code, 0)
+        kept = 200 - result_of(folder)["removed_labels"]["count"]
+        self.assertLess(kept, 200)
+        self.assertIn(f"{kept} labeled", out)
+
+
+class MistakeTest(parameterized.TestCase):
+    def refuse(self, *arguments):
+        """The mistake is one line, exit code 2, and nothing is written."""
+        folder = os.path.join(self.create_tempdir().full_path, "run")
+        code, out, errors = call(*arguments, f"--run_dir={folder}")
+        self.assertEqual(code, 2, errors)
+        self.assertLen(errors, 1)
+        self.assertEqual(out, "")
+        self.assertFalse(os.path.exists(folder))
+        return errors[0]
+
+    @parameterized.parameters(
+        ("--noise=symetric:0.4", "Did you mean 'symmetric'?"),
+        ("--noise=symmetric:1.0", "1.0"),
+        ("--noise=symmetric:-0.1", "-0.1"),
+        ("--noise=symmetric:nan", "nan"),
+        ("--noise=symmetric:lots", "lots"),
+        ("--noise=symmetric", "symmetric"),
+        ("--noise=asymmetric:0.4", "cifar10"),
+        ("--noise=cifarn:worse_label", "cifar10"),
+        ("--noise=file:/no/such/noise.npz", "/no/such/noise.npz"),
+        ("--noise=matrix:/no/such/matrix.npy", "/no/such/matrix.npy"),
+        ("--noise_draw=dice", "exact"),
+        ("--cifarn_file=/no/such.pt", "--cifarn_file says nothing of --noise=symmetric:0.4"),
+        ("--remove_labels=fixmatch", "aum"),
+        ("--pass_share=0.5", "--pass_share is not a flag of method 'supervised'"),
+    )
+    def test_one_line(self, argument, message):
+        self.assertIn(message, self.refuse(*SMALL, argument))
+
+    @parameterized.parameters(
+        ("--pass_share=0", "`pass_share` argument of `AreaUnderMargin` must be above 0"),
+        ("--combine=xor", "`combine` argument"),
+        ("--num_labels=10", "AUM needs at least 11 labeled examples"),
+        ("--remove_labels=aum", "removes labels itself"),
+    )
+    def test_aum(self, argument, message):
+        self.assertIn(message, self.refuse(*AUM, argument))
+
+    def test_a_matrix_whose_rows_do_not_sum_to_one(self):
+        path = os.path.join(self.create_tempdir().full_path, "matrix.npy")
+        np.save(path, np.full((10, 10), 0.2))
+        self.assertIn("sum", self.refuse(*SMALL, f"--noise=matrix:{path}"))
+
+    def test_a_noise_file_that_was_changed_or_is_of_other_data(self):
+        folder = os.path.join(self.create_tempdir().full_path, "run")
+        call(*SMALL, "--steps=2", "--steps_per_epoch=2", f"--run_dir={folder}")
+        with np.load(os.path.join(folder, "noise.npz"), allow_pickle=False) as file:
+            arrays = dict(file)
+        changed = os.path.join(self.create_tempdir().full_path, "noise.npz")
+        labels = arrays["given_labels"]
+        np.savez(changed, **{**arrays, "given_labels": (labels + 1) % 10})
+        self.assertIn("checksum", self.refuse(*SMALL, f"--noise=file:{changed}"))
+        np.savez(changed, **{**arrays, "given_labels": labels[:-1]})
+        self.assertIn(changed, self.refuse(*SMALL, f"--noise=file:{changed}"))
+        rng = np.random.default_rng(0)
+        other = os.path.join(self.create_tempdir().full_path, "other.npz")
+        images = rng.integers(0, 256, (1300, 8, 8, 1), "uint8")
+        np.savez(
+            other,
+            images_train=images,
+            labels_train=np.arange(1300) % 10,
+            images_test=images[:10],
+            labels_test=np.arange(10),
+        )
+        error = self.refuse(*SMALL, f"--dataset=npz:{other}", f"--noise=file:{folder}/noise.npz")
+        self.assertIn("noise.npz", error)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The record of every example, by hand, and as the compiled step keeps it."""
+
+import keras
+import numpy as np
+import toy
+from absl.testing import absltest
+from keras import ops
+
+from ssl_noisy import losses, record
+
+NAN = float("nan")
+
+
+def take_in(batches, num_examples=3):
+    """Returns the record after batches of `(indices, given_labels, logits)`."""
+    sums, counts = record.initial(num_examples).values()
+    for indices, labels, logits in batches:
+        sums, counts = record.updated(
+            ops.convert_to_tensor(sums),
+            ops.convert_to_tensor(counts),
+            np.array(indices, "int32"),
+            np.array(labels, "int32"),
+            np.array(logits, "float32"),
+        )
+    return record.read(ops.convert_to_numpy(sums), ops.convert_to_numpy(counts))
+
+
+class FormulasTest(absltest.TestCase):
+    def test_margin_is_of_logits_and_leaves_the_label_out_of_the_maximum(self):
+        logits = np.array([[3.0, 1.0, 2.0], [3.0, 1.0, 2.5], [-4.0, -9.0, -6.0]], "float32")
+        margins = ops.convert_to_numpy(losses.margin(np.array([0, 1, 2]), logits))
+        np.testing.assert_allclose(margins, [1.0, -2.0, -2.0])
+
+    def test_margin_is_finite_in_half_precision(self):
+        logits = ops.cast(np.array([[60000.0, -60000.0]]), "float16")
+        self.assertEqual(float(losses.margin(np.array([0]), logits)[0]), 120000.0)
+
+    def test_cores_by_hand(self):
+        # log p = log(0.7, 0.2, 0.1), their mean -1.423...; of label 1: 1.6094 - 1.4230
+        logits = np.log(np.array([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]], "float32")) + 5
+        values = ops.convert_to_numpy(losses.cores(np.array([1, 0]), logits))
+        mean = -(np.log(0.7) + np.log(0.2) + np.log(0.1)) / 3
+        np.testing.assert_allclose(values, [-np.log(0.2) - mean, -np.log(0.7) - mean], rtol=1e-5)
+        self.assertAlmostEqual(float(values[0]), 0.186539, places=5)
+
+
+class RecordTest(absltest.TestCase):
+    def test_three_observations_by_hand(self):
+        batches = [
+            ([0], [1], [[0.0, 5.0]]),  # right, margin 5: the first, left out of the area
+            ([0], [1], [[2.0, 1.0]]),  # wrong: forgotten, margin -1
+            ([0], [1], [[0.0, 3.0]]),  # right again, margin 3
+        ]
+        kept = take_in(batches, 2)
+        loss = np.log1p(np.exp([-5.0, 1.0, -3.0]))
+        for name, value in {
+            "observations": 3,
+            "aum": (-1 + 3) / 2,
+            "margin": 3,
+            "loss": loss[2],
+            "mean_loss": loss.mean(),
+            "agreement": 2 / 3,
+            "cores": np.mean([-2.5, 0.5, -1.5]),
+            "prediction": 1,
+            "last_correct": 1,
+            "forgetting_events": 1,
+        }.items():
+            self.assertAlmostEqual(float(kept[name][0]), value, places=5, msg=name)
+        self.assertEqual(kept["observations"][1], 0)
+        for name in ("aum", "margin", "loss", "mean_loss", "agreement", "cores"):
+            self.assertTrue(np.isnan(kept[name][1]), name)
+        self.assertEqual((kept["prediction"][1], kept["last_correct"][1]), (-1, -1))
+
+    def test_an_example_seen_once_has_no_area(self):
+        self.assertTrue(np.isnan(take_in([([2], [0], [[1.0, 0.0]])])["aum"][2]))
+
+    def test_to_stay_wrong_is_not_to_forget(self):
+        wrong = ([1], [0], [[0.0, 1.0]])
+        self.assertEqual(take_in([wrong, wrong, wrong])["forgetting_events"][1], 0)
+
+    def test_unlabeled_examples_are_passed_over(self):
+        kept = take_in([([0, 1], [-1, 0], [[1.0, 0.0], [1.0, 0.0]])] * 2)
+        self.assertEqual(kept["observations"].tolist(), [0, 2, 0])
+        self.assertEqual(kept["prediction"].tolist(), [-1, 0, -1])
+
+    def test_an_example_twice_in_a_batch_counts_twice_and_its_last_place_is_remembered(self):
+        first = ([0, 1], [0, 0], [[9.0, 0.0], [9.0, 0.0]])
+        twice = ([0, 1, 0], [0, 0, 0], [[0.0, 4.0], [3.0, 0.0], [0.0, 2.0]])
+        kept = take_in([first, twice])
+        self.assertEqual(kept["observations"].tolist(), [3, 2, 0])
+        self.assertEqual(kept["aum"][:2].tolist(), [-3.0, 3.0])
+        self.assertEqual(kept["margin"][0], -2.0)
+        self.assertEqual(kept["prediction"][0], 1)
+        self.assertEqual(kept["forgetting_events"].tolist(), [1, 0, 0])
+
+    def test_average_takes_each_record_where_it_knows(self):
+        one = take_in([([0, 1], [0, 0], [[1.0, 0.0], [4.0, 0.0]])] * 2)
+        two = take_in([([0, 1], [0, 0], [[3.0, 0.0], [0.0, 6.0]])] * 3)
+        masked = record.masked(one, np.array([True, False, True]))
+        mean = record.average([masked, two])
+        self.assertEqual(mean["aum"][:2].tolist(), [2.0, -6.0])
+        self.assertTrue(np.isnan(mean["aum"][2]))
+        self.assertEqual(mean["observations"].tolist(), [5, 3, 0])
+        self.assertEqual(mean["prediction"].tolist(), [0, 1, -1])
+        self.assertEqual(masked["last_correct"].tolist(), [1, -1, -1])
+
+
+class LearnerTest(absltest.TestCase):
+    def test_the_compiled_step_records_the_logits_from_before_its_update(self):
+        learner, _ = toy.learner("supervised", weak_augmentation="none")
+        batches = learner.batches(0)
+        expected = []
+        for step in range(3):
+            indices = batches[step][0]["labeled"]
+            logits = learner.network(learner.images(indices), training=True)
+            expected.append((indices, learner.task.given_labels[indices], logits))
+            # The pass above has moved the running statistics, which training mode never reads.
+            toy.fit(learner, steps=1, start=step)
+        kept, wanted = learner.example_record(), take_in(expected, toy.NUM_EXAMPLES)
+        for name, values in wanted.items():
+            np.testing.assert_allclose(kept[name], values, rtol=1e-3, atol=1e-4, err_msg=name)
+        self.assertEqual(kept["observations"].sum(), 12)
+
+    def test_it_is_saved_and_goes_on(self):
+        learner, _ = toy.learner("supervised")
+        toy.fit(learner, steps=7)
+        path = self.create_tempfile("learner.keras").full_path
+        learner.save(path)
+        loaded = keras.models.load_model(path)
+        loaded.attach(learner.task)
+        for name, values in learner.example_record().items():
+            np.testing.assert_array_equal(loaded.example_record()[name], values, name)
+
+    def test_a_learner_without_a_record_says_so(self):
+        learner, _ = toy.learner("supervised", record_examples=False)
+        with self.assertRaisesRegex(ValueError, "record_examples=False"):
+            learner.example_record()
+
+
+if __name__ == "__main__":
+    absltest.main()
