@@ -130,8 +130,8 @@ def _from_file(owner, path, key, name):
         checksum = hashlib.sha256(raw).hexdigest()
         if checksum not in _KNOWN and path.name in _KNOWN.values():
             raise ValueError(
-                f"checksum mismatch: the published file of this name has not SHA-256 {checksum}; "
-                "fetch it again, or rename this one to read it all the same"
+                f"checksum mismatch: SHA-256 {checksum} is not that of the published file of this "
+                "name; fetch it again, or rename this one to read it all the same"
             )
         columns = _arrays(raw, key)
     # What pickle, zipfile and NumPy raise on a damaged or malicious file has many types.
@@ -142,7 +142,7 @@ def _from_file(owner, path, key, name):
         logging.warning("%s is not a published one: its SHA-256 is %s.", owner, checksum)
     found = [columns[other] for other in (key, *KEYS[name][key]) if other in columns]
     if not found:
-        there = ", ".join(map(str, columns))
+        there = ", ".join(map(repr, columns))
         raise CifarNError(f"{owner} has no labels {key!r}. It holds: {there}.")
     made, num_classes = [], int(name.removeprefix("cifar"))
     for values in (found[0], columns.get("clean_label")):
@@ -212,6 +212,8 @@ class _Type:
         self.code, self.order = code, "="
 
     def __setstate__(self, state):
+        if state[1] not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError(f"the byte order {state[1]!r} is not allowed")
         self.order = state[1]
 
     def numbers(self, raw):

@@ -426,7 +426,8 @@ def describe(summary: dict, class_names) -> str:
         f"{100 * summary['noise_rate']:.2f} % of {counts.sum()} labels are wrong"
     ]
     if len(counts) > 10:
-        known = sorted((rate, name) for rate, name in zip(rates, class_names) if rate is not None)
+        known = [pair for pair in zip(rates, class_names, strict=True) if pair[0] is not None]
+        known.sort(key=lambda pair: pair[0])
         chosen = {"min": known[0], "median": known[len(known) // 2], "max": known[-1]}
         shares = [f"{key} {100 * r:.1f} % ({name})" for key, (r, name) in chosen.items()]
         return "\n".join([*lines, f"by true class: {', '.join(shares)}"])

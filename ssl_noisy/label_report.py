@@ -51,8 +51,10 @@ def write(run_dir, dataset, positions, given_labels, kept, *, own, aum_threshold
             plots.loss_histogram(x, mixture, picture("losses.png"), is_wrong)
         if np.isfinite(kept["aum"]).any():
             plots.aum_histogram(kept["aum"], aum_threshold, picture("aum.png"), is_wrong)
-        seen, names = kept["prediction"] >= 0, dataset.class_names
-        predicted = kept["prediction"]
+        # The largest losses have one posterior: among equals the larger loss comes first.
+        seen = np.argsort(-kept["mean_loss"], kind="stable")
+        predicted, names = kept["prediction"], dataset.class_names
+        seen = seen[predicted[seen] >= 0]
         plots.label_matrix(given_labels[seen], predicted[seen], names, picture("labels.png"))
         plots.gallery(
             dataset.images[positions[seen]],

@@ -256,16 +256,18 @@ class BetaMixture(BaseEstimator):
     ```
 
     `BetaMixture(10, tol=0, init_params="authors")` is the EM of the authors' code, wherever that
-    does not degenerate (see `m_step`). Its start is far from many samples: of values of which 40%
-    come from Beta(8, 3) and the others from Beta(2, 10), 200 steps put 52% into the right
-    component, and 10 steps from this class's own start 98%.
+    does not degenerate (see `m_step`). Its start is far from most samples, and ten steps do not
+    always reach them: of the mean losses of `beta_mixture` on scikit-learn's digits with 39.9%
+    wrong labels, it counts 34.3% as noisy; this class's own start 40.1% after ten steps.
 
     Two components are found in any sample: without two modes (`is_bimodal_`) the
     posterior tells nothing of noise.
 
     Args:
         max_iter: Positive integer, the most steps of EM.
-        tol: Float >= 0. EM ends when the mean log-likelihood changes by less; 0 goes on.
+        tol: Float >= 0. EM ends when the mean log-likelihood changes by less, and the likeliest
+            step is kept: moments are no maximum, and may end where both components are equal.
+            With 0 EM goes on, and the last step is kept.
         init_params: `kmeans`: EM starts from the moments of two groups (`two_means`).
             `authors`: from Beta(1, 2) and Beta(2, 1), weighted equally.
 
@@ -274,8 +276,7 @@ class BetaMixture(BaseEstimator):
             the smaller mean.
         n_iter_: Steps of EM done.
         converged_: Whether the change fell below `tol`.
-        lower_bound_: Mean log-likelihood of the sample, in nats. Moments are no maximum of
-            likelihood: it may fall from step to step.
+        lower_bound_: Mean log-likelihood of the sample, in nats.
         dip_: Float in [0, 1], how deep the mixture's histogram of 100 bins falls between two
             modes, as a share of the lower one; 0 if there is one mode.
         is_bimodal_: Whether `dip_` > 0.2 and both weights > 0.01. Of uniform samples of 1000
@@ -305,17 +306,19 @@ class BetaMixture(BaseEstimator):
                 "`max_iter` must be at least 1, `tol` at least 0, `init_params` kmeans or authors. "
                 f"Received: {self.max_iter}, {self.tol}, {self.init_params!r}"
             )
-        x, bound, self.n_iter_, self.converged_ = _checked(x, 2), -np.inf, 0, False
-        ones = np.ones_like(x)
+        x, bound, best = _checked(x, 2), -np.inf, -np.inf
+        ones, logs = np.ones_like(x), (np.log(x), np.log1p(-x))
         is_kmeans = self.init_params == "kmeans"
         parameters = m_step(two_means(x, ones), x) if is_kmeans else INITIAL.astype("float64")
-        logs = np.log(x), np.log1p(-x)
+        self.n_iter_, self.converged_ = 0, False
         while self.n_iter_ < self.max_iter and not self.converged_:
             parameters, before = em_step(parameters, x, ones), bound
             bound = float(np.mean(np.logaddexp(*log_densities(parameters, logs))))
             self.n_iter_, self.converged_ = self.n_iter_ + 1, abs(bound - before) < self.tol
-        self.lower_bound_ = bound
-        self.alphas_, self.betas_, self.weights_ = ordered(parameters)
+            if bound > best or self.tol == 0:
+                best, kept = bound, parameters
+        self.lower_bound_ = best
+        self.alphas_, self.betas_, self.weights_ = ordered(kept)
         cumulated = special.betainc(self.alphas_, self.betas_, np.linspace(0, 1, 101)[:, None])
         bins = np.diff(cumulated @ self.weights_)
         left, right = (np.maximum.accumulate(part) for part in (bins, bins[::-1]))

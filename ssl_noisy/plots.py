@@ -160,8 +160,8 @@ def label_matrix(given_labels, predicted_labels, class_names, path):
     Returns:
         The Matplotlib figure. Up to 20 classes it shows the counts.
     """
-    classes, known = np.arange(len(class_names)), predicted_labels >= 0
-    counts = metrics.confusion_matrix(given_labels[known], predicted_labels[known], labels=classes)
+    classes = np.arange(len(class_names))
+    counts = metrics.confusion_matrix(given_labels, predicted_labels, labels=classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 2.5 + 0.45 * min(len(classes), MOST_NUMBERS)
     figure = _figure(side + 0.8, side)

@@ -12,7 +12,7 @@ from keras import ops
 
 from ssl_noisy import augment, checkpoint, methods
 
-NUM_METHODS = 11  # raise it with each new file: an empty folder must not pass
+NUM_METHODS = 19  # raise it with each new file: an empty folder must not pass
 OUT_OF_RANGE = {
     "batch_size": (0, -3),
     "weight_decay": (-1e-9, float("nan"), float("inf")),
@@ -49,6 +49,18 @@ OUT_OF_RANGE = {
     "assumed_noise_rate": (-0.1, 1.0, float("nan")),
     "selection_end": (-0.1, 1.1, float("nan")),
     "clean_threshold": (-0.1, 1.0, float("nan")),
+    "pass_share": (0.0, -1.0, float("nan"), float("inf")),
+    "pass_batch_size": (0, -1),
+    "threshold_percentile": (-1.0, 100.1, float("nan")),
+    "combine": ("xor",),
+    "threshold_samples": ("half",),
+    "variant": ("m_dyr",),
+    "bootstrap_start": (-0.1, 1.0, float("nan")),
+    "guided_end": (-0.1, 1.1, float("nan")),
+    "temperature_end": (-0.1, 1.1, float("nan")),
+    "static_weight": (-0.1, 1.1, float("nan")),
+    "low_percentile": (-1.0, 100.0, float("nan")),
+    "high_percentile": (0.0, 100.1, float("nan")),
 }
 METHODS = [(name, name) for name in methods.names()]
 

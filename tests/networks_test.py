@@ -89,12 +89,7 @@ class BuildTest(parameterized.TestCase):
         ("resnet_32", (28, 28, 1), 10, basic_resnet_parameters(RESNET_32, False, 1, 10)),
         ("cnn_13", (28, 28, 1), 10, cnn_13_parameters(True, 1, 10)),
         ("small_cnn", (32, 32, 3), 10, 27 * 32 + 9 * 32 * 64 + 9 * 64**2 + 2 * 160 + 65 * 10),
-        (
-            "strided_cnn",
-            (32, 32, 3),
-            10,
-            27 * 64 + 9 * 64 * 128 + 9 * 128 * 256 + 2 * 448 + 257 * 10,
-        ),
+        ("wide_lenet", (32, 32, 3), 10, 27 * 32 + 9 * 32 * 64 + 4096 * 512 + 2 * 608 + 513 * 10),
     )
     def test_parameters_and_shapes(self, name, image_shape, num_classes, expected):
         network = networks.build(name, image_shape, num_classes)

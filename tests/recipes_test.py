@@ -30,7 +30,14 @@ class RecipeTest(parameterized.TestCase):
         for setting in ("cifar100_4000", "cifar100_10000"):
             self.assertIn(f"arazo_{setting}_authors", names)
         for method in methods.names():
-            self.assertIn(f"{method}_digits_20", names)
+            self.assertTrue({f"{method}_digits_20", f"{method}_digits_sym40"} & names, method)
+        for method in ("supervised", "mixup", "beta_mixture", "aum"):
+            for setting in ("cifar10_sym40", "cifar10n_worse"):
+                self.assertIn(f"{method}_{setting}_quick", names)
+        for variant in ("m_dyr_h", "md_dyr_sh"):
+            for rate in (20, 50, 80, 90):
+                self.assertIn(f"beta_mixture_cifar10_sym{rate}_{variant}", names)
+                self.assertIn(f"beta_mixture_cifar100_sym{rate}_{variant}", names)
         self.assertIn(recipes.DEFAULT.removesuffix(".cfg"), names)
 
     @parameterized.named_parameters(RECIPES)
@@ -38,7 +45,11 @@ class RecipeTest(parameterized.TestCase):
         values = flags.FlagValues()
         settings.define_flags(values)
         made = command.parse_settings(["train", f"--flagfile={path}"], values)
-        self.assertStartsWith(path.stem, f"{made.method}_{made.dataset}_{made.num_labels}")
+        labels = "n_worse" if made.noise == "cifarn:worse_label" else f"_{made.num_labels}"
+        if made.noise and labels != "n_worse":
+            kind, rate = made.noise.split(":")
+            labels = f"_{kind[: 4 if kind == 'pair' else 3]}{round(float(rate) * 100)}"
+        self.assertStartsWith(path.stem, f"{made.method}_{made.dataset}{labels}")
         self.assertIn(made.network.split("_")[0], {n.split("_")[0] for n in networks.names()})
 
     @parameterized.named_parameters(RECIPES)
@@ -58,7 +69,7 @@ class RecipeTest(parameterized.TestCase):
 
     def test_wide_networks_and_decay_of_cifar100(self):
         for name, path in RECIPES:
-            if "cifar100" in name and not name.startswith("arazo"):
+            if "cifar100" in name and not name.startswith(("arazo", "beta_mixture", "aum")):
                 self.assertIn("--weight_decay=0.001\n", path.read_text())
             if name.startswith("fixmatch_cifar100"):
                 self.assertIn("--network=wrn_28_8\n", path.read_text())

@@ -70,7 +70,7 @@ class SettingsTest(parameterized.TestCase):
             ValueError,
             "--confidence_threshold is not a flag of method 'supervised', which takes: "
             "--average_statistics, --batch_size, --decayed, --ema_momentum, "
-            "--weak_augmentation, --weight_decay",
+            "--record_examples, --weak_augmentation, --weight_decay",
         ):
             parse("--method=supervised", "--confidence_threshold=0.9")
 
@@ -101,6 +101,49 @@ class SettingsTest(parameterized.TestCase):
     def test_a_baseline_of_itself_or_of_none_is_none(self):
         self.assertIsNone(parse("--baseline=fixmatch").baseline)
         self.assertIsNone(parse("--baseline=supervised", "--baseline=").baseline)
+
+    def test_each_noise_takes_its_own_settings(self):
+        for noise, name in (
+            (None, "noise_seed"),
+            ("file:a.npz", "noise_seed"),
+            ("instance:0.4", "noise_draw"),
+            ("symmetric:0.4", "cifarn_file"),
+            ("cifarn:worse_label", "noise_seed"),
+        ):
+            value = {"noise_seed": 1, "noise_draw": "coin", "cifarn_file": "a.pt"}[name]
+            with self.assertRaisesRegex(ValueError, f"--{name} says nothing of --noise={noise}"):
+                Settings(noise=noise, **{name: value})
+        made = Settings(noise="symmetric:0.4", seed=3).resolved()
+        self.assertEqual((made.noise_seed, made.noise_draw), (3, "exact"))
+        made = Settings(noise="cifarn:worse_label", seed=3).resolved()
+        self.assertEqual((made.noise_seed, made.noise_draw), (None, None))
+
+    def test_a_pass_sees_each_example_as_often_as_its_share_says(self):
+        aum = {"batch_size": 100, "pass_batch_size": 25, "pass_share": 0.5}
+        made = Settings(method="aum", steps=400, steps_per_epoch=100, method_arguments=aum)
+        one = made.for_pass()
+        self.assertEqual((one.method, one.schedule, one.remover), ("supervised", "constant", None))
+        # 400 steps of 100, half of that, in steps of 25: as many evaluations an epoch.
+        self.assertEqual((one.steps, one.steps_per_epoch), (800, 400))
+        self.assertEqual(one.method_arguments["batch_size"], 25)
+        self.assertTrue(one.method_arguments["record_examples"])
+        several = dataclasses.replace(made, steps_per_execution=50).for_pass()
+        self.assertEqual((several.steps % 50, several.steps_per_epoch % 50), (0, 0))
+
+    def test_any_method_takes_the_flags_of_the_method_that_removes_labels(self):
+        own = {"confidence_threshold": 0.9, "pass_batch_size": 8}
+        made = Settings(remove_labels="aum", method_arguments=own)
+        self.assertEqual(made.remover, "aum")
+        self.assertEqual(made.learner_arguments, {"confidence_threshold": 0.9})
+        self.assertEqual(made.resolved().method_arguments["combine"], "and")
+        self.assertEqual(made.for_pass().method_arguments["batch_size"], 8)
+        self.assertNotIn("pass_batch_size", made.resolved().learner_arguments)
+        with self.assertRaisesRegex(ValueError, "--pass_batch_size is not a flag"):
+            Settings(method_arguments=own)
+        with self.assertRaisesRegex(ValueError, "removes labels itself"):
+            Settings(method="aum", remove_labels="aum")
+        baseline = Settings(baseline="supervised", remove_labels="aum").for_baseline()
+        self.assertIsNone(baseline.remover)
 
     def test_paths_are_absolute(self):
         made = parse("--dataset=npz:a.npz", "--run_dir=b", "--label_file=c.json")
