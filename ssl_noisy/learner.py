@@ -214,7 +214,7 @@ class Learner(keras.Model):
             )
         examples = self.example_states(task)
         if self.record_examples:
-            examples = {**examples, **record.initial(task.num_examples)}
+            examples = {**examples, "record_rows": record.initial(task.num_examples)}
         for name, value in examples.items():
             loaded = self.loaded_states.get(name, value)
             if loaded.shape != value.shape:
@@ -332,15 +332,8 @@ class Learner(keras.Model):
         """
         if not self.record_examples:
             return
-        sums, counts = record.updated(
-            self.record_sums.value,
-            self.record_counts.value,
-            indices,
-            self.given_labels(indices),
-            logits,
-        )
-        self.record_sums.assign(sums)
-        self.record_counts.assign(counts)
+        rows = self.record_rows.value
+        self.record_rows.assign(record.updated(rows, indices, self.given_labels(indices), logits))
 
     def example_record(self, positions=slice(None)):
         """Returns the record of the examples at `positions` as arrays: see `record.read`.
@@ -350,10 +343,7 @@ class Learner(keras.Model):
         """
         if not self.record_examples:
             raise ValueError("There is no record: this learner has record_examples=False.")
-        sums, counts = (
-            ops.convert_to_numpy(v.value) for v in (self.record_sums, self.record_counts)
-        )
-        return record.read(sums, counts, positions)
+        return record.read(ops.convert_to_numpy(self.record_rows.value), positions)
 
     def detected(self):
         """Returns what the method itself says of the labels, from what it keeps.

@@ -6,24 +6,22 @@ from keras import ops
 
 from ssl_noisy import losses
 
-SUMS = ("margin_sum", "loss_sum", "cores_sum", "margin", "loss")
-COUNTS = ("observations", "margins", "agreements", "forgetting_events", "prediction", "is_correct")
+# The columns of a record: what is summed, and what is remembered of the last observation.
+SUMS = ("margin_sum", "loss_sum", "cores_sum", "observations", "margins", "agreements", "forgotten")
+LAST = ("margin", "loss", "prediction", "is_correct")
+COLUMNS = (*SUMS, *LAST)
+UNKNOWN = -1  # as a prediction, or whether it was right
 
 
 def initial(num_examples):
-    """Returns the record of examples that were never seen.
+    """Returns the record of examples never seen: zeros, float32 `(num_examples, len(COLUMNS))`.
 
-    Returns:
-        A dict of arrays: `record_sums`, float32 `(num_examples, len(SUMS))`, and
-        `record_counts`, int32 `(num_examples, len(COUNTS))`, zeros.
+    Counts are exact up to 2^24, and one array of all is updated faster than several.
     """
-    return {
-        "record_sums": np.zeros((num_examples, len(SUMS)), "float32"),
-        "record_counts": np.zeros((num_examples, len(COUNTS)), "int32"),
-    }
+    return np.zeros((num_examples, len(COLUMNS)), "float32")
 
 
-def updated(sums, counts, indices, given_labels, logits):
+def updated(rows, indices, given_labels, logits):
     """Takes the logits of a batch into the record, without gradient.
 
     An observation is one passage of an example through the network. The margin of the first is
@@ -32,60 +30,47 @@ def updated(sums, counts, indices, given_labels, logits):
     batch counts twice; its last place decides what is remembered as its last prediction.
 
     Args:
-        sums, counts: Tensors, of the shapes of `initial`.
+        rows: Float32 tensor, of the shape of `initial`.
         indices: int32 `(batch_size,)`, the examples.
         given_labels: int32 `(batch_size,)`, -1 where there is none.
         logits: Float `(batch_size, num_classes)`.
 
     Returns:
-        The new `(sums, counts)`.
+        The new `rows`.
     """
     logits = ops.cast(ops.stop_gradient(logits), "float32")
     is_labeled, labels = given_labels >= 0, ops.maximum(given_labels, 0)
     # (batch_size, batch_size): the same example at a later place.
-    place = ops.arange(indices.shape[0])
+    place = np.arange(indices.shape[0])
     later = (indices[None] == indices[:, None]) & (place[None] > place[:, None])
     is_last = is_labeled & ~ops.any(later, axis=1)
-    old_sums, old_counts = ops.take(sums, indices, axis=0), ops.take(counts, indices, axis=0)
+    old = ops.take(rows, indices, axis=0)
 
     margin, loss = losses.margin(labels, logits), losses.cross_entropy(labels, logits)
-    again = is_labeled & (old_counts[:, COUNTS.index("observations")] > 0)
-    change = {
-        "margin_sum": ops.where(again, margin, 0.0),
-        "loss_sum": ops.where(is_labeled, loss, 0.0),
-        "cores_sum": ops.where(is_labeled, losses.cores(labels, logits), 0.0),
-        # What is remembered and not summed changes by its difference, at its last place alone:
-        # additions to one place may come in any order.
-        "margin": ops.where(is_last, margin - old_sums[:, SUMS.index("margin")], 0.0),
-        "loss": ops.where(is_last, loss - old_sums[:, SUMS.index("loss")], 0.0),
-    }
-    sums = _added(sums, indices, change, SUMS)
-
-    prediction = ops.cast(ops.argmax(logits, axis=-1), "int32")
-    is_correct = prediction == labels
-    was_correct = old_counts[:, COUNTS.index("is_correct")]
-    correct = ops.cast(is_correct, "int32")
-    change = {
-        "observations": is_labeled,
-        "margins": again,
-        "agreements": is_labeled & is_correct,
-        "forgetting_events": is_last & ~is_correct & (was_correct == 1),
-        "prediction": ops.where(is_last, prediction - old_counts[:, COUNTS.index("prediction")], 0),
-        "is_correct": ops.where(is_last, correct - was_correct, 0),
-    }
-    return sums, _added(counts, indices, change, COUNTS)
+    prediction = ops.argmax(logits, axis=-1)
+    is_correct = ops.equal(ops.cast(prediction, "int32"), labels)
+    again = is_labeled & (old[:, COLUMNS.index("observations")] > 0)
+    was_correct = old[:, COLUMNS.index("is_correct")] > 0
+    forgotten = is_last & was_correct & ~is_correct
+    flags = [ops.cast(flag, "float32") for flag in (is_labeled, again, is_correct, forgotten)]
+    labeled, again, correct, forgotten = flags
+    # CE - mean_k(-log p_k) is the mean logit less the label's (`losses.cores`), and the margin the
+    # label's logit less the largest other: no second softmax.
+    cores = loss + ops.mean(logits, axis=-1) - ops.logsumexp(logits, axis=-1)
+    sums = (margin * again, loss * labeled, cores * labeled, labeled, again, correct * labeled)
+    last = ops.stack([margin, loss, ops.cast(prediction, "float32"), correct], axis=-1)
+    # What is remembered changes by its difference, at the last place alone: additions to one
+    # place may come in any order.
+    last = ops.where(is_last[:, None], last - old[:, len(SUMS) :], 0.0)
+    change = ops.concatenate([ops.stack([*sums, forgotten], axis=-1), last], axis=-1)
+    return ops.scatter_update(rows, indices[:, None], change, reduction="add")
 
 
-def _added(values, indices, change, names):
-    rows = ops.stack([ops.cast(change[name], values.dtype) for name in names], axis=-1)
-    return ops.scatter_update(values, indices[:, None], rows, reduction="add")
-
-
-def read(sums, counts, positions=slice(None)):
+def read(rows, positions=slice(None)):
     """Returns the record of the examples at `positions` as a dict of arrays of shape `(n,)`.
 
     Args:
-        sums, counts: Arrays, of the shapes of `initial`.
+        rows: Float array, of the shape of `initial`.
         positions: Integer array of shape `(n,)`, or a slice.
 
     Returns:
@@ -95,27 +80,28 @@ def read(sums, counts, positions=slice(None)):
         `forgetting_events`, int: from right to wrong; `cores`, the mean of `losses.cores`. Floats
         are float64, NaN where unknown.
     """
-    sums = dict(zip(SUMS, np.asarray(sums, "float64")[positions].T))
-    counts = dict(zip(COUNTS, np.asarray(counts)[positions].T))
-    seen, observations = counts["observations"] > 0, counts["observations"]
+    kept = dict(zip(COLUMNS, np.asarray(rows, "float64")[positions].T))
+    observations = kept["observations"]
+    seen = observations > 0
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
-            "observations": observations,
-            "aum": sums["margin_sum"] / counts["margins"],
-            "margin": np.where(seen, sums["margin"], np.nan),
-            "loss": np.where(seen, sums["loss"], np.nan),
-            "mean_loss": sums["loss_sum"] / observations,
-            "agreement": counts["agreements"] / observations,
-            "cores": sums["cores_sum"] / observations,
-            "prediction": np.where(seen, counts["prediction"], -1),
-            "last_correct": np.where(seen, counts["is_correct"], -1),
-            "forgetting_events": counts["forgetting_events"],
+            "observations": observations.astype("int64"),
+            "aum": kept["margin_sum"] / kept["margins"],
+            "margin": np.where(seen, kept["margin"], np.nan),
+            "loss": np.where(seen, kept["loss"], np.nan),
+            "mean_loss": kept["loss_sum"] / observations,
+            "agreement": kept["agreements"] / observations,
+            "cores": kept["cores_sum"] / observations,
+            "prediction": np.where(seen, kept["prediction"], UNKNOWN).astype("int64"),
+            "last_correct": np.where(seen, kept["is_correct"], UNKNOWN).astype("int64"),
+            "forgetting_events": kept["forgotten"].astype("int64"),
         }
 
 
 def masked(kept, is_known):
     """Returns a record in which the examples outside of a bool array `(n,)` were never seen."""
-    blanks = {"prediction": -1, "last_correct": -1, "observations": 0, "forgetting_events": 0}
+    blanks = {"prediction": UNKNOWN, "last_correct": UNKNOWN}
+    blanks.update({"observations": 0, "forgetting_events": 0})
     return {k: np.where(is_known, v, blanks.get(k, np.nan)) for k, v in kept.items()}
 
 
@@ -137,8 +123,8 @@ def average(records):
         with np.errstate(invalid="ignore", divide="ignore"):
             result[name] = np.sum(np.where(known > 0, values, 0), axis=0) / known.sum(axis=0)
     for name in ("prediction", "last_correct"):
-        result[name] = np.full(len(result["observations"]), -1)
+        result[name] = np.full(len(result["observations"]), UNKNOWN)
         for one in records:
-            result[name] = np.where(one[name] >= 0, one[name], result[name])
+            result[name] = np.where(one[name] != UNKNOWN, one[name], result[name])
     result["forgetting_events"] = sum(one["forgetting_events"] for one in records)
     return result

@@ -182,6 +182,10 @@ def _passes(settings, remover, sets, run_dir, dataset, labels, task, stream):
             )
             _train(its_settings, folder, dataset, its_labels, its_task, stream)
         one = label_report.read_record(folder)
+        # The class of the threshold samples is no suggestion.
+        one["prediction"] = np.where(
+            one["prediction"] < task.num_classes, one["prediction"], record.UNKNOWN
+        )
         is_judge = ~np.isin(labels.positions, samples)
         thresholds.append(aum.threshold(one["aum"][~is_judge], remover.threshold_percentile))
         flags.append(one["aum"] < thresholds[-1])

@@ -101,7 +101,7 @@ class ConformanceTest(parameterized.TestCase):
         np.testing.assert_array_equal(margins > 0, correct == 1)
         off, _ = toy.learner(method, record_examples=False)
         toy.fit(off, steps=1)
-        self.assertNotIn("record_sums", off.states)
+        self.assertNotIn("record_rows", off.states)
 
     @parameterized.named_parameters(METHODS)
     def test_each_term_has_a_gradient(self, method):

@@ -6,12 +6,13 @@ import json
 import os
 import signal
 import time
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
 from commands import call, read, start
 
-from ssl_noisy import checkpoint, datasets, detection
+from ssl_noisy import checkpoint, datasets, detection, label_report
 
 SMALL = (
     "--dataset=digits",
@@ -131,6 +132,22 @@ class PassesTest(absltest.TestCase):
         kept = 200 - result_of(folder)["removed_labels"]["count"]
         self.assertLess(kept, 200)
         self.assertIn(f"{kept} labeled", out)
+
+    def test_the_class_of_threshold_samples_is_no_suggestion(self):
+        read_record, whole = label_report.read_record, np.array([True] * 100 + [False] * 100)
+
+        def taken_for_threshold_samples(folder):
+            kept = read_record(folder)
+            return {**kept, "prediction": np.where(whole, 10, kept["prediction"])}
+
+        folder = os.path.join(self.create_tempdir().full_path, "run")
+        with mock.patch.object(label_report, "read_record", taken_for_threshold_samples):
+            code, _, errors = call(*AUM, "--pass_share=0.1", "--plots", f"--run_dir={folder}")
+        self.assertEqual((code, errors), (0, []))
+        examples = detection.read_examples(os.path.join(folder, "examples.csv"))
+        self.assertEqual(set(examples["predicted_label"][whole]), {-1})
+        self.assertGreater((examples["predicted_label"][~whole] >= 0).sum(), 30)
+        self.assertTrue(os.path.exists(os.path.join(folder, "gallery.png")))
 
 
 class MistakeTest(parameterized.TestCase):

@@ -14,16 +14,15 @@ NAN = float("nan")
 
 def take_in(batches, num_examples=3):
     """Returns the record after batches of `(indices, given_labels, logits)`."""
-    sums, counts = record.initial(num_examples).values()
+    rows = record.initial(num_examples)
     for indices, labels, logits in batches:
-        sums, counts = record.updated(
-            ops.convert_to_tensor(sums),
-            ops.convert_to_tensor(counts),
+        rows = record.updated(
+            ops.convert_to_tensor(rows),
             np.array(indices, "int32"),
             np.array(labels, "int32"),
             np.array(logits, "float32"),
         )
-    return record.read(ops.convert_to_numpy(sums), ops.convert_to_numpy(counts))
+    return record.read(ops.convert_to_numpy(rows))
 
 
 class FormulasTest(absltest.TestCase):

@@ -5,11 +5,11 @@ import keras
 from keras import ops
 
 from ssl_noisy import aum, losses
-from ssl_noisy.learner import Learner
+from ssl_noisy.robust import RobustLearner
 
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
-class AreaUnderMargin(Learner):
+class AreaUnderMargin(RobustLearner):
     """Trains on the labels that two passes over the data do not flag.
 
     The passes are trainings of their own, with a constant learning rate and small batches, on a
@@ -65,12 +65,9 @@ class AreaUnderMargin(Learner):
         threshold_samples: str = "paper",
         batch_size: int = 256,
         weight_decay: float = 1e-4,
-        decayed: str = "all",
-        ema_momentum: float = 0.0,
         **kwargs,
     ):
-        kwargs.update(batch_size=batch_size, weight_decay=weight_decay, decayed=decayed)
-        super().__init__(network, task, ema_momentum=ema_momentum, **kwargs)
+        super().__init__(network, task, batch_size=batch_size, weight_decay=weight_decay, **kwargs)
         self.check_argument("pass_share", pass_share, pass_share > 0, "above 0")
         self.check_at_least(1, pass_batch_size=pass_batch_size)
         is_percentile = 0 <= threshold_percentile <= 100
