@@ -279,8 +279,8 @@ class BetaMixture(BaseEstimator):
         lower_bound_: Mean log-likelihood of the sample, in nats.
         dip_: Float in [0, 1], how deep the mixture's histogram of 100 bins falls between two
             modes, as a share of the lower one; 0 if there is one mode.
-        is_bimodal_: Whether `dip_` > 0.2 and both weights > 0.01. Of uniform samples of 1000
-            values some have a dip of 0.2 by chance, of 10,000 none above 0.1.
+        is_bimodal_: Whether `dip_` > 0.2 and both weights > 0.01. Of 100 uniform samples of 1000
+            values 6 have it by chance, of 10,000 none.
 
     Reference:
         [Arazo et al., 2019](https://arxiv.org/abs/1904.11238), section 3.1.

@@ -271,11 +271,6 @@ class PosteriorTest(parameterized.TestCase):
         expected = -np.log(PLAIN[np.arange(3), LABELS])
         np.testing.assert_allclose(record["loss"], expected, atol=1e-5)
 
-    def test_an_example_that_comes_twice_has_the_mean_of_its_losses(self):
-        learner = make(batch_size=4)
-        learner.remember(ops.array([1, 0, 1, 1]), ops.array([1.0, 5.0, 2.0, 6.0]))
-        np.testing.assert_allclose(learner.last_losses, [5, 3, -1])
-
 
 class FitTest(parameterized.TestCase):
     def make(self, **kwargs):

@@ -2,6 +2,7 @@
 """The mixtures against scipy, scikit-learn and the plain EM, and where that gives no number."""
 
 import functools
+from unittest import mock
 
 import keras
 import numpy as np
@@ -78,7 +79,7 @@ def fit(losses):
 class LogBetaTest(absltest.TestCase):
     def test_it_is_scipys(self):
         a, b = np.meshgrid(*2 * [np.geomspace(1e-3, 1e4, 40)])
-        np.testing.assert_allclose(mixture.log_beta(a, b), special.betaln(a, b), atol=1e-10)
+        np.testing.assert_allclose(mixture.log_beta(a, b), special.betaln(a, b), rtol=0, atol=1e-10)
         a, b = a.astype("float32"), b.astype("float32")
         expected = special.betaln(a.astype("float64"), b.astype("float64"))
         found = compiled(functools.partial(mixture.log_beta, xp=ops))(a, b)
@@ -116,6 +117,12 @@ class AuthorsTest(parameterized.TestCase):
         twice = mixture.em_step(start, np.array([0.1, 0.2, 0.2, 0.7]), np.ones(4))
         np.testing.assert_allclose(found, twice)
         self.assertGreater(np.abs(twice - expected).max(), 0.01)
+
+    def test_responsibilities_where_densities_vanish(self):
+        # The weighted densities at 1/2 are 5.9098e-11 and 3e-17, which is 1e-12.
+        parameters = np.array([[48, 76], [144, 228], [0.5, 0.5]])
+        weights = mixture.em_step(parameters, np.array([0.5]), np.ones(1))[2]
+        np.testing.assert_allclose(weights, [0.98336, 0.01664], atol=1e-5)
 
 
 class RangeTest(parameterized.TestCase):
@@ -203,7 +210,7 @@ class StepTest(parameterized.TestCase):
         losses = some_losses()
         ends = np.percentile(losses, [0, 100])
         expected = plain_em(mixture.normalized(losses, ends), 3)
-        found = mixture.fit_losses(losses, NO_FIT, 0, 100, max_iter=3)[0]
+        found = compiled(lambda v: mixture.fit_losses(v, NO_FIT, 0, 100, 3))(losses)[0]
         np.testing.assert_allclose(found, expected, rtol=1e-3)
 
     def test_a_fit_that_fails_keeps_the_last_one(self):
@@ -230,7 +237,8 @@ class DegenerateTest(parameterized.TestCase):
     """Where the published formulas divide by 0 or leave the parameters of a density."""
 
     def check(self, shares, x):
-        found = mixture.m_step(np.array(shares, "float64"), np.array(x, "float64"))
+        with np.errstate(all="raise"):
+            found = mixture.m_step(np.array(shares, "float64"), np.array(x, "float64"))
         low, high = mixture.SHAPES
         self.assertTrue((found[:2] >= low * 0.999).all(), found)
         self.assertTrue((found[:2] <= high * 1.001).all(), found)
@@ -263,6 +271,15 @@ class DegenerateTest(parameterized.TestCase):
         found = mixture.ordered(np.array([[1.0, 2], [1, 40], [0.5, 0.5]]))
         np.testing.assert_array_equal(found[0], [2, 1])
 
+    def test_fits_whose_components_change_places_are_ordered(self):
+        losses, authors = some_losses(), BetaMixture(10, tol=0, init_params="authors")
+        x = mixture.normalized(losses, mixture.loss_range(losses, 0, 100))
+        expected = parameters_of(authors.fit(x))
+        with mock.patch.object(mixture, "INITIAL", mixture.INITIAL[:, ::-1].copy()):
+            np.testing.assert_allclose(parameters_of(authors.fit(x)), expected)
+            found = mixture.fit_losses(losses, NO_FIT, 0, 100)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-3)
+
 
 class EstimatorTest(parameterized.TestCase):
     @parameterized.named_parameters(
@@ -285,6 +302,18 @@ class EstimatorTest(parameterized.TestCase):
         authors = BetaMixture(init_params="authors").fit(x)
         self.assertGreater(own.lower_bound_, authors.lower_bound_ + 0.15)
         self.assertFalse(authors.is_bimodal_)
+
+    def test_the_likeliest_step_is_kept_unless_there_is_no_test_of_convergence(self):
+        x, likelihoods = beta_sample((2, 10, 6000), (8, 3, 4000), seed=1), []
+        for steps in (1, 10, 50):
+            fitted = BetaMixture(steps, tol=0, init_params="authors").fit(x)
+            likelihoods.append(np.mean(np.log(fitted.density(x).sum(axis=1))))
+            self.assertAlmostEqual(fitted.lower_bound_, likelihoods[-1])
+        self.assertGreater(likelihoods[1], max(likelihoods[::2]) + 2e-4)
+        fitted = BetaMixture(50, init_params="authors").fit(x)
+        self.assertGreaterEqual(fitted.lower_bound_, likelihoods[1])
+        likelihood = np.mean(np.log(fitted.density(x).sum(axis=1)))
+        self.assertAlmostEqual(fitted.lower_bound_, likelihood)
 
     @parameterized.named_parameters(
         ("few_large_losses", (1.2, 8)), ("symmetric", (5, 5)), ("flat", (1, 1)), ("pole", (0.5, 5))

@@ -2,12 +2,14 @@
 """What the methods for wrong labels share: two networks, and the memory of an example."""
 
 import os
+from unittest import mock
 
 import keras
 import look_up
 import numpy as np
 import toy
 from absl.testing import absltest, parameterized
+from keras import ops
 
 from ssl_noisy import checkpoint, methods, robust
 
@@ -45,7 +47,7 @@ class TwoNetworksTest(parameterized.TestCase):
         toy.fit(learner)
         for network, old in zip(learner.networks, before):
             self.assertGreater(np.abs(weights(network) - old).max(), 1e-3)
-        images = keras.ops.cast(learner.task.images[:5], "float32")
+        images = ops.cast(learner.task.images[:5], "float32")
         np.testing.assert_array_equal(learner(images), learner.network(images))
         self.assertGreater(np.abs(learner(images) - learner.second_network(images)).max(), 1e-3)
 
@@ -83,7 +85,7 @@ class TwoNetworksTest(parameterized.TestCase):
         path = os.path.join(self.create_tempdir().full_path, "learner.keras")
         learner.save(path)
         loaded = keras.models.load_model(path)
-        images = keras.ops.cast(learner.task.images[:5], "float32")
+        images = ops.cast(learner.task.images[:5], "float32")
         for mine, its in zip(learner.networks, loaded.networks):
             np.testing.assert_array_equal(mine(images, training=True), its(images, training=True))
 
@@ -95,6 +97,13 @@ class RememberTest(absltest.TestCase):
         rows = np.array([[10, 11], [20, 21], [30, 31], [40, 41]], "float32")
         learner.remember(learner.targets, np.array([2, 0, 2, 0], "int32"), rows)
         np.testing.assert_array_equal(learner.targets, [[40, 41], [3, 4], [30, 31], [7, 8]])
+
+    def test_any_order_of_writing_gives_the_same(self):
+        learner = look_up.make("cores", [[0.5, 0.5]] * 3, [0, 1, 0])
+        with mock.patch.object(ops, "scatter_update", wraps=ops.scatter_update) as write:
+            rows = np.array([7, 8, 9], "float32")
+            learner.remember(learner.sieve_values, np.array([1, 2, 1], "int32"), rows)
+        np.testing.assert_array_equal(write.call_args.args[2], [9, 8, 9])
 
     def test_numbers_too(self):
         learner = look_up.make("cores", [[0.5, 0.5]] * 3, [0, 1, 0])

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from ssl_noisy import augment, losses, mixture, schedules
-from ssl_noisy.learner import Learner
+from ssl_noisy.robust import RobustLearner
 
 VARIANTS = (
     "m_dyr_h",
@@ -21,7 +21,7 @@ LABEL_WEIGHTS = {"static_hard": 0.8, "static_soft": 0.95}  # Reed et al., 2014
 
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
-class BetaMixtureCorrection(Learner):
+class BetaMixtureCorrection(RobustLearner):
     """Trains on given labels of which some are wrong, corrected by a mixture of the losses.
 
     The last loss of each example, of its weak view in evaluation mode, lies on the device. At the
@@ -102,14 +102,10 @@ class BetaMixtureCorrection(Learner):
         prior_weight: float = 1.0,
         low_percentile: float = 5.0,
         high_percentile: float = 95.0,
-        batch_size: int = 128,
         weight_decay: float = 1e-4,
-        decayed: str = "all",
-        ema_momentum: float = 0.0,
         **kwargs,
     ):
-        kwargs.update(batch_size=batch_size, weight_decay=weight_decay, decayed=decayed)
-        super().__init__(network, ema_momentum=ema_momentum, **kwargs)
+        super().__init__(network, weight_decay=weight_decay, **kwargs)
         self.check_choice("variant", variant, VARIANTS)
         self.check_share(
             bootstrap_start=bootstrap_start,
@@ -140,7 +136,7 @@ class BetaMixtureCorrection(Learner):
             # All zeros until the first fit.
             self.posterior_table = self.add_state("posterior_table", np.zeros(100, "float32"))
         if task is not None:
-            self.attach(task)
+            self.attach(task)  # whose states depend on the variant
 
     @property
     def is_static(self):
@@ -233,22 +229,18 @@ class BetaMixtureCorrection(Learner):
         values = losses.cross_entropy(self.given_labels(labeled), logits)
         x = mixture.normalized(values, self.loss_range.value, ops)
         noisy = mixture.lookup(self.posterior_table.value, x, ops)
-        self.remember(labeled, values)
+        self.remember(self.last_losses, labeled, values)
+        self.fit_mixture()
         return ops.clip(noisy, 1e-4, 1 - 1e-4)
 
-    def remember(self, labeled, values):
-        """Writes the losses of a batch, and fits the mixture anew at the end of a pass."""
-        # The mean where an example comes twice: writes to one place may come in any order.
-        is_same = labeled[:, None] == labeled[None]
-        sums = ops.sum(ops.where(is_same, values[None], 0.0), axis=1)
-        values = sums / ops.sum(ops.cast(is_same, "float32"), axis=1)
-        last_losses = ops.scatter_update(self.last_losses.value, labeled[:, None], values)
-        self.last_losses.assign(last_losses)
+    def fit_mixture(self):
+        """Fits the mixture anew if this step is the last of a pass."""
         variables = self.mixture, self.loss_range, self.posterior_table
         previous = tuple(ops.convert_to_tensor(v.value) for v in variables)
 
         def fitted():
-            known = ops.where(last_losses >= 0, last_losses, np.nan)
+            values = self.last_losses.value
+            known = ops.where(values >= 0, values, np.nan)
             return mixture.fit_losses(known, previous, self.low_percentile, self.high_percentile)
 
         is_end = (self.step.value + 1) % self.steps_per_pass(self.task) == 0
