@@ -99,7 +99,7 @@ class AuthorsTest(parameterized.TestCase):
     )
     def test_ten_steps_are_the_published_ones(self, components):
         x = beta_sample(*components)
-        fitted = BetaMixture(max_iter=10, tol=0, init_params="authors").fit(x)
+        fitted = BetaMixture(max_iter=10, tol=0).fit(x)
         np.testing.assert_allclose(parameters_of(fitted), plain_em(x, 10), rtol=1e-7)
         self.assertEqual((fitted.n_iter_, fitted.converged_), (10, False))
         # It is far from where it would end: a step more or less is seen.
@@ -361,7 +361,7 @@ class EstimatorTest(parameterized.TestCase):
         ("one_apart", np.where(np.arange(50) == 3, 1.0, 0.1)),
     )
     def test_degenerate_samples_give_numbers(self, x):
-        for init_params in ("kmeans", "authors"):
+        for init_params in mixture.STARTS:
             fitted = BetaMixture(init_params=init_params).fit(x)
             self.assertTrue(np.isfinite(parameters_of(fitted)).all())
             self.assertTrue(np.isfinite([fitted.lower_bound_, fitted.dip_]).all())
