@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Times the training step on a GPU with JAX, then trains a method with 250 labels for as long as
-# given. It needs no TensorFlow: jax[cuda], keras, scikit-learn, matplotlib, tensorboardX, absl-py.
+# Times the training step on a GPU with JAX, then trains a method, with 250 labels or with half of
+# all labels wrong, for as long as given. It needs no TensorFlow: jax[cuda], keras, scikit-learn, matplotlib, tensorboardX, absl-py.
 #
 #   benchmarks/gpu.sh DATASET OUT [MINUTES] [METHOD]
 #
@@ -10,6 +10,7 @@
 # MINUTES  of training, 5 unless given; with the timings before it, under 9 in all.
 # METHOD   fixmatch unless given, or uda: those that have a recipe of their authors' code. The
 #          moving average's momentum is 0.999 for both: UDA's own 0.9999 is for 500,000 steps.
+#          beta_mixture: M-DYR-H with PreAct ResNet-18 and 50 % symmetric noise.
 set -euo pipefail
 usage="usage: benchmarks/gpu.sh DATASET OUT [MINUTES] [METHOD]"
 dataset=${1:?$usage}
@@ -21,7 +22,10 @@ mkdir -p "$out"
 out=$(realpath "$out")
 case $dataset in npz:*) dataset=npz:$(realpath "${dataset#npz:}") ;; esac
 cd "$(dirname "$0")/.."
-recipe=flags/${method}_cifar10_250_google_code.cfg
+recipe=flags/${method}_cifar10_250_google_code.cfg average=--ema_momentum=0.999
+if [ "$method" = beta_mixture ]; then
+  recipe=flags/beta_mixture_cifar10_sym50_m_dyr_h.cfg average=--ema_momentum=0
+fi
 
 for precision in float32 mixed_bfloat16; do
   python3 -m ssl_noisy.benchmark --flagfile="$recipe" \
@@ -39,6 +43,6 @@ PYTHON
 )
 run_dir=$out/${method}_run_$steps
 python3 -m ssl_noisy.train --flagfile="$recipe" \
-  --dataset="$dataset" --precision=mixed_bfloat16 --steps="$steps" --ema_momentum=0.999 \
+  --dataset="$dataset" --precision=mixed_bfloat16 --steps="$steps" "$average" \
   --run_dir="$run_dir"
-cp "$run_dir/result.json" "$out/${method}_cifar10_250.json"
+cp "$run_dir/result.json" "$out/$(basename "$recipe" .cfg).json"

@@ -11,6 +11,7 @@ import numpy as np
 from absl import flags
 from absl.testing import absltest
 
+import ssl_noisy
 from ssl_noisy import __main__ as listing
 from ssl_noisy import command, methods, run, settings
 
@@ -49,6 +50,20 @@ class ReadmeTest(absltest.TestCase):
         self.assertEqual(model.predict(images, verbose=0).shape, (40, 10))
         for layer in model.layers:
             self.assertStartsWith(type(layer).__module__, "keras.")
+
+    def test_the_example_of_wrong_labels_runs(self):
+        rng = np.random.default_rng(0)
+        names = {
+            "ssl_noisy": ssl_noisy,
+            "images": np.zeros((50, 8, 8, 1), "uint8"),
+            "logits": np.eye(50, 10),
+            "given_labels": np.arange(50) % 10,
+            "indices": np.arange(50),
+            "losses_scaled_to_0_1": rng.uniform(size=50),
+        }
+        exec(EXAMPLES[2], names)
+        self.assertEqual(names["areas"].values[:11].tolist(), [1.0] * 10 + [0.0])
+        self.assertEqual(names["mixture"].predict_proba(rng.uniform(size=7)).shape, (7, 2))
 
     def test_a_new_method_is_one_file(self):
         folder = self.create_tempdir().full_path
