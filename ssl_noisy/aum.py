@@ -56,7 +56,8 @@ def threshold(threshold_aum, percentile=99.0):
         that of asappresearch/aum at 892e76e.
     """
     known = np.sort(threshold_aum[np.isfinite(threshold_aum)])[::-1]
-    too_many = int((100 - percentile) * len(known) / 100) + 1
+    # 100 - 99.9 is a little less than 0.1.
+    too_many = int(round((100 - percentile) * len(known) / 100, 6)) + 1
     return float(known[too_many - 1]) if too_many <= len(known) else -float("inf")
 
 

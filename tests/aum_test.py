@@ -87,6 +87,8 @@ class ThresholdTest(parameterized.TestCase):
         )
 
     def test_percentiles_ties_and_unknown_areas(self):
+        # One of a thousand above it is not more than 0.1 percent.
+        self.assertEqual(aum.threshold(np.arange(1000.0), 99.9), 998.0)
         areas = np.array([1.0, 2.0, 2.0, 3.0, np.nan])
         self.assertEqual(aum.threshold(areas, 100.0), 3.0)
         self.assertEqual(aum.threshold(areas, 75.0), 2.0)  # one quarter above it is not too many
