@@ -47,7 +47,8 @@ class CoTeachingTest(absltest.TestCase):
 
     def test_the_number_is_rounded_down_and_never_zero(self):
         self.assertEqual(float(make(0.2).num_kept(128)), 102)  # of 102.4
-        self.assertEqual(float(make(0.1).num_kept(10)), 9)
+        self.assertEqual(float(make(0.35).num_kept(4)), 2)  # of 2.6
+        self.assertEqual(float(make(0.6).num_kept(10)), 4)  # of 3.9999998 in float32
         self.assertEqual(float(make(0.4).num_kept(4)), 2)  # of 2.4
         self.assertEqual(float(make(0.99).num_kept(4)), 1)
         self.assertTrue(np.isfinite(look_up.step(make(0.99), [0, 1, 2, 3])["supervised_loss"]))

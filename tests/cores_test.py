@@ -75,9 +75,7 @@ class DetectionTest(absltest.TestCase):
         learner.network.set_weights([np.log(np.array([*PROBS[::-1], PROBS[0], PROBS[0]]))])
         look_up.step(learner, [2, 1])
         score, flagged = learner.detected()["cores_sieve"]
-        np.testing.assert_allclose(
-            score, [0.256116, 0.508779, 0.256116, np.nan, np.nan], atol=1e-5
-        )
+        np.testing.assert_allclose(score, [0.256116, 0.508779, 0.256116, np.nan, np.nan], atol=1e-5)
         np.testing.assert_array_equal(flagged, [False, True, False, False, False])
 
 

@@ -75,5 +75,5 @@ class CoTeaching(TwoNetworkLearner):
     def num_kept(self, size):
         """Returns how many of a batch of `size` examples are taken now, a float32 scalar."""
         ramp = schedules.linear_ramp(self.progress(), 0.0, self.selection_end)
-        # 0.9 * 10 is below 9 in float32.
+        # 0.4 * 10 is below 4 in float32.
         return ops.maximum(ops.floor((1 - self.assumed_noise_rate * ramp) * size + 1e-3), 1.0)

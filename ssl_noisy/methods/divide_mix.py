@@ -165,11 +165,10 @@ class DivideMix(TwoNetworkLearner):
         probs = ops.softmax(ops.cast(logits, "float32"), axis=-1)
         distances = ops.mean(ops.square(probs - soft_labels), axis=-1)
         kept = ops.cast(ops.concatenate([is_kept, is_kept]), "float32")
+        weight = self.unsupervised_weight * ramp
         return {
             "supervised_loss": mean_of_kept(losses.soft_cross_entropy(soft_labels, logits), kept),
-            "unsupervised_loss": self.unsupervised_weight
-            * ramp
-            * mean_of_kept(distances, 1 - kept),
+            "unsupervised_loss": weight * mean_of_kept(distances, 1 - kept),
             "prior_loss": ops.where(ramp == 0, 0.0, losses.prior_loss(logits)),
         }
 
