@@ -6,11 +6,13 @@ import math
 import keras
 from keras import ops
 
-# Shares of the training after which the rate is divided by ten, and by ten again.
+# Shares of the training after each of which the rate is divided by ten.
 DROPS = {
     "drops_5_8_7_8": (5 / 8, 7 / 8),  # of 400 epochs 250 and 350: Arazo et al., 2020
     "drops_1_2_3_4": (1 / 2, 3 / 4),  # of 300 epochs 150 and 225: Pleiss et al., 2020
     "drops_1_3_5_6": (1 / 3, 5 / 6),  # of 300 epochs 100 and 250: Arazo et al., 2019
+    "drops_1_3_2_3": (1 / 3, 2 / 3),  # of 120 epochs 40 and 80: Zhang and Sabuncu, 2018
+    "drops_1_2": (1 / 2,),  # of 300 epochs 150: Li et al., 2020
 }
 SCHEDULES = ("cosine_7_16", "cosine", *DROPS, "constant")
 
@@ -69,7 +71,7 @@ def learning_rate(schedule, initial_learning_rate, steps):
             f"`schedule` must be one of {', '.join(SCHEDULES)}. Received: schedule={schedule!r}"
         )
     if schedule in DROPS:
-        rates = [initial_learning_rate / 10**drop for drop in range(3)]
+        rates = [initial_learning_rate / 10**drop for drop in range(len(DROPS[schedule]) + 1)]
         # A rate holds up to and including its boundary, the index of a step.
         boundaries = [max(round(steps * share) - 1, 0) for share in DROPS[schedule]]
         return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)

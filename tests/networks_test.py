@@ -15,7 +15,7 @@ from keras import layers, ops
 from ssl_noisy import networks
 
 # One of each kind; all tests share their sizes, for JAX compiles every new shape.
-KINDS = ("wrn_10_1", "preact_resnet_18", "resnet_32", "cnn_13", "small_cnn")
+KINDS = ("wrn_10_1", "preact_resnet_18", "resnet_32", "cnn_13", "small_cnn", "wide_lenet")
 SHAPE = (12, 12, 1)
 
 

@@ -31,6 +31,18 @@ class SchedulesTest(parameterized.TestCase):
         self.assertEqual(schedules.learning_rate("constant", 0.1, 10), 0.1)
 
     @parameterized.parameters(
+        ("drops_1_2", (0.1, 0.1, 0.1, 0.01, 0.01, 0.01)),
+        ("drops_1_3_2_3", (0.1, 0.1, 0.01, 0.01, 0.001, 0.001)),
+        ("drops_1_3_5_6", (0.1, 0.1, 0.01, 0.01, 0.01, 0.001)),
+        ("drops_1_2_3_4", (0.1, 0.1, 0.1, 0.01, 0.01, 0.001)),
+    )
+    def test_drops_come_after_their_shares(self, name, expected):
+        rate = schedules.learning_rate(name, 0.1, 12)
+        np.testing.assert_allclose(
+            [float(rate(step)) for step in range(0, 12, 2)], expected, rtol=1e-6
+        )
+
+    @parameterized.parameters(
         # 400 steps stand for Arazo's 400 epochs: 250 of them at the first rate, then 100, then 50.
         (400, (0, 249), 0.1),
         (400, (250, 349), 0.01),

@@ -44,7 +44,8 @@ class RunTest(absltest.TestCase):
         self.assertEqual((code, errors), (0, []))
         self.assertEqual(
             set(os.listdir(folder)),
-            {"baseline", "checkpoint.npz", "checkpoint.previous.npz", "curves.png", "flags.cfg"}
+            {"baseline", "checkpoint.npz", "checkpoint.previous.npz", "curves.png", "examples.csv"}
+            | {"flags.cfg"}
             | {"labels.json", "metrics.csv", "model.keras", "result.json", "tensorboard"}
             | {"timing.json", "views.png"},
         )

@@ -23,8 +23,7 @@ class Cores(RobustLearner):
     probabilities in the second part have a floor of 1e-8, without which the loss falls without
     limit. The authors divide the learning rate by 1 + beta; here the loss is divided, which for
     SGD is the same. Departures: the second part's mean over classes has equal weights, as in the
-    sieve, not the shares of the given labels; their learning rate has no second drop, at 3/4; their
-    phase 2, consistency training, is not here.
+    sieve, not the shares of the given labels; their phase 2, consistency training, is not here.
 
     Args:
         confidence_weight: Float >= 0, the weight that the second part of the loss reaches, the
@@ -45,7 +44,7 @@ class Cores(RobustLearner):
         "steps": 78_200,  # 100 epochs
         "steps_per_epoch": 782,
         "learning_rate": 0.1,
-        "schedule": "drops_1_2_3_4",
+        "schedule": "drops_1_2",
         "momentum": 0.0,
         "nesterov": False,
     }

@@ -32,8 +32,7 @@ class DivideMix(TwoNetworkLearner):
       mixture is fitted at the first step of each pass. An example that no fit has seen counts as
       unlabeled.
     - The warm-up takes both views. It has no penalty of confidence, theirs for asymmetric noise.
-    - The first network alone is evaluated, not the sum of both. Their learning rate has no second
-      drop, at 3/4.
+    - The first network alone is evaluated, not the sum of both.
 
     Defaults are theirs for CIFAR-10: 10 of 300 epochs of warm-up and 16 until the whole weight. For
     CIFAR-100 the warm-up is 30 epochs. Their unsupervised_weight depends on the noise: 0 to 150.
@@ -61,7 +60,7 @@ class DivideMix(TwoNetworkLearner):
         "steps": 117_300,  # 300 epochs
         "steps_per_epoch": 391,
         "learning_rate": 0.02,
-        "schedule": "drops_1_2_3_4",
+        "schedule": "drops_1_2",
         "momentum": 0.9,
         "nesterov": False,
     }

@@ -16,8 +16,7 @@ class GeneralizedCrossEntropy(RobustLearner):
     less it learns it. The truncated loss of the paper's section 3.4, which leaves labels below a
     probability out and chooses them anew every ten epochs, is not here.
 
-    Training defaults are those of AlanChou/Truncated-Loss (93a2466), not by the authors, but for
-    its second drop of the learning rate, at 2/3 of the training there and at 5/6 here.
+    Training defaults are those of AlanChou/Truncated-Loss (93a2466), not by the authors.
 
     Args:
         loss_exponent: Float in (0, 1], the paper's q. Towards 0 the loss is cross-entropy, at 1
@@ -33,7 +32,7 @@ class GeneralizedCrossEntropy(RobustLearner):
         "steps": 46_920,  # 120 epochs
         "steps_per_epoch": 391,
         "learning_rate": 0.01,
-        "schedule": "drops_1_3_5_6",
+        "schedule": "drops_1_3_2_3",
         "momentum": 0.9,
         "nesterov": False,
     }
