@@ -27,6 +27,10 @@ class RobustLearner(Learner):
         kwargs.update(batch_size=batch_size, decayed=decayed, ema_momentum=ema_momentum)
         super().__init__(network, task, **kwargs)
 
+    def steps_per_pass(self, task):
+        """Returns how many steps take every labeled example of `task` once, at least 1."""
+        return max(1, -(-len(task.labeled) // self.batch_size))
+
     def remember(self, state, indices, rows):
         """Writes `rows`, without gradient, to the examples at `indices` of a state.
 

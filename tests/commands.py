@@ -9,6 +9,7 @@ import sys
 import warnings
 
 from absl import flags
+from absl.testing import parameterized
 
 from ssl_noisy import command, settings, train
 
@@ -50,3 +51,17 @@ def call(*arguments):
 def read(folder, name):
     with open(os.path.join(folder, name)) as file:
         return file.read()
+
+
+class MistakeCase(parameterized.TestCase):
+    """Base of the tests of mistakes in a command."""
+
+    def refuse(self, *arguments, folder=None):
+        """The mistake is one line, exit code 2, and nothing is written."""
+        folder = folder or os.path.join(self.create_tempdir().full_path, "run")
+        code, out, errors = call(*arguments, f"--run_dir={folder}")
+        self.assertEqual(code, 2, errors)
+        self.assertLen(errors, 1)
+        self.assertEqual(out, "")
+        self.assertFalse(os.path.exists(folder))
+        return errors[0]

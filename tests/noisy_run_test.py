@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
-from commands import call, read, start
+from commands import MistakeCase, call, read, start
 
 from ssl_noisy import checkpoint, datasets, detection, label_report
 
@@ -150,17 +150,7 @@ class PassesTest(absltest.TestCase):
         self.assertTrue(os.path.exists(os.path.join(folder, "gallery.png")))
 
 
-class MistakeTest(parameterized.TestCase):
-    def refuse(self, *arguments):
-        """The mistake is one line, exit code 2, and nothing is written."""
-        folder = os.path.join(self.create_tempdir().full_path, "run")
-        code, out, errors = call(*arguments, f"--run_dir={folder}")
-        self.assertEqual(code, 2, errors)
-        self.assertLen(errors, 1)
-        self.assertEqual(out, "")
-        self.assertFalse(os.path.exists(folder))
-        return errors[0]
-
+class MistakeTest(MistakeCase):
     @parameterized.parameters(
         ("--noise=symetric:0.4", "Did you mean 'symmetric'?"),
         ("--noise=symmetric:1.0", "1.0"),

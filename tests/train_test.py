@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from absl import logging
 from absl.testing import absltest, parameterized
-from commands import call, read, start
+from commands import MistakeCase, call, read, start
 
 from ssl_noisy import checkpoint, run
 
@@ -189,17 +189,7 @@ class ResumeTest(absltest.TestCase):
         self.assertEqual(read(folder, "result.json"), read(whole, "result.json"))
 
 
-class MistakeTest(parameterized.TestCase):
-    def refuse(self, *arguments, folder=None):
-        """The mistake is one line, exit code 2, and nothing is written."""
-        folder = folder or os.path.join(self.create_tempdir().full_path, "run")
-        code, out, errors = call(*arguments, f"--run_dir={folder}")
-        self.assertEqual(code, 2, errors)
-        self.assertLen(errors, 1)
-        self.assertEqual(out, "")
-        self.assertFalse(os.path.exists(folder))
-        return errors[0]
-
+class MistakeTest(MistakeCase):
     @parameterized.parameters(
         ("--method=fixmtach", "Unknown method 'fixmtach'. Did you mean 'fixmatch'?"),
         ("--network=wrn_28_3_1", "wrn"),

@@ -172,10 +172,6 @@ class BetaMixtureCorrection(RobustLearner):
         # No loss is -1. A checkpoint holds finite numbers alone.
         return {"last_losses": np.full(task.num_examples, -1, "float32")}
 
-    def steps_per_pass(self, task):
-        """Returns how many steps take every labeled example once, at least 1."""
-        return max(1, -(-len(task.labeled) // self.batch_size))
-
     def objective(self, labeled):
         views = self.weak_view(self.images(labeled), labeled)
         plain_logits = self.network(views, training=True)

@@ -95,11 +95,6 @@ class DivideMix(TwoNetworkLearner):
         unknown = np.full((task.num_examples, 2), -1, "float32")
         return {"last_losses": unknown, "clean_probs": unknown}
 
-    @property
-    def steps_per_pass(self):
-        """After how many steps every labeled example has come up."""
-        return -(-len(self.task.labeled) // self.batch_size)
-
     def objective(self, labeled):
         labels, images = self.given_labels(labeled), self.images(labeled)
         views = [self.weak_view(images, labeled) for _ in range(2)]
@@ -139,7 +134,7 @@ class DivideMix(TwoNetworkLearner):
             clean = [mixture.gaussian_posterior(known[:, i]) for i in range(2)]
             return ops.where(last >= 0, ops.stack(clean, axis=1), -1.0)
 
-        is_due = self.step.value % self.steps_per_pass == 0
+        is_due = self.step.value % self.steps_per_pass(self.task) == 0
         self.clean_probs.assign(ops.cond(is_due, fit, lambda: self.clean_probs.value))
 
     def mixed_terms(self, network, views, soft_labels, is_kept, ramp):
