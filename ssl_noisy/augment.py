@@ -18,6 +18,8 @@ import numpy as np
 from keras import ops
 from scipy import special
 
+from ssl_noisy.errors import UserError
+
 GRAY = 127.0
 
 
@@ -107,7 +109,7 @@ def weak_view(images, seed, *, flip=True, max_shift=None):
     batch, height, width, _ = images.shape
     max_shift = height // 8 if max_shift is None else max_shift
     if not 0 <= max_shift < min(height, width):
-        raise ValueError(
+        raise UserError(
             "The `max_shift` argument of `weak_view` must be at least 0 and below the "
             f"shorter image side, {min(height, width)}. Received: max_shift={max_shift}"
         )
@@ -477,7 +479,7 @@ def _checked(images):
     """Returns `images` as float32 after a check of the shape."""
     shape = tuple(images.shape)
     if len(shape) != 4 or None in shape or shape[-1] not in (1, 3):
-        raise ValueError(
+        raise UserError(
             "`images` must have a static shape (batch, height, width, channels) "
             f"with 1 or 3 channels. Received: images.shape={shape}"
         )
@@ -486,7 +488,7 @@ def _checked(images):
 
 def _policy(name):
     if name not in RAND_AUGMENT:
-        raise ValueError(f"Unknown policy {name!r}. Available: {', '.join(POLICIES)}.")
+        raise UserError(f"Unknown policy {name!r}. Available: {', '.join(POLICIES)}.")
     return RAND_AUGMENT[name]
 
 

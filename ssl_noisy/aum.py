@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from ssl_noisy import datasets, losses
+from ssl_noisy.errors import UserError
 
 _STREAM = 0xA0A  # keeps the draw of threshold samples independent of other uses of the same seed
 
@@ -32,7 +33,7 @@ def threshold_sets(labeled, num_classes, *, seed, size="paper"):
     """
     count = len(labeled) // (num_classes + (size == "paper"))
     if count < 1:
-        raise ValueError(
+        raise UserError(
             f"AUM needs at least {num_classes + 1} labeled examples, one of each class and of the "
             f"threshold samples. Received: {len(labeled)}. Label more of them."
         )
@@ -106,7 +107,7 @@ class AUM:
 
     def __init__(self, num_examples):
         if num_examples < 1:
-            raise ValueError(f"`num_examples` must be positive. Received: {num_examples}")
+            raise UserError(f"`num_examples` must be positive. Received: {num_examples}")
         self._sums = np.zeros(num_examples)
         self._counts = np.zeros(num_examples, "int64")
 
@@ -130,7 +131,7 @@ class AUM:
         ):
             is_whole = values.dtype.kind in "iu" and values.shape == logits.shape[:1]
             if not is_whole or np.any((values < 0) | (values >= size)):
-                raise ValueError(
+                raise UserError(
                     f"`{name}` must be integers of shape {logits.shape[:1]} in [0, {size}). "
                     f"Received: {values.dtype} {values.shape}, {values.min(initial=0)} to "
                     f"{values.max(initial=0)}"

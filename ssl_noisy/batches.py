@@ -6,6 +6,8 @@ import functools
 import keras
 import numpy as np
 
+from ssl_noisy.errors import UserError
+
 
 class IndexBatches(keras.utils.PyDataset):
     """An endless Keras data set whose batches are positions in a `Task`.
@@ -35,9 +37,9 @@ class IndexBatches(keras.utils.PyDataset):
         super().__init__()
         for name, size in sizes.items():
             if size < 1:
-                raise ValueError(f"The batch size of {name!r} must be positive. Received: {size}")
+                raise UserError(f"The batch size of {name!r} must be positive. Received: {size}")
             if len(pools[name]) == 0:
-                raise ValueError(f"There are no examples to draw for {name!r}.")
+                raise UserError(f"There are no examples to draw for {name!r}.")
         self.pools = {name: np.asarray(pools[name], np.int32) for name in sizes}
         self.sizes = dict(sizes)
         self.seed = seed

@@ -49,10 +49,9 @@ class StepTimer(keras.callbacks.Callback):
 
 def main(settings, timed_steps=20):
     """Prints the timing of `timed_steps` steps of a run as a JSON line."""
-    with run.user_errors():
-        dataset, labels = run.load_labels(settings)
-        task = Task.from_dataset(dataset, labels.positions, labels.given)
-        learner = run.make_learner(settings, task)
+    dataset, labels = run.load_labels(settings)
+    task = Task.from_dataset(dataset, labels.positions, labels.given)
+    learner = run.make_learner(settings, task)
     executions = max(timed_steps // settings.steps_per_execution, 1)
     timer = StepTimer(learner, settings.steps_per_execution)
     learner.fit(

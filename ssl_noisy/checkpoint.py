@@ -9,12 +9,13 @@ from absl import logging
 from keras import ops
 
 from ssl_noisy import files
+from ssl_noisy.errors import UserError
 
 NAME = "checkpoint.npz"
 PREVIOUS_NAME = "checkpoint.previous.npz"
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A checkpoint that cannot be read, or belongs to another learner."""
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from absl import logging
 
 from ssl_noisy import datasets
+from ssl_noisy.errors import UserError
 
 # By data set: the key in the published files, and other names of it. TFDS says `noise_label`,
 # the challenge's flags say the others.
@@ -45,7 +46,7 @@ _TWINS = [[47806, 30418], [41874, 17688], [46752, 18461], [30931, 4348], [22657,
 _TWINS += [[31128, 9012], [32666, 20635]]
 
 
-class CifarNError(ValueError):
+class CifarNError(UserError):
     """Labels that cannot be used. One line: what is required, what was received."""
 
 

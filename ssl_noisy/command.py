@@ -6,7 +6,8 @@ import sys
 from absl import app, flags, logging
 
 from ssl_noisy import settings
-from ssl_noisy.run import Interrupted, RunError
+from ssl_noisy.errors import UserError
+from ssl_noisy.run import Interrupted
 
 
 def start(program, main, default_arguments=()):
@@ -24,7 +25,7 @@ def start(program, main, default_arguments=()):
     def parse(argv):
         try:
             wanted.append(parse_settings(argv, flags.FLAGS))
-        except (flags.Error, ValueError) as error:
+        except (flags.Error, UserError) as error:
             sys.exit(fail(program, error))
         return argv[:1]
 
@@ -44,11 +45,11 @@ def parse_settings(argv, flag_values):
     """Returns the `Settings` of a command line.
 
     Raises:
-        absl.flags.Error, ValueError: If it is wrong; the message may have several lines.
+        absl.flags.Error, UserError: If it is wrong; the message may have several lines.
     """
     rest = flag_values(argv)
     if len(rest) > 1:
-        raise ValueError(f"Unexpected arguments: {' '.join(rest[1:])}. Flags start with --.")
+        raise UserError(f"Unexpected arguments: {' '.join(rest[1:])}. Flags start with --.")
     return settings.from_flags(flag_values)
 
 
@@ -60,7 +61,7 @@ def execute(program, main, wanted):
     """
     try:
         main(wanted)
-    except RunError as error:
+    except UserError as error:
         return fail(program, error)
     except Interrupted as stop:
         print(f"\n{stop} The same command goes on from there.", file=sys.stderr)

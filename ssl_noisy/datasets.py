@@ -26,6 +26,7 @@ import numpy as np
 from absl import logging
 
 from ssl_noisy import files, quiet
+from ssl_noisy.errors import UserError
 
 # Their classes, digits and letters, change under mirroring.
 _NO_FLIP = ("digits", "mnist", "mnist_corrupted", "kmnist", "emnist", "svhn_cropped", "omniglot")
@@ -36,7 +37,7 @@ _DAMAGED = (OSError, ValueError, LookupError, EOFError, RuntimeError, MemoryErro
 _DAMAGED += (AttributeError, zipfile.BadZipFile, zlib.error)
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """Data that cannot be used. One line: what is required, what was received, how to mend it."""
 
 

@@ -10,6 +10,7 @@ from scipy import special, stats
 from sklearn import metrics
 
 from ssl_noisy import mixture
+from ssl_noisy.errors import UserError
 from ssl_noisy.files import replacing
 
 LEAST_LOSSES = 10  # fewer are no sample to fit four shapes and a weight to
@@ -35,7 +36,7 @@ COLUMNS = {
 SHORT = {"average_precision": "AP", "precision_at_true_count": "P at true count"}
 
 
-class ExamplesFileError(ValueError):
+class ExamplesFileError(UserError):
     """A file of examples that cannot be read."""
 
 

@@ -8,17 +8,18 @@ import json
 import numpy as np
 
 from ssl_noisy import datasets, files
+from ssl_noisy.errors import UserError
 
 _STREAM = 0x1ABE1  # keeps the draw independent of other uses of the same seed
 
 DRAWS = ("balanced", "uniform", "first")
 
 
-class BudgetError(ValueError):
+class BudgetError(UserError):
     """A number of labels that the data cannot give."""
 
 
-class LabelFileError(ValueError):
+class LabelFileError(UserError):
     """A label file that is malformed or belongs to other data."""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import special
 
 from ssl_noisy import cifar_n, datasets, files, label_budget
+from ssl_noisy.errors import UserError
 
 _STREAM = 0x7015E  # keeps the noise independent of other uses of the same seed
 
@@ -36,7 +37,7 @@ _COARSE = """
 """
 
 
-class NoiseError(ValueError):
+class NoiseError(UserError):
     """Noise that cannot be made or read. One line: what is required, what was received."""
 
 

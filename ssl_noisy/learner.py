@@ -10,6 +10,7 @@ from keras import ops
 
 from ssl_noisy import augment, losses, record
 from ssl_noisy.batches import IndexBatches
+from ssl_noisy.errors import UserError
 
 PSEUDO_LABEL_ACCURACY = "pseudo_label_accuracy"
 WEAK_AUGMENTATIONS = ("auto", "flip_shift", "alternating_flip_shift", "shift", "jitter", "none")
@@ -146,7 +147,7 @@ class Learner(keras.Model):
     def check_argument(self, name, value, is_valid, requirement):
         """Raises the `ValueError` of an argument out of its range, or infinite."""
         if not is_valid or value == float("inf"):
-            raise ValueError(
+            raise UserError(
                 f"The `{name}` argument of `{type(self).__name__}` must be {requirement}. "
                 f"Received: {name}={value}"
             )
@@ -206,9 +207,9 @@ class Learner(keras.Model):
                 the network has not one output for each class.
         """
         if self.task is not None:
-            raise ValueError("This learner has a task. Make a new learner for another one.")
+            raise UserError("This learner has a task. Make a new learner for another one.")
         if task.num_classes != self.network.output_shape[-1]:
-            raise ValueError(
+            raise UserError(
                 f"The network must have one output for each of the task's {task.num_classes} "
                 f"classes. Received: network.output_shape={self.network.output_shape}"
             )
@@ -218,7 +219,7 @@ class Learner(keras.Model):
         for name, value in examples.items():
             loaded = self.loaded_states.get(name, value)
             if loaded.shape != value.shape:
-                raise ValueError(
+                raise UserError(
                     f"This {type(self).__name__} was saved with another task: its `{name}` has the "
                     f"shape {loaded.shape}. Attach that task. Received: one of {value.shape}"
                 )
@@ -267,18 +268,18 @@ class Learner(keras.Model):
         compiled = (self.get_compile_config() or {}) if self.compiled else {}
         for name in ("loss", "metrics", "weighted_metrics"):
             if compiled.get(name):
-                raise ValueError(
+                raise UserError(
                     f"{type(self).__name__} has its own loss and metrics: call `compile` without "
                     f"`{name}`. Received: {name}={compiled[name]}"
                 )
         if self.task is None:
-            raise ValueError(
+            raise UserError(
                 f"This {type(self).__name__} has no data. Call `attach(task)` before training."
             )
         pools = self.pools()
         for name, pool in pools.items():
             if len(pool) == 0:
-                raise ValueError(
+                raise UserError(
                     f"{type(self).__name__} draws {name} examples, and the task has none. Label "
                     f"fewer of them (--num_labels). Received: {len(self.task.labeled)} of "
                     f"{self.task.num_examples} labeled"
@@ -342,7 +343,7 @@ class Learner(keras.Model):
             ValueError: If there is none, with `record_examples=False`.
         """
         if not self.record_examples:
-            raise ValueError("There is no record: this learner has record_examples=False.")
+            raise UserError("There is no record: this learner has record_examples=False.")
         return record.read(ops.convert_to_numpy(self.record_rows.value), positions)
 
     def detected(self):

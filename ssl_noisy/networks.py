@@ -15,6 +15,8 @@ import re
 import keras
 from keras import layers, ops
 
+from ssl_noisy.errors import UserError
+
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
 class BatchNormalization(layers.BatchNormalization):
@@ -118,7 +120,7 @@ def wide_resnet(
     """
     if depth < 10 or depth % 6 != 4 or width < 1:
         below = max(10, (depth - 4) // 6 * 6 + 4)
-        raise ValueError(
+        raise UserError(
             "A wide ResNet needs a depth of 6n + 4 with n >= 1, and a width >= 1. "
             f"Received: depth={depth}, width={width}. Nearest depths: {below}, {below + 6}."
         )
@@ -225,7 +227,7 @@ def cnn_13(
         [EricArazo/PseudoLabeling](https://github.com/EricArazo/PseudoLabeling).
     """
     if min(image_shape[:2]) < 12:
-        raise ValueError(f"`cnn_13` needs images of at least 12x12. Received: {image_shape}.")
+        raise UserError(f"`cnn_13` needs images of at least 12x12. Received: {image_shape}.")
     normalize = _normalizer(batch_norm_momentum, batch_norm_epsilon, leaky_slope)
 
     def convolve(x, filters, side, padding="same"):
@@ -355,7 +357,7 @@ def build(name, image_shape, num_classes, *, batch_norm_momentum=None, **options
         network = NETWORKS[name]
     else:
         nearest = difflib.get_close_matches(name, names(), 1, cutoff=0.0)[0]
-        raise ValueError(
+        raise UserError(
             f"Unknown network {name!r}. Did you mean {nearest!r}? "
             f"Available: {', '.join(names())}, wrn_DEPTH_WIDTH."
         )
@@ -363,7 +365,7 @@ def build(name, image_shape, num_classes, *, batch_norm_momentum=None, **options
     accepted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     unknown = sorted(set(options) - set(accepted))
     if unknown:
-        raise ValueError(f"{name!r} does not take {unknown}. It takes: {', '.join(accepted)}.")
+        raise UserError(f"{name!r} does not take {unknown}. It takes: {', '.join(accepted)}.")
     if batch_norm_momentum is not None:
         options["batch_norm_momentum"] = batch_norm_momentum
     return network(tuple(image_shape), num_classes, **options)

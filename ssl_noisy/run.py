@@ -33,14 +33,11 @@ from ssl_noisy import (
     record,
     schedules,
 )
+from ssl_noisy.errors import UserError
 from ssl_noisy.learner import PSEUDO_LABEL_ACCURACY
 from ssl_noisy.progress import Progress, TensorBoard, write_metrics
 from ssl_noisy.settings import without_places
 from ssl_noisy.task import Task
-
-
-class RunError(Exception):
-    """What a user can mend, in one line: a wrong flag, a full disk, a loss that is not finite."""
 
 
 class Interrupted(Exception):
@@ -59,18 +56,17 @@ def run(settings, stream=None):
         it has the baseline's under `baseline`.
 
     Raises:
-        RunError: With one line that says what to mend. Nothing is written if
+        UserError: With one line that says what to mend. Nothing is written if
             a setting is wrong.
         Interrupted: On the first SIGINT or SIGTERM, after saving.
     """
     run_dir = settings.run_dir or settings.default_run_dir()
-    with user_errors(run_dir):
-        finished = _look_into(run_dir, settings)
-        if finished is not None:
-            return finished
-        dataset, labels = load_labels(settings, run_dir)
-        task = Task.from_dataset(dataset, labels.positions, labels.given)
-        return _train(settings, run_dir, dataset, labels, task, stream)
+    finished = _look_into(run_dir, settings)
+    if finished is not None:
+        return finished
+    dataset, labels = load_labels(settings, run_dir)
+    task = Task.from_dataset(dataset, labels.positions, labels.given)
+    return _train(settings, run_dir, dataset, labels, task, stream)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,7 +96,7 @@ def _train(settings, run_dir, dataset, labels, task, stream):
     """
     learner = make_learner(settings, task)
     remover, samples = _remover(settings, learner, labels)
-    os.makedirs(run_dir, exist_ok=True)
+    files.make_folder(run_dir)
     with _only_process(run_dir):
         _open_folder(run_dir, settings, dataset, labels)
         baseline = None
@@ -193,7 +189,7 @@ def _passes(settings, remover, sets, run_dir, dataset, labels, task, stream):
         records.append(record.masked(one, is_judge))
     flagged = aum.combined(flags, judges, remover.combine)
     if flagged.all():
-        raise RunError(
+        raise UserError(
             f"AUM flags all {len(flagged)} labels, which leaves nothing to train on. Lower "
             f"--threshold_percentile={remover.threshold_percentile} or train longer."
         )
@@ -240,32 +236,11 @@ def _only_process(run_dir):
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise RunError(f"Another process trains in {run_dir}. Wait for it, or stop it.") from None
+        raise UserError(f"Another process trains in {run_dir}. Wait for it, or stop it.") from None
     try:
         yield
     finally:
         os.close(folder)
-
-
-@contextlib.contextmanager
-def user_errors(run_dir=""):
-    """Turns what a user can mend into a `RunError`; anything else stays a bug with its trace."""
-    try:
-        yield
-    except (ValueError, checkpoint.CheckpointError) as error:
-        if isinstance(error, ValueError) and not _is_ours(error):
-            raise
-        raise RunError(str(error)) from error
-    except OSError as error:
-        raise RunError(f"Cannot write to the run folder {run_dir}: {error}.") from error
-
-
-def _is_ours(error):
-    """Whether this package raised the error, not Keras or TensorFlow below it."""
-    trace = error.__traceback__
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace.tb_frame.f_globals.get("__name__", "").startswith("ssl_noisy")
 
 
 def load_labels(settings, run_dir=None):
@@ -310,7 +285,7 @@ def _labeled_positions(settings, dataset, run_dir):
     if label_file:
         positions, content = label_budget.read(label_file, dataset)
         if settings.num_labels not in (None, len(positions)):
-            raise ValueError(
+            raise UserError(
                 f"{label_file} labels {len(positions)} examples. Received: "
                 f"--num_labels={settings.num_labels}. Leave that flag out, or use another file."
             )
@@ -373,13 +348,13 @@ def _look_into(run_dir, settings):
     if not os.path.exists(flagfile):
         names = os.listdir(run_dir) if os.path.exists(run_dir) else []
         if any(".tmp" not in name for name in names):  # such are left by a kill at the very start
-            raise RunError(f"{run_dir} is not empty and holds no run. Choose another --run_dir.")
+            raise UserError(f"{run_dir} is not empty and holds no run. Choose another --run_dir.")
         return None
     with open(flagfile) as file:
         there = set(without_places(file.read().splitlines()))
     here = set(settings.flag_lines(places=False))
     if there != here:
-        raise RunError(
+        raise UserError(
             f"{run_dir} holds a run with other flags: {' '.join(sorted(there - here)) or '(none)'} "
             f"there, {' '.join(sorted(here - there)) or '(none)'} here. Choose another --run_dir."
         )
@@ -529,7 +504,7 @@ class Session(keras.callbacks.Callback):
         if step >= 0:
             terms = ", ".join(f"{k} {v:.4g}" for k, v in self._running_metrics().items())
             kept = os.path.exists(os.path.join(self.run_dir, checkpoint.NAME))
-            raise RunError(
+            raise UserError(
                 f"The loss is not finite from step {step} on ({terms}). Look at --learning_rate, "
                 f"--precision and --weight_decay. "
                 + (f"The checkpoint before it stays in {self.run_dir}." if kept else "")

@@ -6,6 +6,8 @@ import math
 import keras
 from keras import ops
 
+from ssl_noisy.errors import UserError
+
 # Shares of the training after each of which the rate is divided by ten.
 DROPS = {
     "drops_5_8_7_8": (5 / 8, 7 / 8),  # of 400 epochs 250 and 350: Arazo et al., 2020
@@ -38,9 +40,9 @@ class CosineDecay(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, initial_learning_rate, steps, fraction=7 / 16):
         super().__init__()
         if steps < 1:
-            raise ValueError(f"`steps` must be at least 1. Received: steps={steps}")
+            raise UserError(f"`steps` must be at least 1. Received: steps={steps}")
         if not 0 <= fraction <= 0.5:
-            raise ValueError(f"`fraction` must be in [0, 0.5]. Received: fraction={fraction}")
+            raise UserError(f"`fraction` must be in [0, 0.5]. Received: fraction={fraction}")
         self.initial_learning_rate = initial_learning_rate
         self.steps = steps
         self.fraction = fraction
@@ -67,7 +69,7 @@ def learning_rate(schedule, initial_learning_rate, steps):
     if schedule == "constant":
         return initial_learning_rate
     if schedule not in SCHEDULES:
-        raise ValueError(
+        raise UserError(
             f"`schedule` must be one of {', '.join(SCHEDULES)}. Received: schedule={schedule!r}"
         )
     if schedule in DROPS:

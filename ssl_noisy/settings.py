@@ -11,6 +11,7 @@ import re
 from absl import flags
 
 from ssl_noisy import label_noise, methods, schedules
+from ssl_noisy.errors import UserError
 from ssl_noisy.label_budget import DRAWS
 
 _FILES = ("label_file", "cifarn_file")
@@ -109,14 +110,14 @@ class Settings:
         for name in ("momentum", "batch_norm_momentum"):
             value = getattr(self, name)
             if value is not None and value >= 1:
-                raise ValueError(f"--{name} must be in [0, 1). Received: --{name}={value}")
+                raise UserError(f"--{name} must be in [0, 1). Received: --{name}={value}")
         if self.learning_rate == 0:
-            raise ValueError("--learning_rate must be above 0. Received: --learning_rate=0.0")
+            raise UserError("--learning_rate must be above 0. Received: --learning_rate=0.0")
         self._check_method_arguments()
         self._check_noise()
         for name in ("seed", "label_seed", "noise_seed"):
             if (getattr(self, name) or 0) >= 2**32:
-                raise ValueError(
+                raise UserError(
                     f"--{name} must be below 2**32. Received: --{name}={getattr(self, name)}"
                 )
         if self.baseline is not None:
@@ -125,7 +126,7 @@ class Settings:
         for name in ("steps", "steps_per_epoch"):
             value = unset.get(name, getattr(self, name))
             if value % self.steps_per_execution:
-                raise ValueError(
+                raise UserError(
                     f"--steps_per_execution must divide --{name}={value}. "
                     f"Received: --steps_per_execution={self.steps_per_execution}"
                 )
@@ -134,12 +135,12 @@ class Settings:
         takes = self._takes()
         for name in self.method_arguments:
             if name not in takes:
-                raise ValueError(
+                raise UserError(
                     f"--{name} is not a flag of method {self.method!r}, which takes: "
                     + ", ".join(f"--{key}" for key in sorted(takes))
                 )
         if self.learner_class.removes_labels and self.remove_labels:
-            raise ValueError(
+            raise UserError(
                 f"Method {self.method!r} removes labels itself. Leave --remove_labels out. "
                 f"Received: --remove_labels={self.remove_labels}"
             )
@@ -148,7 +149,7 @@ class Settings:
         takes = self._noise_settings()
         for name in ("noise_draw", "noise_seed", "cifarn_file"):
             if getattr(self, name) is not None and name not in takes:
-                raise ValueError(
+                raise UserError(
                     f"--{name} says nothing of --noise={self.noise}, which takes: "
                     + (", ".join(f"--{key}" for key in takes) or "no other flag")
                     + f". Received: --{name}={getattr(self, name)}"
@@ -273,13 +274,13 @@ def _check(field, value):
     if value is None:
         return
     if choices and value not in choices:
-        raise ValueError(
+        raise UserError(
             f"--{field.name} must be one of {', '.join(choices)}. Received: --{field.name}={value}"
         )
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if is_number and (not math.isfinite(value) or (minimum is not None and value < minimum)):
         bound = "finite" if minimum is None else f"a finite number, at least {minimum}"
-        raise ValueError(f"--{field.name} must be {bound}. Received: --{field.name}={value}")
+        raise UserError(f"--{field.name} must be {bound}. Received: --{field.name}={value}")
 
 
 # absl flags, read here and in the commands alone.

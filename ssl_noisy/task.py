@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 
 from ssl_noisy import datasets
+from ssl_noisy.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,11 +43,11 @@ class Task:
         datasets.check_examples("`Task`", self.images, labels, known, lowest=-1)
         labels = np.asarray(labels, np.int32)
         if labels.max() < 0:
-            raise ValueError("`Task` must have a labeled example. Received: given_labels all -1.")
+            raise UserError("`Task` must have a labeled example. Received: given_labels all -1.")
         num_classes = num_classes or (int(labels.max()) + 1 if names is None else len(names))
         names = tuple(map(str, range(num_classes) if names is None else names))
         if len(names) != num_classes:
-            raise ValueError(f"`Task` must have {num_classes} class_names. Received: {len(names)}.")
+            raise UserError(f"`Task` must have {num_classes} class_names. Received: {len(names)}.")
         test_labels = self.test_labels
         if self.test_images is not None or test_labels is not None:
             owner, shape = "test set of `Task`", self.images.shape[1:]
@@ -68,7 +69,7 @@ class Task:
         """
         positions, size = np.asarray(labeled_positions), len(dataset.labels)
         if positions.dtype.kind not in "iu" or np.setdiff1d(positions, np.arange(size)).size:
-            raise ValueError(
+            raise UserError(
                 f"`labeled_positions` must be integers in [0, {size}), no mask and no ids. "
                 f"Received: {positions.dtype} {positions.shape}."
             )

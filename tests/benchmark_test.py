@@ -6,7 +6,7 @@ import json
 from absl.testing import absltest
 
 from ssl_noisy import benchmark
-from ssl_noisy.run import RunError
+from ssl_noisy.errors import UserError
 from ssl_noisy.settings import Settings
 
 SMALL = {"num_labels": 20, "network": "small_cnn"}
@@ -50,7 +50,7 @@ class BenchmarkTest(absltest.TestCase):
         self.assertEqual(report["images_per_second"], 4.0)
 
     def test_a_mistake_is_a_run_error(self):
-        with self.assertRaises(RunError):
+        with self.assertRaises(UserError):
             benchmark.main(Settings(num_labels=20, network="wrn_27_2"))
 
 

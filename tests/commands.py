@@ -12,6 +12,7 @@ from absl import flags
 from absl.testing import parameterized
 
 from ssl_noisy import command, settings, train
+from ssl_noisy.errors import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -41,7 +42,7 @@ def call(*arguments):
         warnings.simplefilter("ignore")  # unittest shows those that a process does not
         try:
             wanted = command.parse_settings(["train", *arguments], values)
-        except (flags.Error, ValueError) as error:
+        except (flags.Error, UserError) as error:
             code = command.fail("train", error)
         else:
             code = command.execute("train", train.main, wanted)

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import pkgutil
 
+from ssl_noisy.errors import UserError
 from ssl_noisy.learner import RUN_ARGUMENTS, Learner, constructor_arguments
 
 
@@ -28,7 +29,7 @@ def get(name):
     if name not in names():
         nearest = difflib.get_close_matches(name, names(), n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"Unknown method {name!r}.{hint} Available: {', '.join(names())}.")
+        raise UserError(f"Unknown method {name!r}.{hint} Available: {', '.join(names())}.")
     module = importlib.import_module(f"{__name__}.{name}")
     found = [
         cls
@@ -36,7 +37,7 @@ def get(name):
         if issubclass(cls, Learner) and cls.__module__ == module.__name__
     ]
     if len(found) != 1:
-        raise ValueError(
+        raise UserError(
             f"The method file {module.__file__} must define one Learner. Received: "
             f"{[cls.__name__ for cls in found]}"
         )

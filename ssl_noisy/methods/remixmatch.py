@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from ssl_noisy import augment, losses
+from ssl_noisy.errors import UserError
 from ssl_noisy.semi_supervised import WeakStrongLearner
 
 
@@ -91,7 +92,7 @@ class ReMixMatch(WeakStrongLearner):
     def attach(self, task):
         height, width, _ = task.image_shape
         if height != width:
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} turns images by a quarter: they must be square. "
                 f"Received: images of {height}x{width}"
             )
