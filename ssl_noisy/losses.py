@@ -102,17 +102,28 @@ def margin(labels, logits):
     return ops.sum(logits * is_label, axis=-1) - others
 
 
-def cores(labels, logits):
-    """Computes -log p[label] - mean over classes of -log p, float32 `(batch_size,)`.
+def uniform_cross_entropy(logits):
+    """Computes the mean over classes of -log(p + 1e-8), float32 `(batch_size,)`.
 
-    Arguments as `cross_entropy`. It is the mean logit less the label's; CORES takes a label for
-    right where it is at most 0.
+    It is the cross-entropy with the uniform distribution, and large where a network is confident.
+    The floor, which is that of the CORES code, limits it to 18.42.
+    """
+    probs = ops.softmax(ops.cast(logits, "float32"), axis=-1)
+    return -ops.mean(ops.log(probs + 1e-8), axis=-1)
+
+
+def cores(labels, logits):
+    """Computes -log p[label] - mean over classes of -log(p + 1e-8), float32 `(batch_size,)`.
+
+    Arguments as `cross_entropy`. CORES takes a label for right where it is at most 0. Without the
+    floor it would be the mean logit less the label's, and a confident network would pass wrong
+    labels: of the logits 0, 40 and 80 every label but the first.
 
     Reference:
-        [Cheng et al., 2021](https://arxiv.org/abs/2010.02347), section 3.
+        [Cheng et al., 2021](https://arxiv.org/abs/2010.02347), section 3, as in
+        [haochenglouis/cores](https://github.com/haochenglouis/cores).
     """
-    log_probs = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-    return cross_entropy(labels, logits) + ops.mean(log_probs, axis=-1)
+    return cross_entropy(labels, logits) - uniform_cross_entropy(logits)
 
 
 def confident_labels(probs, confidence_threshold):

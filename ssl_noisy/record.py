@@ -54,9 +54,7 @@ def updated(rows, indices, given_labels, logits):
     forgotten = is_last & was_correct & ~is_correct
     flags = [ops.cast(flag, "float32") for flag in (is_labeled, again, is_correct, forgotten)]
     labeled, again, correct, forgotten = flags
-    # CE - mean_k(-log p_k) is the mean logit less the label's (`losses.cores`), and the margin the
-    # label's logit less the largest other: no second softmax.
-    cores = loss + ops.mean(logits, axis=-1) - ops.logsumexp(logits, axis=-1)
+    cores = loss - losses.uniform_cross_entropy(logits)  # `losses.cores`
     sums = (margin * again, loss * labeled, cores * labeled, labeled, again, correct * labeled)
     last = ops.stack([margin, loss, ops.cast(prediction, "float32"), correct], axis=-1)
     # What is remembered changes by its difference, at the last place alone: additions to one

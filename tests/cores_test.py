@@ -41,8 +41,21 @@ class LossTest(absltest.TestCase):
             self.assertAlmostEqual(outcome["kept_rate"], 1 / 3, places=6)
 
     def test_it_begins_at_its_share(self):
-        kept = [look_up.step(make(step=s), [0, 1, 2])["kept_rate"] for s in (29, 30)]
+        # Of 100 epochs the authors' code keeps every label in those of index 0 to 30.
+        kept = [look_up.step(make(step=s), [0, 1, 2])["kept_rate"] for s in (30, 31)]
         np.testing.assert_allclose(kept, [1, 1 / 3], atol=1e-6)
+
+    def test_a_confident_network_does_not_pass_wrong_labels(self):
+        learner = make(step=50, given_labels=(0, 1, 2))
+        learner.network.set_weights([np.array([[0.0, 40.0, 80.0]] * 3, "float32")])
+        outcome = look_up.step(learner, [0, 1, 2])
+        # Only the label of logit 80 passes; without a floor the one of 40 would too. The loss is
+        # -2 * 12.280454 / 3: cross-entropy 0, the mean with floor, over 1 + beta.
+        self.assertAlmostEqual(outcome["kept_rate"], 1 / 3, places=6)
+        self.assertAlmostEqual(outcome["supervised_loss"], -8.186969, places=4)
+        score, flagged = learner.detected()["cores_sieve"]
+        np.testing.assert_array_equal(flagged, [True, True, False])
+        np.testing.assert_allclose(score, [1, 1, 4.64e-6], atol=1e-7)
 
     def test_with_no_label_left_the_loss_is_zero(self):
         learner = make(given_labels=(2, 1, 0), step=50)
@@ -60,7 +73,7 @@ class LossTest(absltest.TestCase):
     def test_defaults_are_the_authors(self):
         arguments = methods.arguments("cores")
         names = ("confidence_weight", "confidence_start", "confidence_end", "sieve_start")
-        self.assertEqual([arguments[n].default for n in names], [2.0, 0.1, 0.4, 0.3])
+        self.assertEqual([arguments[n].default for n in names], [2.0, 0.1, 0.4, 0.31])
         names = ("batch_size", "weight_decay", "ema_momentum")
         self.assertEqual([arguments[n].default for n in names], [64, 0.0, 0.0])
         defaults = methods.get("cores").training_defaults

@@ -67,6 +67,17 @@ class LossesTest(parameterized.TestCase):
         # ln 3, ln 2, and 0 without a nan.
         np.testing.assert_allclose(losses.entropy(logits), [1.098612, 0.693147, 0], atol=1e-6)
 
+    def test_cores_has_a_floor_under_the_mean_over_classes(self):
+        # Of logits 0, 40, 80 the probabilities are e^-80, e^-40 and 1: the mean of -log(p + 1e-8) is
+        # 2 * 18.420681 / 3 = 12.280454, without the floor 40. Label 1 would then pass: 40 - 40.
+        logits = np.array([[0.0, 40.0, 80.0]] * 3, "float32")
+        np.testing.assert_allclose(losses.uniform_cross_entropy(logits), [12.280454] * 3, rtol=1e-6)
+        values = losses.cores(np.array([0, 1, 2]), logits)
+        np.testing.assert_allclose(values, [67.719546, 27.719546, -12.280454], rtol=1e-6)
+        # Of probabilities far above the floor it is the mean logit less the label's.
+        values = losses.cores(np.array([0, 1, 2]), np.array([[0.0, 2.0, 4.0]] * 3, "float32"))
+        np.testing.assert_allclose(values, [2, 0, -2], atol=1e-6)
+
     @parameterized.parameters(losses.soft_cross_entropy, losses.kl_divergence)
     def test_soft_labels_of_another_shape_are_refused(self, loss):
         for soft_labels in (np.zeros((2, 1)), np.zeros((3,)), np.zeros((1, 3))):

@@ -71,6 +71,11 @@ class RecordTest(absltest.TestCase):
             self.assertTrue(np.isnan(kept[name][1]), name)
         self.assertEqual((kept["prediction"][1], kept["last_correct"][1]), (-1, -1))
 
+    def test_cores_of_a_confident_network_has_a_floor(self):
+        # 40 - 2 * 18.420681 / 3: wrong. The mean logit less the label's would be 0.
+        kept = take_in([([0], [1], [[0.0, 40.0, 80.0]])], 1)
+        self.assertAlmostEqual(kept["cores"][0], 27.719546, places=4)
+
     def test_an_example_seen_once_has_no_area(self):
         self.assertTrue(np.isnan(take_in([([2], [0], [[1.0, 0.0]])])["aum"][2]))
 

@@ -20,10 +20,14 @@ class Cores(RobustLearner):
     batch that do, and 0 if none does.
 
     Defaults are those of the authors' code, phase 1 (haochenglouis/cores, a8dba02). As there,
-    probabilities in the second part have a floor of 1e-8, without which the loss falls without
-    limit. The authors divide the learning rate by 1 + beta; here the loss is divided, which for
-    SGD is the same. Departures: the second part's mean over classes has equal weights, as in the
-    sieve, not the shares of the given labels; their phase 2, consistency training, is not here.
+    probabilities in the mean over classes, of the loss and of the sieve, have a floor of 1e-8.
+    Without it the loss falls without limit, and the sieve passes wrong labels once the network is
+    confident. The sieve begins after 31 of 100 epochs: the authors count from 0, and keep all
+    labels up to epoch 30. They divide the learning rate by 1 + beta; here the loss is divided,
+    which for SGD is the same.
+
+    Departures: the second part's mean over classes has equal weights, as in the sieve, not the
+    shares of the given labels; their phase 2, consistency training, is not here.
 
     Args:
         confidence_weight: Float >= 0, the weight that the second part of the loss reaches, the
@@ -57,7 +61,7 @@ class Cores(RobustLearner):
         confidence_weight: float = 2.0,
         confidence_start: float = 0.1,
         confidence_end: float = 0.4,
-        sieve_start: float = 0.3,
+        sieve_start: float = 0.31,
         batch_size: int = 64,
         weight_decay: float = 0.0,
         **kwargs,
@@ -86,8 +90,7 @@ class Cores(RobustLearner):
         weight = self.confidence_weight * schedules.linear_ramp(
             self.progress(), self.confidence_start, self.confidence_end
         )
-        probs = ops.softmax(ops.cast(logits, "float32"), axis=-1)
-        confidence = ops.mean(-ops.log(probs + 1e-8), axis=-1)
+        confidence = losses.uniform_cross_entropy(logits)
         values = losses.cross_entropy(labels, logits) - weight * confidence
         loss = mean_of_kept(values, kept) / (1 + weight)
         return {"terms": {"supervised_loss": loss}, "monitors": {"kept_rate": ops.mean(kept)}}
