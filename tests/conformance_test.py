@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every method must do. The methods come from the folder: a new one is tested here at once."""
+"""What every method must do. The methods come from the folder: a new one is tested here at once.
+
+Each method has a test class of its own, so that its tests share one trained reference.
+"""
 
 import os
 from unittest import mock
@@ -7,7 +10,7 @@ from unittest import mock
 import keras
 import numpy as np
 import toy
-from absl.testing import absltest, parameterized
+from absl.testing import absltest
 from keras import ops
 
 from ssl_noisy import augment, checkpoint, methods
@@ -62,33 +65,42 @@ OUT_OF_RANGE = {
     "low_percentile": (-1.0, 100.0, float("nan")),
     "high_percentile": (0.0, 100.1, float("nan")),
 }
-METHODS = [(name, name) for name in methods.names()]
+RAND_AUGMENT = augment.rand_augment
 
 
-class ConformanceTest(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.views = mock.patch.object(augment, "rand_augment", toy.noise)
-        self.views.start()
-        self.addCleanup(mock.patch.stopall)
-
+class FolderTest(absltest.TestCase):
     def test_the_folder_is_what_is_tested(self):
-        self.assertLen(METHODS, NUM_METHODS)
+        self.assertLen(methods.names(), NUM_METHODS)
 
-    @parameterized.named_parameters(METHODS)
-    def test_fit_reports_every_term_and_monitor(self, method):
-        self.views.stop()  # as it runs
-        learner, true_labels = toy.learner(method)
-        logs = toy.fit(learner, true_labels)
+
+class MethodTest(absltest.TestCase):
+    """Base of one class for each method, which states `method`."""
+
+    method = None
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.enterClassContext(mock.patch.object(augment, "rand_augment", toy.noise))
+        # The reference, of which the tests below ask for the same numbers by other ways.
+        cls.reference, cls.true_labels = toy.learner(cls.method, seed=3)
+        cls.logs_of_four_steps = toy.fit(cls.reference, cls.true_labels, steps=4)
+        toy.fit(cls.reference, cls.true_labels, steps=1, start=4)
+        # Another one of the same seed, two steps old: what is resumed and saved.
+        cls.young, _ = toy.learner(cls.method, seed=3)
+        toy.fit(cls.young, cls.true_labels, steps=2)
+
+    def test_fit_reports_every_term_and_monitor(self):
+        with mock.patch.object(augment, "rand_augment", RAND_AUGMENT):  # as it runs
+            learner, true_labels = toy.learner(self.method)
+            logs = toy.fit(learner, true_labels)
         for key in (*learner.term_names, *learner.monitor_names, "weight_decay_loss", "loss"):
             self.assertTrue(np.isfinite(logs[key]), key)
         terms = [logs[key] for key in (*learner.term_names, "weight_decay_loss")]
         self.assertAlmostEqual(logs["loss"], sum(terms), places=4)
 
-    @parameterized.named_parameters(METHODS)
-    def test_the_record_sees_each_labeled_example_and_no_other(self, method):
-        learner, _ = toy.learner(method)
-        toy.fit(learner, steps=5)  # at least one pass through 20 labels, 4 a step
+    def test_the_record_sees_each_labeled_example_and_no_other(self):
+        learner = self.reference  # at least one pass through 20 labels, 4 a step
         seen = learner.example_record()
         labeled = learner.task.labeled
         self.assertGreaterEqual(seen["observations"].sum(), 5 * learner.batch_size // 2)
@@ -99,18 +111,14 @@ class ConformanceTest(parameterized.TestCase):
         self.assertTrue(np.isfinite(seen["mean_loss"][known]).all())
         margins, correct = seen["margin"][known], seen["last_correct"][known]
         np.testing.assert_array_equal(margins > 0, correct == 1)
-        off, _ = toy.learner(method, record_examples=False)
-        toy.fit(off, steps=1)
-        self.assertNotIn("record_rows", off.states)
 
-    @parameterized.named_parameters(METHODS)
-    def test_each_term_has_a_gradient(self, method):
+    def test_each_term_has_a_gradient(self):
         """A loss that does not train went unseen for two years in one kit: ask for a gradient."""
-        for term in methods.get(method).term_names:
+        for term in methods.get(self.method).term_names:
             kwargs = {}
-            if "confidence_threshold" in methods.arguments(method):
+            if "confidence_threshold" in methods.arguments(self.method):
                 kwargs["confidence_threshold"] = 0.0  # so that every pseudo-label counts
-            learner, _ = toy.learner(method, weight_decay=0.0, compiled=False, **kwargs)
+            learner, _ = toy.learner(self.method, weight_decay=0.0, compiled=False, **kwargs)
             only = {term}
             whole = learner.objective
 
@@ -128,23 +136,21 @@ class ConformanceTest(parameterized.TestCase):
             for variable, value in zip(learner.network.trainable_variables[:3], before):
                 self.assertGreater(np.abs(variable.numpy() - value).max(), 0, (term, variable.path))
 
-    @parameterized.named_parameters(METHODS)
-    def test_without_a_confident_example_the_loss_is_exactly_zero(self, method):
-        if "confidence_threshold" not in methods.arguments(method):
+    def test_without_a_confident_example_the_loss_is_exactly_zero(self):
+        if "confidence_threshold" not in methods.arguments(self.method):
             return
-        learner, true_labels = toy.learner(method, confidence_threshold=1.0)
+        learner, true_labels = toy.learner(self.method, confidence_threshold=1.0)
         logs = toy.fit(learner, true_labels, steps=2)
         self.assertTrue(np.isfinite(logs["loss"]))
-        if method != "flexmatch":  # whose thresholds begin at 0
+        if self.method != "flexmatch":  # whose thresholds begin at 0
             self.assertEqual((logs["mask_rate"], logs["unsupervised_loss"]), (0, 0))
 
-    @parameterized.named_parameters(METHODS)
-    def test_xla_and_plain_steps_agree(self, method):
+    def test_xla_and_plain_steps_agree(self):
         unmixed = lambda size, *_, **__: (ops.arange(size), ops.ones((size,)))  # noqa: E731
-        mock.patch.object(augment, "mixing", unmixed).start()
+        self.enterContext(mock.patch.object(augment, "mixing", unmixed))
         results = []
         for jit_compile in (True, False) if keras.backend.backend() == "tensorflow" else (True,):
-            learner, true_labels = toy.learner(method, jit_compile=jit_compile)
+            learner, true_labels = toy.learner(self.method, jit_compile=jit_compile)
             # TensorFlow draws other random numbers under XLA: compare without views and mixing.
             learner.weak_view = lambda images, indices, stream="labeled": images
             learner.strong_view = lambda images: 255.0 - images
@@ -153,110 +159,100 @@ class ConformanceTest(parameterized.TestCase):
             results.append(logs["loss"])
         np.testing.assert_allclose(results, results[0], rtol=1e-3)
 
-    @parameterized.named_parameters(METHODS)
-    def test_several_steps_per_execution_are_the_same_steps(self, method):
-        one, true_labels = toy.learner(method)
-        many, _ = toy.learner(method, steps_per_execution=2)
-        first, second = (toy.fit(made, true_labels, steps=4) for made in (one, many))
+    def test_several_steps_per_execution_are_the_same_steps(self):
+        many, _ = toy.learner(self.method, seed=3, steps_per_execution=2)
+        logs = toy.fit(many, self.true_labels, steps=4)
         self.assertEqual(int(many.step.numpy()), 4)
-        for key in first:
-            np.testing.assert_allclose(first[key], second[key], rtol=1e-4, err_msg=key)
+        self.assertEqual(set(logs), set(self.logs_of_four_steps))
+        for key, value in self.logs_of_four_steps.items():
+            np.testing.assert_allclose(logs[key], value, rtol=1e-4, err_msg=key)
 
-    @parameterized.named_parameters(METHODS)
-    def test_the_same_seed_gives_the_same_weights_and_another_one_others(self, method):
-        states = []
-        for seed in (3, 3, 4):
-            learner, true_labels = toy.learner(method, seed=seed)
-            toy.fit(learner, true_labels)
-            states.append([v.numpy() for v in learner.network.trainable_variables])
-        for a, b, c in zip(*states):
-            np.testing.assert_array_equal(a, b)
-            self.assertTrue((a != c).any())
+    def test_another_seed_gives_other_weights_and_a_record_can_be_left_out(self):
+        # That the same seed gives the same weights is what the next test asks.
+        other, _ = toy.learner(self.method, seed=4, record_examples=False)
+        toy.fit(other, self.true_labels, steps=5)
+        self.assertNotIn("record_rows", other.states)
+        weights = (made.network.trainable_variables for made in (self.reference, other))
+        for a, b in zip(*weights):
+            self.assertTrue((a.numpy() != b.numpy()).any(), a.path)
 
-    @parameterized.named_parameters(METHODS)
-    def test_resumed_is_uninterrupted(self, method):
-        whole, true_labels = toy.learner(method)
-        toy.fit(whole, true_labels, steps=5)
-
+    def test_resumed_is_uninterrupted(self):
         folder = self.create_tempdir().full_path
-        first, _ = toy.learner(method)
-        toy.fit(first, true_labels, steps=2)
-        checkpoint.save(folder, first, {"step": 2})
-        second, _ = toy.learner(method, seed=9)  # other weights and random state, to be replaced
-        second.seed = first.seed
-        second.optimizer.build(second.trainable_variables)
-        self.assertEqual(checkpoint.restore(folder, second), {"step": 2})
-        toy.fit(second, true_labels, steps=3, start=2)
+        checkpoint.save(folder, self.young, {"step": 2})
+        # Other weights and random state, to be replaced.
+        resumed, _ = toy.learner(self.method, seed=9)
+        resumed.seed = self.young.seed
+        resumed.optimizer.build(resumed.trainable_variables)
+        self.assertEqual(checkpoint.restore(folder, resumed), {"step": 2})
+        toy.fit(resumed, self.true_labels, steps=3, start=2)
 
-        for a, b in zip(whole.network.variables, second.network.variables):
+        for a, b in zip(self.reference.network.variables, resumed.network.variables):
             np.testing.assert_array_equal(a.numpy(), b.numpy(), a.path)
-        self.assertEqual(set(whole.states), set(second.states))
-        for name, state in whole.states.items():
-            np.testing.assert_array_equal(state.numpy(), second.states[name].numpy(), name)
+        self.assertEqual(set(self.reference.states), set(resumed.states))
+        for name, state in self.reference.states.items():
+            np.testing.assert_array_equal(state.numpy(), resumed.states[name].numpy(), name)
 
-    @parameterized.named_parameters(METHODS)
-    def test_save_load_and_train_on(self, method):
-        learner, true_labels = toy.learner(method)
-        toy.fit(learner, true_labels, steps=2)
+    def test_save_load_and_train_on(self):
         path = os.path.join(self.create_tempdir().full_path, "learner.keras")
-        learner.save(path)
+        self.young.save(path)
         self.assertLess(os.path.getsize(path), 400_000)
         loaded = keras.models.load_model(path)
-        self.assertIs(type(loaded), type(learner))
-        images = learner.task.images[:5]
+        self.assertIs(type(loaded), type(self.young))
+        images = self.young.task.images[:5]
         np.testing.assert_array_equal(
-            loaded.predict(images, verbose=0), learner.predict(images, verbose=0)
+            loaded.predict(images, verbose=0), self.young.predict(images, verbose=0)
         )
         with self.assertRaisesRegex(ValueError, "has no data. Call `attach"):
             loaded.batches()
-        loaded.attach(learner.task)
-        for made in (learner, loaded):
-            toy.fit(made, true_labels, steps=2, start=2)
-        for a, b in zip(learner.network.variables, loaded.network.variables):
+        loaded.attach(self.young.task)
+        toy.fit(loaded, self.true_labels, steps=3, start=2)
+        for a, b in zip(self.reference.network.variables, loaded.network.variables):
             np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6, err_msg=a.path)
 
-    @parameterized.named_parameters(METHODS)
-    def test_config_round_trip(self, method):
+    def test_config_round_trip(self):
         other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 or 0.125}
         changed = {"seed": 5, "steps": 9, "weak_augmentation": "none", "decayed": "kernels"}
-        for name, parameter in methods.arguments(method).items():
+        for name, parameter in methods.arguments(self.method).items():
             if parameter.annotation in other:
                 changed[name] = other[parameter.annotation](parameter.default)
-        learner, _ = toy.learner(method, **changed)
+        learner, _ = toy.learner(self.method, **changed)
         config = learner.get_config()
         self.assertEqual({k: config[k] for k in changed}, changed)
-        self.assertEqual(set(methods.arguments(method)) - set(config), set())
+        self.assertEqual(set(methods.arguments(self.method)) - set(config), set())
         copy = type(learner).from_config(config)
-        for key in (*methods.arguments(method), "seed", "steps"):
+        for key in (*methods.arguments(self.method), "seed", "steps"):
             self.assertEqual(getattr(copy, key), getattr(learner, key))
 
-    @parameterized.named_parameters(METHODS)
-    def test_half_precision_stays_finite(self, method):
+    def test_half_precision_stays_finite(self):
         for policy in ("mixed_bfloat16", "mixed_float16"):
             before = keras.config.dtype_policy()
             keras.config.set_dtype_policy(policy)
             try:
-                learner, true_labels = toy.learner(method)
+                learner, true_labels = toy.learner(self.method)
             finally:
                 keras.config.set_dtype_policy(before)
             logs = toy.fit(learner, true_labels)
             self.assertTrue(np.isfinite(logs["loss"]), policy)
             self.assertEqual(int(learner.first_nonfinite_step.numpy()), -1)
 
-    @parameterized.named_parameters(METHODS)
-    def test_arguments_out_of_range_are_refused(self, method):
+    def test_arguments_out_of_range_are_refused(self):
         for name, values in OUT_OF_RANGE.items():
-            for value in values if name in methods.arguments(method) else ():
+            for value in values if name in methods.arguments(self.method) else ():
                 with self.assertRaisesRegex(ValueError, f"`{name}` argument of .* must be"):
-                    toy.learner(method, **{name: value})
+                    toy.learner(self.method, **{name: value})
 
-    @parameterized.named_parameters(METHODS)
-    def test_every_argument_has_a_type_a_default_and_a_range_test(self, method):
-        for name, parameter in methods.arguments(method).items():
+    def test_every_argument_has_a_type_a_default_and_a_range_test(self):
+        for name, parameter in methods.arguments(self.method).items():
             self.assertIn(parameter.annotation, (int, float, bool, str), name)
             self.assertIs(type(parameter.default), parameter.annotation, name)
             if parameter.annotation is not bool:
                 self.assertIn(name, OUT_OF_RANGE)
+
+
+for _name in methods.names():
+    _class = f"{_name.title().replace('_', '')}Test"
+    globals()[_class] = type(_class, (MethodTest,), {"method": _name})
+del MethodTest  # it has no method to test
 
 
 if __name__ == "__main__":
