@@ -68,8 +68,8 @@ class LossesTest(parameterized.TestCase):
         np.testing.assert_allclose(losses.entropy(logits), [1.098612, 0.693147, 0], atol=1e-6)
 
     def test_cores_has_a_floor_under_the_mean_over_classes(self):
-        # Of logits 0, 40, 80 the probabilities are e^-80, e^-40 and 1: the mean of -log(p + 1e-8) is
-        # 2 * 18.420681 / 3 = 12.280454, without the floor 40. Label 1 would then pass: 40 - 40.
+        # Of logits 0, 40, 80 the probabilities are e^-80, e^-40 and 1. The mean of -log(p + 1e-8)
+        # is 2 * 18.420681 / 3 = 12.280454, without the floor 40: label 1 would pass, 40 - 40.
         logits = np.array([[0.0, 40.0, 80.0]] * 3, "float32")
         np.testing.assert_allclose(losses.uniform_cross_entropy(logits), [12.280454] * 3, rtol=1e-6)
         values = losses.cores(np.array([0, 1, 2]), logits)
