@@ -108,8 +108,15 @@ def _train(settings, run_dir, dataset, labels, task, stream):
         found = None
         if remover is not None:
             found = _passes(settings, remover, samples, run_dir, dataset, labels, task, stream)
+            if "unlabeled" not in learner.streams():  # the images of the others are not seen
+                settings = settings.after_removal(1 - float(np.mean(found.flagged)))
             learner = make_learner(settings, task.relabeled(found.removed, -1))
         session = Session(settings, learner, dataset, run_dir, stream)
+        if found is not None:
+            session.progress.note(
+                f"AUM removes {len(found.removed)} of {len(labels.positions)} labels. The training "
+                f"on the others has {session.settings.steps} steps."
+            )
         if labels.noise is not None:
             summary = label_noise.summary(
                 labels.noise, dataset.labels[labels.positions], dataset.num_classes

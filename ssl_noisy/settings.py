@@ -235,6 +235,25 @@ class Settings:
             plots=False,
         )
 
+    def after_removal(self, share):
+        """Returns the settings of a training on `share` of the labels: as many passes over them.
+
+        The numbers of passes, evaluations and drops of the learning rate stay; a pass has fewer
+        steps. `flags.cfg` keeps the steps that were asked for. Which labels are left follows from
+        those flags and the passes of AUM on disk, so a resumed run finds the same length.
+
+        Args:
+            share: Float in (0, 1], of the labels that the steps were meant for.
+        """
+        here, multiple = self.resolved(), self.steps_per_execution
+        epochs, rest = divmod(here.steps, here.steps_per_epoch)
+        steps_per_epoch, rest = (
+            max(round(n * share / multiple), min(n, 1)) * multiple
+            for n in (here.steps_per_epoch, rest)
+        )
+        steps = epochs * steps_per_epoch + rest
+        return dataclasses.replace(here, steps=steps, steps_per_epoch=steps_per_epoch)
+
     def flag_lines(self, places=True):
         """Returns the resolved settings as the lines of a flagfile, `run_dir` left out."""
         resolved = self.resolved()

@@ -78,12 +78,15 @@ class NoisyRunTest(absltest.TestCase):
         small = (*SMALL[:-4], "--steps=20", "--steps_per_epoch=20", "--noplots")
         few = (*small, "--method=fixmatch", "--num_labels=50", "--batch_size=10")
         removing = ("--remove_labels=aum", "--pass_batch_size=5", "--unlabeled_ratio=1")
+        removing += ("--threshold_percentile=50",)
         code, _, errors = call(*few, *removing, f"--run_dir={folder}")
         self.assertEqual((code, errors), (0, []))
         result = result_of(folder)
         self.assertEqual((result["noise"]["noise_rate"], result["num_labels"]), (0.4, 50))
         self.assertEqual(result["removed_labels"]["num_threshold_samples"], 50 // 11)
         self.assertIn("mask_rate", result["last_epoch"])
+        self.assertGreater(result["removed_labels"]["count"], 0)
+        self.assertEqual(result["steps"], 20)  # the images that lost their labels are still drawn
         clean = self.folder()
         call(*(f for f in SMALL if "noise" not in f), f"--run_dir={clean}")
         self.assertNotIn("noise", result_of(clean))
@@ -132,6 +135,14 @@ class PassesTest(absltest.TestCase):
         kept = 200 - result_of(folder)["removed_labels"]["count"]
         self.assertLess(kept, 200)
         self.assertIn(f"{kept} labeled", out)
+        # 3 epochs of 20 steps were 6 passes over all labels: they are 6 over those kept.
+        result, epoch = result_of(folder), round(20 * kept / 200)
+        self.assertEqual(result["steps"], 3 * epoch)
+        rows = list(csv.DictReader(read(folder, "metrics.csv").splitlines()))
+        self.assertEqual([int(row["step"]) for row in rows], [epoch, 2 * epoch, 3 * epoch])
+        self.assertIn("--steps=60", read(folder, "flags.cfg").splitlines())
+        code, again, _ = call(*AUM, *low, f"--run_dir={folder}")  # a finished run answers at once
+        self.assertEqual((code, "pass_1" in again), (0, False))
 
     def test_the_class_of_threshold_samples_is_no_suggestion(self):
         read_record, whole = label_report.read_record, np.array([True] * 100 + [False] * 100)

@@ -130,6 +130,22 @@ class SettingsTest(parameterized.TestCase):
         several = dataclasses.replace(made, steps_per_execution=50).for_pass()
         self.assertEqual((several.steps % 50, several.steps_per_epoch % 50), (0, 0))
 
+    def test_a_training_without_some_labels_keeps_its_passes(self):
+        made = Settings(method="aum", steps=430, steps_per_epoch=100)
+        for share, expected in (
+            (1.0, (430, 100)),
+            (0.6, (258, 60)),  # 4 epochs of 60, and the last one of 18
+            (0.595, (258, 60)),
+            (0.594, (254, 59)),
+            (0.001, (5, 1)),  # every epoch keeps a step
+        ):
+            fewer = made.after_removal(share)
+            self.assertEqual((fewer.steps, fewer.steps_per_epoch), expected, share)
+        whole = Settings(method="aum", steps=400, steps_per_epoch=100, steps_per_execution=20)
+        fewer = whole.after_removal(0.49)
+        self.assertEqual((fewer.steps, fewer.steps_per_epoch), (160, 40))
+        self.assertEqual((whole.steps, whole.steps_per_epoch), (400, 100))
+
     def test_any_method_takes_the_flags_of_the_method_that_removes_labels(self):
         own = {"confidence_threshold": 0.9, "pass_batch_size": 8}
         made = Settings(remove_labels="aum", method_arguments=own)

@@ -17,19 +17,25 @@ class AreaUnderMargin(RobustLearner):
     at random, others in each pass. The area under the margin (AUM) of an example is the mean of
     logit of the given label less largest other logit, from the second time on that the example
     is seen: in training mode, before the update. Below nearly all threshold samples, the label
-    is flagged. A run then trains this method from scratch, on the labels that are left: the
-    others are really left out, where the authors' code weighs them with 0. A run with
-    `--remove_labels=aum` makes the passes before any other method.
+    is flagged. A run then trains this method from scratch on the labels that are left, with as many
+    passes over them as `steps` make over all labels, so with fewer steps.
 
-    Departures from the authors' code (asappresearch/aum at 892e76e): there are as many threshold
-    samples as the paper says (`threshold_samples`); logits are not rounded to half precision;
-    no validation set is held out.
+    A run with `--remove_labels=aum` makes the passes before any other method. Methods that draw
+    unlabeled examples keep their number of steps: the images whose labels were removed are
+    unlabeled then.
+
+    Departures from the authors' code (asappresearch/aum at 892e76e):
+
+    - Flagged examples are left out. There they stay in the batches with a weight of 0, so they
+      pass through batch norm, and a pass has as many steps as before.
+    - There are as many threshold samples as the paper says (`threshold_samples`).
+    - Logits are not rounded to half precision; no validation set is held out.
 
     In Python, `ssl_noisy.AUM` measures areas in a loop of your own, `ssl_noisy.aum` has the
     threshold samples and the rule, and this class is what trains on the labels that are left.
 
     Args:
-        pass_share: Float > 0, the epochs of a pass for each epoch of the training.
+        pass_share: Float > 0, the epochs of a pass for each epoch of the training on all labels.
         pass_batch_size: Positive integer, examples a step of a pass: few, to memorize less.
         threshold_percentile: Float in [0, 100]: a label is flagged below this percentile of the
             threshold samples.
