@@ -171,6 +171,12 @@ class Learner(keras.Model):
         for name, value in arguments.items():
             self.check_argument(name, value, 0 <= value < 1, "in [0, 1)")
 
+    def check_order(self, **arguments):
+        """Raises the `ValueError` of the first argument above the next one, both finite."""
+        pairs = list(arguments.items())
+        for (name, value), (later, bound) in zip(pairs, pairs[1:]):
+            self.check_argument(name, value, value <= bound, f"at most {later}={bound}")
+
     def add_state(self, name, value):
         """Returns a new variable that starts as the array `value`, is no weight, and is saved."""
         self.states[name] = self.add_weight(

@@ -17,6 +17,10 @@ from keras import layers, ops
 
 from ssl_noisy.errors import UserError
 
+# Of a wide ResNet. WRN-28-10, the largest in the literature on CIFAR, has 36.5 million parameters.
+MAX_DEPTH = 1000
+MAX_PARAMETERS = 10**9
+
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
 class BatchNormalization(layers.BatchNormalization):
@@ -118,12 +122,7 @@ def wide_resnet(
         [Zagoruyko and Komodakis, 2016](https://arxiv.org/abs/1605.07146), as in
         [google-research/fixmatch](https://github.com/google-research/fixmatch).
     """
-    if depth < 10 or depth % 6 != 4 or width < 1:
-        below = max(10, (depth - 4) // 6 * 6 + 4)
-        raise UserError(
-            "A wide ResNet needs a depth of 6n + 4 with n >= 1, and a width >= 1. "
-            f"Received: depth={depth}, width={width}. Nearest depths: {below}, {below + 6}."
-        )
+    _check_wide_resnet(depth, width)
     normalize = _normalizer(batch_norm_momentum, batch_norm_epsilon, leaky_slope)
 
     def convolve(x, filters, side, strides=1):
@@ -143,6 +142,23 @@ def wide_resnet(
             y = convolve(activated, filters, 3, strides)
             x = layers.Add()([convolve(normalize(y), filters, 3), shortcut])
     return _classifier(inputs, normalize(x), num_classes, f"wrn_{depth}_{width}")
+
+
+def _check_wide_resnet(depth, width):
+    if depth < 10 or depth % 6 != 4 or width < 1:
+        below = max(10, (depth - 4) // 6 * 6 + 4)
+        raise UserError(
+            "A wide ResNet needs a depth of 6n + 4 with n >= 1, and a width >= 1. "
+            f"Received: depth={depth}, width={width}. Nearest depths: {below}, {below + 6}."
+        )
+    # Two 3x3 kernels a unit in each of the three groups; the stem and shortcuts are small.
+    parameters = 18 * (16**2 + 32**2 + 64**2) * (depth - 4) // 6 * width**2
+    if depth > MAX_DEPTH or parameters > MAX_PARAMETERS:
+        raise UserError(
+            f"A wide ResNet may have a depth of at most {MAX_DEPTH} and {MAX_PARAMETERS:.0e} "
+            f"parameters. Received: depth={depth}, width={width}, about {parameters:.1e} "
+            "parameters. Choose a smaller --network."
+        )
 
 
 def preact_resnet_18(image_shape, num_classes, *, batch_norm_momentum=0.9, batch_norm_epsilon=1e-5):
@@ -332,6 +348,25 @@ def names():
     return list(NETWORKS)
 
 
+def find(name):
+    """Returns the function that builds the network `name`, one of `names()` or `wrn_DEPTH_WIDTH`.
+
+    Raises:
+        ValueError: If there is no such network, or if it is too large to build.
+    """
+    wide = re.fullmatch("wrn_([0-9]{1,99})_([0-9]{1,99})", name)
+    if wide:
+        _check_wide_resnet(int(wide[1]), int(wide[2]))
+        return functools.partial(wide_resnet, int(wide[1]), int(wide[2]))
+    if name not in NETWORKS:
+        nearest = difflib.get_close_matches(name, names(), 1, cutoff=0.0)[0]
+        raise UserError(
+            f"Unknown network {name!r}. Did you mean {nearest!r}? "
+            f"Available: {', '.join(names())}, wrn_DEPTH_WIDTH."
+        )
+    return NETWORKS[name]
+
+
 def build(name, image_shape, num_classes, *, batch_norm_momentum=None, **options):
     """Builds a classifier by name.
 
@@ -350,17 +385,7 @@ def build(name, image_shape, num_classes, *, batch_norm_momentum=None, **options
     Raises:
         ValueError: If there is no such network, or it does not take an option.
     """
-    wide = re.fullmatch(r"wrn_(\d+)_(\d+)", name)
-    if wide:
-        network = functools.partial(wide_resnet, int(wide[1]), int(wide[2]))
-    elif name in NETWORKS:
-        network = NETWORKS[name]
-    else:
-        nearest = difflib.get_close_matches(name, names(), 1, cutoff=0.0)[0]
-        raise UserError(
-            f"Unknown network {name!r}. Did you mean {nearest!r}? "
-            f"Available: {', '.join(names())}, wrn_DEPTH_WIDTH."
-        )
+    network = find(name)
     parameters = inspect.signature(network).parameters.values()
     accepted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     unknown = sorted(set(options) - set(accepted))

@@ -10,13 +10,17 @@ import re
 
 from absl import flags
 
-from ssl_noisy import label_noise, methods, schedules
+from ssl_noisy import label_noise, methods, networks, schedules
 from ssl_noisy.errors import UserError
 from ssl_noisy.label_budget import DRAWS
 
 _FILES = ("label_file", "cifarn_file")
 REMOVERS = tuple(name for name in methods.names() if methods.get(name).removes_labels)
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+# Integers are below 2 to this power: a step is an int32, NumPy's legacy seeds are uint32.
+_BITS = {"seed": 32, "label_seed": 32, "noise_seed": 32}
+_BITS.update(dict.fromkeys(("steps", "steps_per_epoch", "steps_per_execution"), 31))
+_BITS.update(dict.fromkeys(("num_labels", "evaluation_batch_size"), 31))
 
 
 def _setting(default, help, *, minimum=None, choices=None, is_place=False):
@@ -115,13 +119,14 @@ class Settings:
             raise UserError("--learning_rate must be above 0. Received: --learning_rate=0.0")
         self._check_method_arguments()
         self._check_noise()
-        for name in ("seed", "label_seed", "noise_seed"):
-            if (getattr(self, name) or 0) >= 2**32:
+        for name, bits in _BITS.items():
+            if (getattr(self, name) or 0) >= 2**bits:
                 raise UserError(
-                    f"--{name} must be below 2**32. Received: --{name}={getattr(self, name)}"
+                    f"--{name} must be below 2**{bits}. Received: --{name}={getattr(self, name)}"
                 )
         if self.baseline is not None:
             methods.get(self.baseline)
+        networks.find(self.network)
         unset = self._defaults()
         for name in ("steps", "steps_per_epoch"):
             value = unset.get(name, getattr(self, name))
@@ -130,6 +135,12 @@ class Settings:
                     f"--steps_per_execution must divide --{name}={value}. "
                     f"Received: --steps_per_execution={self.steps_per_execution}"
                 )
+        steps = unset.get("steps", self.steps)
+        methods.check(self.method, steps=steps, **self.learner_arguments)
+        if self.remove_labels:
+            takes = methods.arguments(self.remove_labels)
+            own = {k: v for k, v in self.method_arguments.items() if k in takes}
+            methods.check(self.remove_labels, **own)
 
     def _check_method_arguments(self):
         takes = self._takes()
@@ -296,6 +307,11 @@ def _check(field, value):
         raise UserError(
             f"--{field.name} must be one of {', '.join(choices)}. Received: --{field.name}={value}"
         )
+    # A flagfile holds a setting a line, in UTF-8; the system's own paths hold no NUL.
+    if isinstance(value, str) and re.search("[\x00-\x1f\x7f\ud800-\udfff]", value):
+        raise UserError(
+            f"--{field.name} must be UTF-8 text without control characters. Received: {value!r}"
+        )
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if is_number and (not math.isfinite(value) or (minimum is not None and value < minimum)):
         bound = "finite" if minimum is None else f"a finite number, at least {minimum}"
@@ -371,7 +387,13 @@ def from_flags(flag_values):
     if values["baseline"] in ("", values["method"]):
         values["baseline"] = None
     arguments = {n: flag_values[n].value for n in method_flags() if flag_values[n].present}
-    return Settings(**values, method_arguments=arguments)
+    made = Settings(**values, method_arguments=arguments)
+    # What else the run trains is checked now too.
+    if made.baseline:
+        made.for_baseline()
+    if made.remover:
+        made.for_pass()
+    return made
 
 
 def absolute_path(path):

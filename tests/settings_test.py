@@ -59,11 +59,36 @@ class SettingsTest(parameterized.TestCase):
         ("--label_draw=best", "--label_draw must be one of balanced"),
         ("--jit_compile=maybe", "--jit_compile must be one of auto, on, off"),
         ("--steps_per_execution=3", "must divide --steps=1048576"),
+        ("--steps=99999999999999999999999", r"--steps must be below 2\*\*31"),
+        ("--network=wrn_28_100000000", r"and 1e\+09 parameters. Received: .*about 3.9e\+21"),
+        ("--network=wrn_1000000000000_2", "a depth of at most 1000"),
+        ("--network=wrn_28_" + 5000 * "9", "Unknown network"),
+        ("--batch_size=0", "`batch_size` argument of `FixMatch` must be at least 1"),
+        ("--data_dir=a\nb", "--data_dir must be UTF-8 text without control characters"),
+        ("--data_dir=\udcff", "--data_dir must be UTF-8 text without control characters"),
         ("stray", "Unexpected arguments: stray"),
     )
     def test_mistakes_are_named(self, argument, message):
         with self.assertRaisesRegex(ValueError, message.replace("?", r"\?")):
             parse(argument)
+
+    @parameterized.parameters(
+        ("divide_mix", "ramp_start", "ramp_end"),
+        ("pseudo_label", "ramp_start", "ramp_end"),
+        ("cores", "confidence_start", "confidence_end"),
+    )
+    def test_a_ramp_ends_after_it_starts(self, method, start, end):
+        parse(f"--method={method}", f"--{start}=0.3", f"--{end}=0.3")  # a jump
+        with self.assertRaisesRegex(ValueError, f"`{start}` .* must be at most {end}=0.2. Rec"):
+            parse(f"--method={method}", f"--{start}=0.3", f"--{end}=0.2")
+
+    def test_all_that_a_run_trains_is_checked(self):
+        with self.assertRaisesRegex(ValueError, "`combine` argument of `AreaUnderMargin`"):
+            parse("--remove_labels=aum", "--combine=xor")
+        with self.assertRaisesRegex(ValueError, "--steps must be below"):
+            parse("--method=aum", "--pass_share=1e30")
+        with self.assertRaisesRegex(ValueError, "leaves one of 10 steps to bootstrap in"):
+            parse("--method=beta_mixture", "--steps=10", "--bootstrap_start=0.95")
 
     def test_a_flag_that_the_method_does_not_take_lists_those_it_does(self):
         with self.assertRaisesRegex(

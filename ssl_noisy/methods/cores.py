@@ -73,6 +73,7 @@ class Cores(RobustLearner):
             confidence_end=confidence_end,
             sieve_start=sieve_start,
         )
+        self.check_order(confidence_start=confidence_start, confidence_end=confidence_end)
         self.confidence_weight = confidence_weight
         self.confidence_start = confidence_start
         self.confidence_end = confidence_end

@@ -83,6 +83,7 @@ class DivideMix(TwoNetworkLearner):
         self.check_momentum(clean_threshold=clean_threshold)
         self.check_argument("temperature", temperature, temperature > 0, "above 0")
         self.check_share(ramp_start=ramp_start, ramp_end=ramp_end)
+        self.check_order(ramp_start=ramp_start, ramp_end=ramp_end)
         self.clean_threshold = clean_threshold
         self.temperature = temperature
         self.mixup_alpha = mixup_alpha

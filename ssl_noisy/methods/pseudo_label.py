@@ -56,7 +56,7 @@ class PseudoLabel(SemiSupervisedLearner):
         self.check_share(
             confidence_threshold=confidence_threshold, ramp_start=ramp_start, ramp_end=ramp_end
         )
-        self.check_argument("ramp_start", ramp_start, ramp_start <= ramp_end, "at most `ramp_end`")
+        self.check_order(ramp_start=ramp_start, ramp_end=ramp_end)
         self.confidence_threshold = confidence_threshold
         self.ramp_start = ramp_start
         self.ramp_end = ramp_end
