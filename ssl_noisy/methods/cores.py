@@ -26,6 +26,10 @@ class Cores(RobustLearner):
     labels up to epoch 30. They divide the learning rate by 1 + beta; here the loss is divided,
     which for SGD is the same.
 
+    The method depends on its optimizer. On digits with 40 % of the labels wrong, these defaults
+    reach 97.5 % test accuracy and an F1 of 94 % in finding wrong labels; with momentum 0.9, weight
+    decay and `drops_1_3_5_6` it is 90 and 78 % (`flags/cores_digits_sym40.cfg`).
+
     Departures: the second part's mean over classes has equal weights, as in the sieve, not the
     shares of the given labels; their phase 2, consistency training, is not here.
 
