@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import augment, losses, record
+from ssl_noisy import augment, losses, record, schedules
 from ssl_noisy.batches import IndexBatches
 from ssl_noisy.errors import UserError
 
@@ -57,7 +57,10 @@ class Learner(keras.Model):
         decayed: Which variables those are: `kernels` (of convolutions and dense layers,
             no bias, no batch norm) or `all` (every trainable variable of the network).
         ema_momentum: Float in [0, 1), momentum of the moving average of the
-            trainable weights, without bias correction. 0 turns it off.
+            trainable weights. 0 turns it off.
+        ema_warmup: Whether that momentum is at most (1 + n) / (10 + n) at the n-th update, so
+            that the average forgets the initial weights in a short training too. At 0.999 it has
+            no effect after 8990 updates.
         average_statistics: Whether the moving average covers batch norm's running
             statistics too; otherwise the averaged network has the live ones.
         weak_augmentation: One of `auto` (flip and shift, or shift alone for
@@ -94,6 +97,7 @@ class Learner(keras.Model):
         weight_decay: float = 5e-4,
         decayed: str = "kernels",
         ema_momentum: float = 0.999,
+        ema_warmup: bool = True,
         average_statistics: bool = False,
         weak_augmentation: str = "auto",
         record_examples: bool = True,
@@ -113,6 +117,7 @@ class Learner(keras.Model):
         self.weight_decay = weight_decay
         self.decayed = decayed
         self.ema_momentum = ema_momentum
+        self.ema_warmup = ema_warmup
         self.average_statistics = average_statistics
         self.weak_augmentation = weak_augmentation
         self.record_examples = record_examples
@@ -473,7 +478,9 @@ class Learner(keras.Model):
 
     def average_momentum(self):
         """Returns the share of the average that the step just done keeps: a number or scalar."""
-        return self.ema_momentum
+        if not self.ema_warmup:
+            return self.ema_momentum
+        return schedules.warmed_up(self.ema_momentum, self.step.value)
 
     @property
     def running_statistics(self):
@@ -486,7 +493,9 @@ class Learner(keras.Model):
 
         For a forward pass whose images are unlike those that the network will see.
         """
-        before = [(v, ops.copy(v.value)) for v in self.running_statistics]
+        variables = self.network.non_trainable_variables
+        counts = [v for v in variables if v.name == "num_updates"]
+        before = [(v, ops.copy(v.value)) for v in (*self.running_statistics, *counts)]
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ has a bias, for batch normalization cancels it. Strides pad as TensorFlow does (
 the wide ResNet, convolutions start He normal. `build` describes the arguments.
 """
 
+import contextlib
 import difflib
 import functools
 import inspect
@@ -15,6 +16,7 @@ import re
 import keras
 from keras import layers, ops
 
+from ssl_noisy import schedules
 from ssl_noisy.errors import UserError
 
 # Of a wide ResNet. WRN-28-10, the largest in the literature on CIFAR, has 36.5 million parameters.
@@ -30,9 +32,40 @@ class BatchNormalization(layers.BatchNormalization):
     (PyTorch puts the unbiased one there). `keras.ops` has no fused operation. On two cores of an
     AMD EPYC, forward and backward of `(128, 32, 32, 32)` with a leaky ReLU took 28 ms composed of
     moments and products, 7 ms fused. XLA fuses by itself, so JAX keeps the composed form.
+
+    Departure: the running statistics' momentum warms up (`schedules.warmed_up`), so that they
+    forget their initial values, mean 0 and variance 1, in a short training too. A pass in training
+    mode is an update. The last weight, `num_updates`, counts them.
     """
 
+    def build(self, input_shape):
+        super().build(input_shape)
+        # Floating point, for TensorFlow keeps integers on the host; exact up to 2^24.
+        self.num_updates = self.add_weight(
+            (), "zeros", "float32", name="num_updates", trainable=False, autocast=False
+        )
+
+    def plain_weights(self):
+        """Returns the arrays of a `keras.layers.BatchNormalization` that computes the same."""
+        return self.get_weights()[:-1]
+
+    @contextlib.contextmanager
+    def next_update(self):
+        """Within this context `momentum` is the share that the next update keeps."""
+        momentum = self.momentum
+        self.num_updates.assign_add(1.0)
+        self.momentum = schedules.warmed_up(momentum, self.num_updates)
+        try:
+            yield
+        finally:
+            self.momentum = momentum
+
     def call(self, inputs, training=None, mask=None):
+        updates = training and self.trainable
+        with self.next_update() if updates else contextlib.nullcontext():
+            return self.normalize(inputs, training, mask)
+
+    def normalize(self, inputs, training, mask):
         custom = self.renorm or self.synchronized or not (self.scale and self.center)
         on_last_axis = len(inputs.shape) == 4 and self.axis in (-1, 3)
         half_or_single = keras.backend.standardize_dtype(inputs.dtype) != "float64"
@@ -408,7 +441,6 @@ def portable(network):
 
     copy = keras.models.clone_model(network, clone_function=clone)
     for layer in network.layers:
-        normalized = isinstance(layer, WeightNormConv2D)
-        weights = layer.plain_weights() if normalized else layer.get_weights()
+        weights = layer.plain_weights() if type(layer) in plain else layer.get_weights()
         copy.get_layer(layer.name).set_weights(weights)
     return copy

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning rates as pure functions of the step."""
+"""Learning rates, ramps and warm-ups as pure functions of the step."""
 
 import math
 
@@ -93,3 +93,22 @@ def linear_ramp(progress, start, end):
     """
     rising = (progress - start) / max(end - start, 1e-9)
     return ops.where(progress >= end, 1.0, ops.clip(rising, 0.0, 1.0))
+
+
+def warmed_up(momentum, num_updates):
+    """Lowers the momentum of a moving average during its first updates.
+
+    At 0.999, after 800 updates, 45 % of an average is still its initial value. By this momentum,
+    min(momentum, (1 + n) / (10 + n)) at the n-th update, it is 1e-19, and the average spans about
+    the last ninth of the updates. It has no effect from update (10 momentum - 1) / (1 - momentum)
+    on: at 0.999 that is 8990.
+
+    Args:
+        momentum: Float in [0, 1), the share of the average that an update keeps in the end.
+        num_updates: Scalar tensor n, the number of updates, the present one included.
+
+    Returns:
+        A float32 scalar in [0, 1).
+    """
+    count = ops.cast(num_updates, "float32")
+    return ops.minimum(momentum, (1 + count) / (10 + count))

@@ -12,8 +12,8 @@ PACKAGE = ROOT / "ssl_noisy"
 # A module may import those of lower floors only (and those of the first, anything may).
 FLOORS = [
     {"errors"},
-    {"files", "quiet"},
-    {"losses", "schedules", "networks", "datasets", "augment", "mixture"},
+    {"files", "quiet", "schedules"},
+    {"losses", "networks", "datasets", "augment", "mixture"},
     {"task", "label_budget", "batches", "checkpoint", "ctaugment", "cifar_n", "record", "aum"},
     {"learner", "evaluation", "label_noise", "detection"},
     {"semi_supervised", "robust"},

@@ -57,14 +57,16 @@ class StepTest(absltest.TestCase):
         self.assertAlmostEqual(logs["weight_decay_loss"], 27.98, places=4)
 
     def test_moving_average_follows_each_update(self):
-        learner, _ = toy.learner("supervised", ema_momentum=0.75)
-        expected = values(learner.network.trainable_variables)
-        for step in range(3):
-            toy.fit(learner, steps=1, start=step)
-            now = values(learner.network.trainable_variables)
-            expected = [0.75 * a + 0.25 * b for a, b in zip(expected, now)]
-        for average, value in zip(learner.averages, expected):
-            np.testing.assert_allclose(average.numpy(), value, atol=1e-6)
+        # The n-th update keeps (1 + n) / (10 + n), and no more than `ema_momentum`.
+        for warmup, kept in ((True, (2 / 11, 3 / 12, 0.3)), (False, (0.3, 0.3, 0.3))):
+            learner, _ = toy.learner("supervised", ema_momentum=0.3, ema_warmup=warmup)
+            expected = values(learner.network.trainable_variables)
+            for step, momentum in enumerate(kept):
+                toy.fit(learner, steps=1, start=step)
+                now = values(learner.network.trainable_variables)
+                expected = [momentum * a + (1 - momentum) * b for a, b in zip(expected, now)]
+            for average, value in zip(learner.averages, expected, strict=True):
+                np.testing.assert_allclose(average.numpy(), value, atol=1e-6)
 
     def test_averaged_weights_swap_and_return_even_after_an_error(self):
         learner, _ = toy.learner("supervised")
@@ -83,7 +85,9 @@ class StepTest(absltest.TestCase):
         self.assertTrue(any((a != b).any() for a, b in zip(live, averages)))
 
     def test_average_statistics_averages_and_swaps_the_running_statistics(self):
-        learner, _ = toy.learner("supervised", ema_momentum=0.75, average_statistics=True)
+        learner, _ = toy.learner(
+            "supervised", ema_momentum=0.75, ema_warmup=False, average_statistics=True
+        )
         followed = [*learner.network.trainable_variables, *learner.running_statistics]
         self.assertLen(learner.running_statistics, 2)
         expected = values(followed)
@@ -184,7 +188,9 @@ class StepTest(absltest.TestCase):
     def test_kept_statistics_are_kept_and_others_move(self):
         learner, _ = toy.learner("supervised")
         images = ops.cast(learner.task.images[:9], "float32")
-        moving = [v for v in learner.network.variables if "moving_" in v.name]
+        names = ("moving_mean", "moving_variance", "num_updates")
+        moving = [v for v in learner.network.variables if v.name in names]
+        self.assertLen(moving, 3)
         before = values(moving)
         with learner.kept_statistics():
             logits = learner.network(images, training=True)

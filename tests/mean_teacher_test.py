@@ -38,7 +38,7 @@ class MeanTeacherTest(parameterized.TestCase):
         self.assertEqual(float(toy.objective(learner, [2], [0, 1])["unsupervised_loss"]), 0.0)
 
     def test_the_teacher_is_the_moving_average(self):
-        learner = make(teacher=STUDENT, ramp_end=0.0, ema_momentum=0.75)
+        learner = make(teacher=STUDENT, ramp_end=0.0, ema_momentum=0.75, ema_warmup=False)
         learner.compile(keras.optimizers.SGD(4.0))
         toy.fit(learner, steps=1)
         # Row 2 moved by 4 (one-hot - p) = (2, -1.2, -.8), its average by a quarter.

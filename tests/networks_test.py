@@ -177,6 +177,7 @@ class ConfigurationTest(parameterized.TestCase):
         norm = next(x for x in network.layers if isinstance(x, layers.BatchNormalization))
         pixels = images(SHAPE)
         stem = ops.convert_to_numpy(keras.Model(network.inputs, norm.input)(pixels))
+        norm.num_updates.assign(100)  # the warm-up is over
         network(pixels, training=True)
         np.testing.assert_allclose(norm.moving_mean, 0.25 * stem.mean((0, 1, 2)), rtol=1e-4)
         variance = 0.75 + 0.25 * stem.var((0, 1, 2))
@@ -321,7 +322,9 @@ class BatchNormalizationTest(parameterized.TestCase):
         for layer_class in (networks.BatchNormalization, layers.BatchNormalization):
             layer = layer_class(momentum=0.7, epsilon=0.02)
             layer.build(x.shape)
-            layer.set_weights([np.linspace(0.5, 2, 6) + i for i in range(4)])
+            weights = [np.linspace(0.5, 2, 6) + i for i in range(4)]
+            warm = [np.float32(100)] if layer_class is networks.BatchNormalization else []
+            layer.set_weights([*weights, *warm])
             layer.trainable = trainable
 
             def call(layer=layer):
@@ -331,7 +334,7 @@ class BatchNormalizationTest(parameterized.TestCase):
                 import tensorflow as tf
 
                 call = tf.function(call, jit_compile=True)
-            arrays = [call(), *layer.get_weights()]
+            arrays = [call(), *layer.get_weights()[:4]]
             arrays += gradients(
                 lambda call=call: ops.sum(output_weights * call()), [x, layer.gamma, layer.beta]
             )
@@ -344,6 +347,23 @@ class BatchNormalizationTest(parameterized.TestCase):
         layer = networks.BatchNormalization(momentum=0.0)
         layer(np.array([0.0, 2.0], "float32").reshape(2, 1, 1, 1), training=True)
         self.assertAlmostEqual(float(layer.moving_variance[0]), 1.0, places=5)
+
+    @parameterized.parameters((2, 3, 3, 1), (18, 1))  # TensorFlow's kernel, and composed
+    def test_running_statistics_forget_their_first_values_at_once(self, *shape):
+        x = np.resize(np.array([4.0, 8.0], "float32"), shape)  # mean 6, variance 4
+        layer = networks.BatchNormalization(momentum=0.3)
+        layer.build(shape)
+        kept = 1.0
+        # (1 + n) / (10 + n) at the n-th update, then 0.3, which 4 / 13 would exceed.
+        for momentum in (2 / 11, 3 / 12, 0.3):
+            layer(x, training=True)
+            layer(x, training=False)
+            kept *= momentum
+            np.testing.assert_allclose(layer.moving_mean, [6 * (1 - kept)], rtol=1e-5)
+            np.testing.assert_allclose(layer.moving_variance, [4 - 3 * kept], rtol=1e-5)
+        layer.trainable = False
+        layer(x, training=True)
+        self.assertEqual((float(layer.num_updates), layer.momentum), (3.0, 0.3))
 
     def test_large_mean(self):
         x = 300 + np.random.default_rng(0).normal(size=(8, 8, 8, 4)).astype("float32")

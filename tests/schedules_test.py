@@ -81,6 +81,13 @@ class SchedulesTest(parameterized.TestCase):
         values = np.array([float(rate(step)) for step in range(60)])
         self.assertTrue(np.all(np.diff(values) <= 0))
 
+    def test_warmed_up(self):
+        for count, momentum in ((1, 2 / 11), (80, 0.9), (800, 801 / 810), (8990, 0.999)):
+            warmed = schedules.warmed_up(0.999, ops.convert_to_tensor(count, "int32"))
+            self.assertAlmostEqual(float(warmed), momentum, places=6)
+        self.assertAlmostEqual(float(schedules.warmed_up(0.999, 10**6)), 0.999, places=6)
+        self.assertEqual(float(schedules.warmed_up(0.0, 10**6)), 0.0)
+
     def test_config_round_trip(self):
         rate = schedules.CosineDecay(0.3, 7, 0.25)
         copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rate))

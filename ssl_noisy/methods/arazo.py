@@ -196,4 +196,4 @@ class Arazo(Learner):
         taken = ops.sum(ops.cast(moments <= self.step.value, "float32"))
         is_snapshot = ops.any(moments == self.step.value)
         mean_so_far = ops.where(is_snapshot, 1 - 1 / ops.maximum(taken, 1.0), 1.0)
-        return ops.where(taken > 0, mean_so_far, self.ema_momentum)
+        return ops.where(taken > 0, mean_so_far, super().average_momentum())
