@@ -15,7 +15,7 @@ import zipfile
 import numpy as np
 from absl import logging
 
-from ssl_noisy import datasets
+from ssl_noisy import datasets, files
 from ssl_noisy.errors import UserError
 
 # By data set: the key in the published files, and other names of it. TFDS says `noise_label`,
@@ -125,6 +125,7 @@ def _from_file(owner, path, key, name):
     """Returns the labels and, if the file holds them, the clean ones, in the published order."""
     path = pathlib.Path(path).expanduser()
     try:
+        files.require_regular(path)
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"more than {_MAX_BYTES} bytes")
         raw = path.read_bytes()

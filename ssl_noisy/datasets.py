@@ -19,8 +19,7 @@ import socket
 import tempfile
 import urllib.parse
 import urllib.request
-import zipfile
-import zlib
+import warnings
 
 import numpy as np
 from absl import logging
@@ -32,9 +31,6 @@ from ssl_noisy.errors import UserError
 _NO_FLIP = ("digits", "mnist", "mnist_corrupted", "kmnist", "emnist", "svhn_cropped", "omniglot")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 _SLICE = re.compile(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
-# What NumPy and zipfile raise on a damaged file, depending on the byte that is wrong.
-_DAMAGED = (OSError, ValueError, LookupError, EOFError, RuntimeError, MemoryError, TypeError)
-_DAMAGED += (AttributeError, zipfile.BadZipFile, zlib.error)
 
 
 class DatasetError(UserError):
@@ -229,7 +225,13 @@ def _assemble(name, version, class_names, parts) -> Dataset:
     flip = re.split("[/:]", name)[0] not in _NO_FLIP
     validation = validation or (None, None)
     arrays = (*train[:3], *test[:2], *validation[:2])
-    return Dataset(name, version, *arrays, tuple(class_names), flip)
+    dataset = Dataset(name, version, *arrays, tuple(class_names), flip)
+    if dataset.num_classes < 2 or len(dataset.labels) < 2:
+        raise DatasetError(
+            f"{name!r} must have at least 2 classes and 2 training images. Received: "
+            f"{dataset.num_classes} and {len(dataset.labels)}."
+        )
+    return dataset
 
 
 def _take(name, splits, spec):
@@ -274,23 +276,29 @@ def _folder(root):
         raise DatasetError(f"'folder:' needs Pillow: {error}. pip install it.") from error
     parts, classes = {"train": [], "test": []}, {}
     for part, rows in parts.items():
-        files = sorted(glob.glob(f"{part}/*/*", root_dir=root))  # leaves hidden files out
-        files = [root / path for path in files if path.lower().endswith(_SUFFIXES)]
-        classes[part] = sorted({path.parent.name for path in files})
-        if not files or classes[part] != classes["train"]:
+        paths = sorted(glob.glob(f"{part}/*/*", root_dir=root))  # leaves hidden files out
+        paths = [root / path for path in paths if path.lower().endswith(_SUFFIXES)]
+        classes[part] = sorted({path.parent.name for path in paths})
+        if not paths or classes[part] != classes["train"]:
             differ = ", ".join(sorted(set(classes[part]) ^ set(classes["train"])))
             raise DatasetError(
                 f"{str(root / part)!r} must hold CLASS/*.png, jpg ... with the classes of train. "
-                f"Received: {f'only one has {differ}' if files else 'no image'}. Add the missing."
+                f"Received: {f'only one has {differ}' if paths else 'no image'}. Add the missing."
             )
-        for path in files:
+        for path in paths:
             try:
-                with Image.open(path) as image:
+                files.require_regular(path)
+                with (
+                    warnings.catch_warnings(
+                        action="error", category=Image.DecompressionBombWarning
+                    ),
+                    Image.open(path) as image,
+                ):
                     if image.mode[0] in "IF":  # 16 or 32 bits, which Pillow clips and not scales
                         raise ValueError(f"pixels of mode {image.mode}, not of 8 bits")
                     gray = image.mode in ("1", "L")
                     pixels = np.atleast_3d(np.asarray(image.convert("L" if gray else "RGB")))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            except Exception as error:  # Pillow raises a dozen types on damaged files
                 raise DatasetError(f"Cannot decode {str(path)!r}: {_line(error)}.") from error
             rows.append((pixels, classes[part].index(path.parent.name), path))
             first = parts["train"][0]
@@ -310,9 +318,8 @@ def _folder(root):
 
 def _npz(path):
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except _DAMAGED as error:
+        arrays = files.read_npz(path)
+    except ValueError as error:
         raise DatasetError(
             f"Cannot read {str(path)!r}: {_line(error)}. An .npz file of plain numeric arrays is "
             "required; write it with np.savez."
@@ -328,14 +335,25 @@ def _npz(path):
         images = images[..., None] if images.ndim == 3 else images
         check_examples(f"{part} set of {str(path)!r}", images, labels, 100_000)
         ids = arrays[f"ids_{part}"] if f"ids_{part}" in arrays else np.arange(len(labels))
-        if ids.dtype.kind not in "iu" or ids.shape != labels.shape:
+        is_whole = ids.dtype.kind in "iu" and ids.shape == labels.shape
+        if not is_whole or ids.max() >= 2**63:
             raise DatasetError(
-                f"ids_{part} of {str(path)!r} must be integers of shape {labels.shape}. Received: "
-                f"{ids.dtype} {ids.shape}. Leave the key out to count from 0."
+                f"ids_{part} of {str(path)!r} must be integers below 2**63 of shape "
+                f"{labels.shape}. Received: {ids.dtype} {ids.shape}"
+                + (f" up to {ids.max()}" if is_whole else "")
+                + ". Leave the key out to count from 0."
             )
         order = np.argsort(ids, kind="stable")
         splits[part] = images[order], labels[order].astype(np.int32), ids[order].astype(np.int64)
-    return None, map(str, range(splits["train"][1].max() + 1)), splits
+    labels = splits["train"][1]
+    absent = np.setdiff1d(np.arange(labels.max() + 1), labels)
+    if absent.size:
+        raise DatasetError(
+            f"labels_train of {str(path)!r} must hold every class from 0 to its largest, "
+            f"{labels.max()}. Received: none of {absent.size} classes, such as {absent[0]}. Number "
+            "the classes without gaps."
+        )
+    return None, map(str, range(labels.max() + 1)), splits
 
 
 def _line(error):
@@ -360,11 +378,10 @@ def _tfds(name, data_dir, cache_dir, specs) -> Dataset:
         newest = cached[max(versions, key=lambda text: list(map(int, re.findall(r"\d+", text))))]
         try:
             # Reading checks the CRC-32 that zip keeps of each array.
-            with np.load(newest, allow_pickle=False) as file:
-                fields = {key: file[key] for key in file.files}
+            fields = files.read_npz(newest)
             fields |= json.loads(str(fields.pop("fields")))
             return Dataset(**fields | {"class_names": tuple(fields["class_names"])})
-        except _DAMAGED as error:
+        except (ValueError, LookupError, TypeError) as error:
             logging.warning("Decoding again: cache file %s is damaged: %s.", newest, _line(error))
     dataset = _decode(name, data_dir, specs)
     fields = dict(vars(dataset))
@@ -372,8 +389,8 @@ def _tfds(name, data_dir, cache_dir, specs) -> Dataset:
     try:
         with files.replacing(pathlib.Path(folder, f"{stem}{dataset.version}.npz")) as file:
             np.savez(file, fields=np.array(json.dumps(fields)), **arrays)
-    except OSError as error:
-        logging.warning("Cannot write the cache of %s: %s. Set SSL_NOISY_CACHE.", base, error)
+    except UserError as error:
+        logging.warning("Cannot write the cache of %s: %s Set SSL_NOISY_CACHE.", base, error)
     return dataset
 
 

@@ -2,10 +2,16 @@
 """Files that are whole or not there."""
 
 import contextlib
+import math
 import os
 import pathlib
+import stat
 import uuid
+import zipfile
 
+import numpy as np
+
+from ssl_noisy import cost
 from ssl_noisy.errors import UserError
 
 
@@ -54,3 +60,76 @@ def make_folder(path):
     """
     with writing(path):
         os.makedirs(path, exist_ok=True)
+
+
+def require_regular(path):
+    """Raises `OSError` unless `path` is a file. A pipe may wait for ever, /dev/zero has no end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is not a regular file")
+
+
+def read_npz(path):
+    """Reads the arrays of an .npz file, without pickles, once its headers have been checked.
+
+    Returns:
+        A dict from name to array.
+
+    Raises:
+        ValueError: With the reason, if it is no such file, or if it is too large for this machine.
+    """
+    with _reading(path):
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is not a zip archive, which an .npz file is")
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            # Arrays are copied as they are sorted and split.
+            needed = 2 * sum(member.file_size for member in members)
+            if needed > cost.memory():
+                raise ValueError(
+                    f"its arrays need {needed / 1e9:,.1f} GB, and this machine has "
+                    f"{cost.memory() / 1e9:,.1f} GB"
+                )
+            for member in members:
+                with archive.open(member) as file:
+                    _check_header(file, member.file_size)
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+
+def read_npy(path):
+    """Reads the array of an .npy file, without pickles, once its header has been checked.
+
+    Raises:
+        ValueError: With the reason, if it is no such file.
+    """
+    with _reading(path):
+        with open(path, "rb") as file:
+            _check_header(file, os.fstat(file.fileno()).st_size)
+        return np.load(path, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def _reading(path):
+    try:
+        require_regular(path)
+        yield
+    # NumPy and zipfile raise a dozen types, depending on the byte that is wrong.
+    except Exception as error:
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ValueError(" ".join(text.split())[:200].rstrip(".")) from error
+
+
+def _check_header(file, size):
+    """Checks that an array of .npy format, in `size` bytes, is as large as its header says."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"its .npy version {version} is not 1.0 or 2.0")
+    read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+    shape, _, dtype = read_header(file)
+    if dtype.hasobject:
+        raise ValueError("Object arrays are pickles, which are not read")
+    if math.prod(shape) * dtype.itemsize > size - file.tell():
+        raise ValueError(
+            f"it announces {dtype} {shape}, {math.prod(shape) * dtype.itemsize:,} bytes, and holds "
+            f"{size - file.tell():,}"
+        )

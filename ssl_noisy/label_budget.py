@@ -141,9 +141,15 @@ def read(path, dataset: datasets.Dataset) -> tuple[np.ndarray, LabelFile]:
     """
     owner, names = f"The label file {str(path)!r}", [f.name for f in dataclasses.fields(LabelFile)]
     try:
+        files.require_regular(path)
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
         content = LabelFile(**{name: content[name] for name in names})
+        for name in ("dataset", "version", "how", "sha256"):
+            if not isinstance(getattr(content, name), str):
+                raise ValueError(f"{name} must be a string, and is {getattr(content, name)!r}")
+        if type(content.seed) is not int or content.seed < 0:
+            raise ValueError(f"seed must be an integer >= 0, and is {content.seed!r}")
         ids = np.array(content.indices)
         if ids.dtype != np.int64 or ids.shape != (content.num_labels,) or not ids.size:
             raise ValueError(f"indices must be num_labels={content.num_labels!r} integers")

@@ -24,6 +24,7 @@ _MODELS = {
 }
 
 DEFINITIONS = (*_MODELS, "instance", "matrix", "cifarn", "file")
+_ARGUMENTS = {"matrix": "FILE.npy", "cifarn": "KEY", "file": "FILE.npz"}  # the others take a rate
 DRAWS = ("exact", "coin")
 
 # CIFAR-10: truck -> automobile, bird -> airplane, cat <-> dog, deer -> horse.
@@ -244,6 +245,22 @@ def instance_dependent(images, labels, *, rate: float, num_classes: int, seed: i
     return given_labels
 
 
+def check(definition: str):
+    """Raises the `NoiseError` of a definition, as in `make`, that holds for no data."""
+    kind, _, argument = definition.partition(":")
+    if kind not in DEFINITIONS:
+        near = difflib.get_close_matches(kind, DEFINITIONS, 1)
+        raise NoiseError(
+            f"Unknown label noise {definition!r}. "
+            + (f"Did you mean {near[0]!r}? " if near else "")
+            + f"Available: {', '.join(DEFINITIONS)}."
+        )
+    if kind in (*_MODELS, "instance"):
+        _rate(argument, f"Label noise {definition!r}")
+    elif not argument:
+        raise NoiseError(f"Label noise {kind!r} must be {kind}:{_ARGUMENTS[kind]}.")
+
+
 def make(
     definition: str,
     dataset: datasets.Dataset,
@@ -275,15 +292,9 @@ def make(
         NoiseError: If the definition does not hold for the data.
         CifarNError: If there are no such CIFAR-N labels.
     """
+    check(definition)
     kind, _, argument = definition.partition(":")
     positions, num_classes = np.asarray(positions), dataset.num_classes
-    if kind not in DEFINITIONS:
-        near = difflib.get_close_matches(kind, DEFINITIONS, 1)
-        raise NoiseError(
-            f"Unknown label noise {definition!r}. "
-            + (f"Did you mean {near[0]!r}? " if near else "")
-            + f"Available: {', '.join(DEFINITIONS)}."
-        )
     if kind == "file":
         return read(argument, dataset, positions)
     if kind == "cifarn":
@@ -292,13 +303,12 @@ def make(
     labels = dataset.labels[positions]
     if kind == "instance":
         images, settings = dataset.images[positions], {"num_classes": num_classes, "seed": seed}
-        rate = _rate(argument, f"Label noise {definition!r}")
-        given_labels = instance_dependent(images, labels, rate=rate, **settings)
+        given_labels = instance_dependent(images, labels, rate=float(argument), **settings)
         return Noise(given_labels, definition, seed, "coin")
     if kind == "matrix":
         model = _read_matrix(argument, num_classes)
     else:
-        model = _MODELS[kind](dataset, _rate(argument, f"Label noise {definition!r}"))
+        model = _MODELS[kind](dataset, float(argument))
     return Noise(corrupt(labels, model, seed=seed, draw=draw), definition, seed, draw)
 
 
@@ -348,20 +358,21 @@ def read(path, dataset: datasets.Dataset, positions) -> Noise:
     """
     owner, num_classes = f"The noise file {str(path)!r}", dataset.num_classes
     try:
-        with np.load(pathlib.Path(path).expanduser(), allow_pickle=False) as file:
-            content = {name: file[name] for name in file.files}
+        content = files.read_npz(pathlib.Path(path).expanduser())
         if content.pop("sha256") != _checksum(content):
             raise ValueError("checksum mismatch: it is damaged or was edited")
         ids, given_labels, hashes = (content[n] for n in ("ids", "given_labels", "image_hashes"))
         columns = (ids, given_labels, hashes)
         if any(c.shape != (len(ids),) or c.dtype.kind not in "iu" for c in columns):
             raise ValueError(f"{ids.shape} ids and {given_labels.shape} labels, or no integers")
-        if (np.diff(ids) <= 0).any():
+        if (ids[1:] <= ids[:-1]).any():
             raise ValueError("its ids must increase")
         if given_labels.min() < 0 or given_labels.max() >= num_classes:
             found = f"{given_labels.min()} to {given_labels.max()}"
             raise ValueError(f"its labels must be in [0, {num_classes}) and are {found}")
         origin = [content[name].item() for name in ("definition", "seed", "draw")]
+        if [type(value) for value in origin] != [str, int, str] or origin[1] < 0:
+            raise ValueError(f"its definition, seed and draw cannot be {origin}")
         whole = content["examples_sha256"].item()
     # What NumPy and zipfile raise on a damaged file has many types.
     except Exception as error:
@@ -462,7 +473,7 @@ def _checksum(content):
 
 def _read_matrix(path, num_classes):
     try:
-        matrix = np.load(pathlib.Path(path).expanduser(), allow_pickle=False)
+        matrix = files.read_npy(pathlib.Path(path).expanduser())
         model = from_matrix(matrix)
     except Exception as error:  # as many types as with a noise file
         reason = " ".join(str(error).split())[:200].rstrip(".")

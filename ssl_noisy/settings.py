@@ -157,6 +157,8 @@ class Settings:
             )
 
     def _check_noise(self):
+        if self.noise:
+            label_noise.check(self.noise)
         takes = self._noise_settings()
         for name in ("noise_draw", "noise_seed", "cifarn_file"):
             if getattr(self, name) is not None and name not in takes:

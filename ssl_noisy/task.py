@@ -46,6 +46,8 @@ class Task:
             raise UserError("`Task` must have a labeled example. Received: given_labels all -1.")
         num_classes = num_classes or (int(labels.max()) + 1 if names is None else len(names))
         names = tuple(map(str, range(num_classes) if names is None else names))
+        if num_classes < 2:
+            raise UserError(f"`Task` must have at least 2 classes. Received: {num_classes}.")
         if len(names) != num_classes:
             raise UserError(f"`Task` must have {num_classes} class_names. Received: {len(names)}.")
         test_labels = self.test_labels

@@ -199,6 +199,9 @@ class FileTest(Case):
             path.write_bytes(raw)
         self.assert_one_line(["labels.pt' cannot be read", *parts], "worst", dataset(), file=path)
 
+    def test_no_regular_file(self):
+        self.assert_one_line(["not a regular file"], "worst", dataset(), file="/dev/zero")
+
     def test_bad_archive(self):
         path = self.pt(b"x", member="archive/data.bin")
         self.assert_one_line(["one data.pkl"], "worst", dataset(), file=path)

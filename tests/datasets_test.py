@@ -155,7 +155,12 @@ class NpzTest(Case):
         ("ids_shape", {"ids_train": np.arange(5)}, ["ids_train", "shape (6,)", "(5,)"]),
         ("object", {"labels_train": np.array([0] * 5 + [None])}, ["Object arrays", "np.savez"]),
         ("empty", {"images_train": np.zeros((0, 2, 2), np.uint8)}, ["not empty", "(0, 2, 2, 1)"]),
-    )
+        ("large_ids", {"ids_train": np.arange(6, dtype=np.uint64) + 2**63}, ["below 2**63"]),
+        ("gap", {"labels_train": np.array([0, 1, 3, 0, 1, 3])}, ["none of 1 class", "such as 2"]),
+        ("large_gap", {"labels_train": np.array([0, 1, 2, 0, 1, 99999])}, ["of 99996 classes"]),
+        ("one_class", {"labels_train": np.zeros(6, int), "labels_test": np.zeros(2, int)},
+         ["at least 2 classes", "Received: 1 and 6"]),
+    )  # fmt: skip
     def test_bad_content(self, changes, parts):
         self.assert_one_line(parts, self.load, arrays(**changes))
 
@@ -167,6 +172,18 @@ class NpzTest(Case):
         if content is not None:
             path.write_bytes(content)
         self.assert_one_line(["Cannot read", "data.npz"], datasets.load, f"npz:{path}")
+
+    def test_one_image(self):
+        path = self.folder() / "data.npz"
+        np.savez(path, **arrays())
+        parts = ["2 training images", "Received: 3 and 1"]
+        self.assert_one_line(parts, datasets.load, f"npz:{path}", train_split="train[:1]")
+
+    def test_no_regular_file(self):
+        pipe = self.folder() / "pipe.npz"
+        os.mkfifo(pipe)  # which nobody writes to: to open it is to wait
+        for path in (pipe, self.folder(), "/dev/zero"):
+            self.assert_one_line([str(path), "not a regular"], datasets.load, f"npz:{path}")
 
     def test_single_array(self):
         path = self.folder() / "data.npy"
@@ -228,6 +245,20 @@ class FolderTest(Case):
     def test_no_image(self):
         (self.root / "train/cat/1.png").write_bytes(b"no image")
         self.assert_one_line(["Cannot decode", "train/cat/1.png"], self.load)
+
+    def test_a_pipe(self):
+        os.mkfifo(self.root / "train/cat/9.png")
+        self.assert_one_line(["train/cat/9.png", "not a regular file"], self.load)
+
+    def test_an_absurd_size(self):
+        side = 10_000  # Pillow warns from 89 million pixels on, and refuses twice as many
+        Image.new("1", (side, side)).save(self.root / "train/cat/9.png")
+        self.assert_one_line(["train/cat/9.png", "decompression bomb"], self.load)
+
+    def test_one_class(self):
+        for part in ("train", "test"):
+            shutil.rmtree(self.root / part / "dog")
+        self.assert_one_line(["at least 2 classes", "Received: 1 and 3"], self.load)
 
     def test_sixteen_bits(self):
         self.save("train/cat/1.png", np.full((4, 6), 999, np.uint16))

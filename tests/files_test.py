@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import io
 import os
+import zipfile
+from unittest import mock
 
+import numpy as np
 from absl.testing import absltest
 
-from ssl_noisy import files
+from ssl_noisy import cost, files
 
 
 class ReplacingTest(absltest.TestCase):
@@ -24,6 +28,65 @@ class ReplacingTest(absltest.TestCase):
             file.write(b"\x00\xff")
         with open(path, "rb") as file:
             self.assertEqual(file.read(), b"\x00\xff")
+
+
+def npy(shape, descr="|u1", data=b"123456"):
+    """Returns the bytes of an .npy file whose header says `shape` and `descr`."""
+    file = io.BytesIO()
+    header = {"shape": shape, "descr": descr, "fortran_order": False}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + data
+
+
+class ReadingTest(absltest.TestCase):
+    def write(self, content):
+        """Returns the paths of an .npy and an .npz file of this one array."""
+        folder = self.create_tempdir().full_path
+        one, many = os.path.join(folder, "a.npy"), os.path.join(folder, "a.npz")
+        with open(one, "wb") as file:
+            file.write(content)
+        with zipfile.ZipFile(many, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.npy", content)
+        return one, many
+
+    def test_arrays(self):
+        one, many = self.write(npy((2, 3)))
+        for array in (files.read_npy(one), files.read_npz(many)["a"]):
+            np.testing.assert_array_equal(array, [[49, 50, 51], [52, 53, 54]])
+
+    def test_an_array_is_no_larger_than_its_bytes(self):
+        for content, message in (
+            (npy((10**15,)), "1,000,000,000,000,000 bytes, and holds 6"),
+            (npy((7,)), "7 bytes, and holds 6"),
+            (npy((1,), "<f8"), "8 bytes, and holds 6"),
+            (npy((1,), "|O"), "Object arrays are pickles"),
+            (npy((-2, -3)), ""),
+            (npy((6,)).replace(b"{", b"("), ""),
+            (npy((6,)).replace(b"NUMPY\x01", b"NUMPY\x03"), "version"),
+            (b"hello", "magic"),
+            (b"", ""),
+        ):
+            one, many = self.write(content)
+            for read, path in ((files.read_npy, one), (files.read_npz, many)):
+                with self.assertRaisesRegex(ValueError, message):
+                    read(path)
+
+    def test_arrays_fit_into_memory(self):
+        _, path = self.write(npy((10**6,), data=bytes(10**6)))
+        self.assertLess(os.path.getsize(path), 10_000)  # a bomb
+        with mock.patch.object(cost, "memory", lambda: 2 * 10**6):
+            with self.assertRaisesRegex(ValueError, "need 0.0 GB, and this machine has 0.0 GB"):
+                files.read_npz(path)
+        self.assertLen(files.read_npz(path)["a"], 10**6)
+
+    def test_no_regular_file(self):
+        folder = self.create_tempdir().full_path
+        pipe = os.path.join(folder, "pipe")
+        os.mkfifo(pipe)
+        for path in (pipe, folder, "/dev/zero"):
+            for read in (files.read_npy, files.read_npz):
+                with self.assertRaisesRegex(ValueError, "it is not a regular file"):
+                    read(path)
 
 
 if __name__ == "__main__":

@@ -166,6 +166,10 @@ class LabelFileTest(parameterized.TestCase):
         ("unknown", {"indices": [110, 121, 190]}, ["1 indices, such as 110"]),
         ("other", {"indices": [112, 121, 190]}, ["checksum differs"]),
         ("mapping", {"indices": {"109": 1}}, ["integers"]),
+        ("how", {"how": 5}, ["how must be a string, and is 5"]),
+        ("seed", {"seed": -1}, ["seed must be an integer >= 0, and is -1"]),
+        ("seed_bool", {"seed": True}, ["seed must be an integer >= 0, and is True"]),
+        ("above_int64", {"indices": [109, 121, 2**63]}, ["integers"]),
     )
     def test_bad_content(self, changes, parts):
         content = json.loads(self.path.read_text()) | changes
@@ -177,6 +181,11 @@ class LabelFileTest(parameterized.TestCase):
     def test_malformed(self, raw):
         self.path.write_bytes(raw)
         self.assert_refused(["8.json' cannot be used", "Write it anew"])
+
+    def test_a_pipe(self):
+        self.path.unlink()
+        os.mkfifo(self.path)
+        self.assert_refused(["8.json' cannot be used", "not a regular file"])
 
     def test_absent(self):
         self.path.unlink()

@@ -427,6 +427,9 @@ class MakeTest(Case):
         ("pair:1", ["[0, 1)", "'1'"]),
         ("pair:nan", ["[0, 1)", "'nan'"]),
         ("instance:-0.1", ["[0, 1)", "'-0.1'"]),
+        ("matrix", ["'matrix' must be matrix:FILE.npy"]),
+        ("matrix:/dev/zero", ["not a regular file"]),
+        ("file:/dev/zero", ["not a regular file"]),
         ("asymmetric:0.4", ["cifar10 and cifar100", "'cards'"]),
         ("legacy_blocks:0.4", ["cifar100", "'cards'"]),
         ("file:absent.npz", ["'absent.npz' cannot be used", "No such file"]),
@@ -527,6 +530,9 @@ class FileTest(Case):
         ("scalar", {"ids": np.array(3)}, ["cannot be used"]),
         ("empty", {n: np.zeros(0, int) for n in ("ids", "given_labels", "image_hashes")}, ["zero"]),
         ("digest", {"examples_sha256": np.zeros(2)}, ["cannot be used"]),
+        ("large_ids", {"ids": np.arange(219, 108, -6).astype(np.uint64)}, ["must increase"]),
+        ("definition", {"definition": np.array(5)}, ["cannot be [5, "]),
+        ("seed", {"seed": np.array(-1)}, ["definition, seed and draw cannot be", "-1"]),
     )
     def test_bad_content(self, changes, parts):
         self.rewrite(**changes)

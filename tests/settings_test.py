@@ -66,6 +66,8 @@ class SettingsTest(parameterized.TestCase):
         ("--batch_size=0", "`batch_size` argument of `FixMatch` must be at least 1"),
         ("--data_dir=a\nb", "--data_dir must be UTF-8 text without control characters"),
         ("--data_dir=\udcff", "--data_dir must be UTF-8 text without control characters"),
+        ("--noise=symetric:0.4", "Did you mean 'symmetric'?"),
+        ("--noise=pair:1.0", "'pair:1.0' must have a rate"),
         ("stray", "Unexpected arguments: stray"),
     )
     def test_mistakes_are_named(self, argument, message):

@@ -70,6 +70,7 @@ class TaskTest(parameterized.TestCase):
         ("unlabeled", dict(given_labels=GIVEN * 0 - 1), ["labeled example", "all -1"]),
         ("names", dict(num_classes=3, class_names=("a",)), ["3 class_names", "Received: 1"]),
         ("few_names", dict(class_names=("a",)), ["[-1, 1)"]),
+        ("one_class", dict(given_labels=GIVEN * 0), ["at least 2 classes", "Received: 1"]),
         ("test", dict(test_images=IMAGES), ["test set", "integers of shape (5,)"]),
         ("labels", dict(test_labels=GIVEN), ["test set", "uint8"]),
         (
