@@ -86,12 +86,15 @@ class SemiSupervisedLearner(Learner):
             marginal: The variable of `add_marginal`: a moving average of the mean of
                 `probs`, which first takes in this batch.
             target: Class probabilities, of shape `(num_classes,)`.
-            momentum: Float in [0, 1], of the moving average.
+            momentum: Float in [0, 1), of the moving average. It warms up
+                (`schedules.warmed_up`), for the average starts uniform: where classes are not
+                balanced, that would count the target twice in a short training.
 
         Reference:
             [Berthelot et al., 2020](https://arxiv.org/abs/1911.09785), section 3.1.
         """
         mean = ops.mean(probs, axis=0)
+        momentum = schedules.warmed_up(momentum, self.step.value + 1)
         marginal.assign(momentum * marginal + (1 - momentum) * mean)
         weighted = probs * (target + 1e-6) / (marginal.value + 1e-6)
         return weighted / ops.sum(weighted, axis=-1, keepdims=True)

@@ -39,6 +39,7 @@ class FixMatchTest(absltest.TestCase):
 
     def test_alignment_by_hand(self):
         learner = make(distribution_alignment=True)
+        learner.step.assign(100)  # the warm-up of the momentum is over
         probs = np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]], "float32")
         target = np.array([0.2, 0.3, 0.5], "float32")
         aligned = learner.aligned(probs, learner.marginal, target, momentum=0.5)
@@ -57,6 +58,7 @@ class FixMatchTest(absltest.TestCase):
         kwargs = {"given_labels": [0, 1, 1, 1], "confidence_threshold": 0.8}
         learner = toy.make("fixmatch", probs, distribution_alignment=True, **kwargs)
         np.testing.assert_allclose(learner.labeled_distribution(), [0.25, 0.75, 0])
+        learner.step.assign(10_000)
         outcome = toy.objective(learner, [0], [0, 1])
         # Aligned .357 .643 0 and .1 .9 0; as they are, .5 and .6 would not be kept.
         np.testing.assert_array_equal(outcome["pseudo_labels"], [1, 1])

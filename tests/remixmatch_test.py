@@ -72,6 +72,7 @@ class TermsTest(parameterized.TestCase):
     def test_the_marginal_is_a_slow_average_of_plain_predictions(self):
         learner = make()
         learner.marginal.assign([0.5, 0.5])
+        learner.step.assign(10_000)  # the warm-up of the momentum is over
         toy.objective(learner, labeled=[2], unlabeled=[0, 1])
         np.testing.assert_allclose(learner.marginal.numpy(), [0.5002, 0.4998], atol=1e-6)
 

@@ -29,6 +29,7 @@ class StreamsTest(absltest.TestCase):
     def test_alignment_by_hand(self):
         learner, _ = toy.learner("fixmatch")
         marginal = learner.add_state("test_marginal", np.array([0.5, 0.5], "float32"))
+        learner.step.assign(100)  # the warm-up is over
         probs = np.array([[0.8, 0.2], [0.6, 0.4]], "float32")
         target = np.array([0.25, 0.75], "float32")
         aligned = learner.aligned(probs, marginal, target, momentum=0.5)
@@ -36,6 +37,20 @@ class StreamsTest(absltest.TestCase):
         # .2 * .75/.4 = 3/8: 8/17. With the average before it, 0.5714; not normalized, 0.3333.
         np.testing.assert_allclose(marginal.numpy(), [0.6, 0.4], rtol=1e-5)
         np.testing.assert_allclose(aligned[0], [8 / 17, 9 / 17], rtol=1e-4)
+
+
+    def test_alignment_soon_leaves_predictions_of_the_target_distribution_as_they_are(self):
+        learner, _ = toy.learner("fixmatch")
+        marginal = learner.add_state("test_marginal", np.array([0.5, 0.5], "float32"))
+        probs = np.array([[1.0, 0.0], [0.5, 0.5]], "float32")  # of mean .75, .25
+        target = np.array([0.75, 0.25], "float32")
+        for step in range(20):
+            learner.step.assign(step)
+            aligned = learner.aligned(probs, marginal, target)
+            if step == 0:  # 2/11 of .5, .5 and 9/11 of the mean
+                np.testing.assert_allclose(marginal.numpy(), [31 / 44, 13 / 44], rtol=1e-5)
+        # With momentum .999 from the start the second row would still be .746 and .254.
+        np.testing.assert_allclose(aligned, probs, atol=1e-4)
 
 
 class StrongViewTest(parameterized.TestCase):
