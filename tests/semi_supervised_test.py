@@ -38,7 +38,6 @@ class StreamsTest(absltest.TestCase):
         np.testing.assert_allclose(marginal.numpy(), [0.6, 0.4], rtol=1e-5)
         np.testing.assert_allclose(aligned[0], [8 / 17, 9 / 17], rtol=1e-4)
 
-
     def test_alignment_soon_leaves_predictions_of_the_target_distribution_as_they_are(self):
         learner, _ = toy.learner("fixmatch")
         marginal = learner.add_state("test_marginal", np.array([0.5, 0.5], "float32"))
