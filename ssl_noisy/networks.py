@@ -407,8 +407,8 @@ def build(name, image_shape, num_classes, *, batch_norm_momentum=None, **options
         name: String, one of `names()`, or `wrn_DEPTH_WIDTH` with a depth of 6n + 4.
         image_shape: Tuple `(height, width, channels)`.
         num_classes: Integer, the number of logits.
-        batch_norm_momentum: Float in [0, 1], the share of the moving average kept in each step.
-            None takes the network's own.
+        batch_norm_momentum: Float in [0, 1], the share of the moving average kept in each step,
+            once it has warmed up (see `BatchNormalization`). None takes the network's own.
         **options: Keyword arguments of the network's function: `batch_norm_epsilon`, and for some
             `leaky_slope` (slope for negative inputs), `weight_norm`, `dropout`.
 

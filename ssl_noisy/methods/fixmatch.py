@@ -20,7 +20,7 @@ class FixMatch(WeakStrongLearner):
       is the one batch of the code.
     - Examples come in passes through the pools (see `IndexBatches`).
     - With distribution alignment, off by default, the model's marginal is a moving
-      average of momentum 0.999, not a window of 128 batches.
+      average of momentum 0.999, warmed up, not a window of 128 batches.
 
     Args:
         confidence_threshold: Float in [0, 1]. A pseudo-label is kept when its probability

@@ -20,7 +20,8 @@ class MeanTeacher(SemiSupervisedLearner):
     B.1).
 
     Defaults are those of the FixMatch authors' benchmark code, as in TorchSSL; the paper has
-    other networks, noise and a sigmoid-shaped ramp.
+    other networks, noise and a sigmoid-shaped ramp. The average's momentum warms up, as in most
+    Mean Teacher code, which has min(ema_momentum, 1 - 1 / n) at the n-th update.
 
     Args:
         ramp_end: Float in [0, 1], the share of the training at which the unsupervised

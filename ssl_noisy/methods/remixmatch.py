@@ -27,8 +27,9 @@ class ReMixMatch(WeakStrongLearner):
     - Two strong views, as later kits have it (paper: 8), of RandAugment;
       `strong_augmentation="ctaugment"` is the paper's. Its labels come from the weak view
       alone, as in the paper.
-    - The model's marginal is a moving average of momentum 0.999 that takes in the present batch
-      first, not a window of the 128 batches before. The rotation head has no weight decay.
+    - The model's marginal is a moving average of momentum 0.999, warmed up, that takes in the
+      present batch first, not a window of the 128 batches before. The rotation head has no weight
+      decay.
     - Batch norm takes all mixed images as one batch, where the code interleaves them, and its
       running statistics follow the mixed images; `joint_batch_norm` puts the weak, strong and
       turned views into one batch of their own.

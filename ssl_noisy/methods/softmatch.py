@@ -33,9 +33,9 @@ class SoftMatch(WeakStrongLearner):
     Weights, not labels, come from predictions aligned with equal classes. The mean and
     the variance are of predictions that are not aligned, as in the paper and TorchSSL;
     microsoft/Semi-supervised-learning takes them after alignment. The average that
-    aligns starts at equal classes, there at the first batch's mean. Labeled, weak and
-    strong views are a forward pass each, where that code passes them as one batch:
-    `joint_batch_norm=True`.
+    aligns starts at equal classes, and its momentum warms up; there it starts at the
+    first batch's mean. Labeled, weak and strong views are a forward pass each, where
+    that code passes them as one batch: `joint_batch_norm=True`.
 
     Strong views are FixMatch's by default; the authors' are `strong_augmentation="usb"`.
 
