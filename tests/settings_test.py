@@ -97,7 +97,7 @@ class SettingsTest(parameterized.TestCase):
             ValueError,
             "--confidence_threshold is not a flag of method 'supervised', which takes: "
             "--average_statistics, --batch_size, --decayed, --ema_momentum, "
-            "--record_examples, --weak_augmentation, --weight_decay",
+            "--ema_warmup, --record_examples, --weak_augmentation, --weight_decay",
         ):
             parse("--method=supervised", "--confidence_threshold=0.9")
 
