@@ -6,7 +6,7 @@ import dataclasses
 import io
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 from sklearn import metrics
 
 from ssl_noisy import mixture
@@ -27,13 +27,18 @@ COLUMNS = {
     "mean_loss": float,
     "cores": float,
     "posterior": float,
+    "label_probability": float,
+    "probability_margin": float,
     "observations": int,
     "agreement": float,
+    "wrong_predictions": int,
     "last_correct": int,
     "forgetting_events": int,
 }
 
-SHORT = {"average_precision": "AP", "precision_at_true_count": "P at true count"}
+# The columns of `describe`, and how they are headed. The last: by a review of as many as are wrong.
+TABLE = ("flagged", "precision", "recall", "f1", "average_precision", "false_negative_rate")
+SHORT = {"average_precision": "AP", "false_negative_rate": "missed by review"}
 
 
 class ExamplesFileError(UserError):
@@ -89,57 +94,25 @@ def fit_posterior(losses):
     # digits with 40 % of the labels wrong, 100 steps estimated 51 % noise and flagged all.
     within = x[(losses >= low) & (losses <= high)]
     fitted = mixture.BetaMixture(max_iter=10, tol=0, init_params="kmeans").fit(within)
-    # The log odds of noise are rise * log(x) + fall * log(1 - x) and a constant. They turn at
-    # most once, and only where both have one sign: the noisy component has the larger mean.
-    rise, fall = np.diff(fitted.alphas_)[0], np.diff(fitted.betas_)[0]
-    place = x[known]
-    if rise * fall > 0:
-        turn = rise / (rise + fall)
-        place = np.minimum(place, turn) if rise > 0 else np.maximum(place, turn)
-    posterior[known] = fitted.predict_proba(place)[:, 1]
+    posterior[known] = fitted.monotone_posterior(x[known])
     return fitted, x, posterior
 
 
-def estimated_noise_rate(posterior):
-    """Estimates the share of wrong labels without true ones: the mean posterior.
+def detectors(record, posterior, noise_rate, aum_threshold=0.0, aum_flagged=None):
+    """Reads seven detectors off one training record.
 
-    A mixture finds two components in any sample: on clean data, whose losses have one mode, the
-    estimate is far above 0. Report `is_bimodal_` of the fitted mixture beside it.
-
-    Args:
-        posterior: Float array `(n,)` in [0, 1], NaN where unknown.
-
-    Returns:
-        A float in [0, 1]; 0 where nothing is known.
-    """
-    known = np.isfinite(posterior)
-    return float(np.mean(posterior[known])) if known.any() else 0.0
-
-
-def quality_from_aum(aum, threshold):
-    """Returns sigmoid(aum - threshold) as label quality in [0, 1]: 0.5 at the threshold.
-
-    Of a posterior the label quality is `1 - posterior`.
-
-    Args:
-        aum: Float array `(n,)`, in logits; NaN stays.
-        threshold: Float.
-    """
-    return special.expit(aum - threshold)
-
-
-def detectors(record, posterior, aum_threshold=0.0, aum_flagged=None):
-    """Reads five detectors off one training record.
-
-    `aum`: the mean margin is below `aum_threshold`; at 0, another class had on average the larger
-    logit. `small_loss`: the mean loss is among the largest, as many as the
-    `estimated_noise_rate` says, rounded; of equal losses the earlier. `posterior`: it is above 0.5.
-    `agreement`: fewer than half of the predictions were the given label. `cores`: the mean of
-    CE - mean_k(-log p_k) is above 0, where CORES' sieve would leave the example out.
+    `probability_margin`: another class has the larger mean probability. `aum`: the mean margin is
+    below `aum_threshold`; at 0, another class had on average the larger logit. `small_loss`: the
+    mean loss is among the largest, as many as `noise_rate` says, rounded; of equal losses the
+    earlier. `posterior`: it is above 0.5. `agreement`: fewer than half of the predictions were the
+    given label. `wrong_predictions`: the number of the others belongs to the upper component of a
+    beta mixture. `cores`: the mean of CE - mean_k(-log p_k) is above 0, where CORES' sieve would
+    leave the example out.
 
     Args:
         record: Dict of arrays `(n,)`, as `record.read` gives it.
         posterior: Float array `(n,)`, as from `fit_posterior(record["mean_loss"])`.
+        noise_rate: Float in [0, 1], the estimated fraction of wrong labels.
         aum_threshold: Float, in logits.
         aum_flagged: Bool array `(n,)`, the flags of the AUM method, instead of a threshold.
 
@@ -147,21 +120,26 @@ def detectors(record, posterior, aum_threshold=0.0, aum_flagged=None):
         A dict from name to `Detector`. What is not finite is unknown and never flagged.
 
     Reference:
+        [Pickler et al., 2025](https://arxiv.org/abs/2510.16211);
         [Pleiss et al., 2020](https://arxiv.org/abs/2001.10528), section 3;
         [Arazo et al., 2019](https://arxiv.org/abs/1904.11238), section 3.1;
+        [Zhang et al., 2025](https://arxiv.org/abs/2505.00812), the "wrong event";
         [Cheng et al., 2021](https://arxiv.org/abs/2010.02347), equation 4, without its ramp.
     """
     if aum_flagged is None:
         aum_flagged = record["aum"] < aum_threshold
     losses = np.where(np.isfinite(record["mean_loss"]), record["mean_loss"], -np.inf)
-    count = round(estimated_noise_rate(posterior) * int(np.isfinite(losses).sum()))
+    count = round(noise_rate * int(np.isfinite(losses).sum()))
     largest = np.zeros(len(losses), bool)
     largest[np.argsort(-losses, kind="stable")[:count]] = True
+    wrong = np.where(record["observations"] > 0, record["wrong_predictions"], np.nan)
     found = {
+        "probability_margin": (-record["probability_margin"], record["probability_margin"] < 0),
         "aum": (-record["aum"], aum_flagged),
         "small_loss": (record["mean_loss"], largest),
         "posterior": (posterior, posterior > 0.5),
         "agreement": (1 - record["agreement"], record["agreement"] < 0.5),
+        "wrong_predictions": (wrong, fit_posterior(wrong)[2] > 0.5),
         "cores": (record["cores"], record["cores"] > 0),
     }
     return {name: _detector(score, flagged) for name, (score, flagged) in found.items()}
@@ -182,13 +160,15 @@ def measure(detector, is_wrong):
     Returns:
         A dict: `flagged`, a count; `precision`, `recall` and `f1` of the flags;
         `average_precision` of the scores; `precision_at_true_count`, the precision among as many
-        of the most suspicious as labels are wrong, which is the recall there too: of those that
-        tie for the last places it takes the mean share. Floats in [0, 1], None where 0 / 0.
+        of the most suspicious as labels are wrong: of those that tie for the last places it takes
+        the mean share; `false_negative_rate`, the fraction of the wrong labels that a review of
+        as many misses, which is 1 less that precision. Floats in [0, 1], None where 0 / 0.
     """
     known = np.isfinite(detector.score)
     score, flagged = detector.score[known], detector.flagged[known]
     wrong = np.asarray(is_wrong, bool)[known]
     names = ("precision", "recall", "f1", "average_precision", "precision_at_true_count")
+    names += ("false_negative_rate",)
     result = {"flagged": int(flagged.sum()), **dict.fromkeys(names)}
     if known.any():
         values = metrics.precision_recall_fscore_support(
@@ -203,6 +183,7 @@ def measure(detector, is_wrong):
         above, tied = score > last, score == last
         hits = wrong[above].sum() + (count - above.sum()) * wrong[tied].mean()
         result["precision_at_true_count"] = float(hits / count)
+        result["false_negative_rate"] = 1 - result["precision_at_true_count"]
     return result
 
 
@@ -230,47 +211,40 @@ def rank_agreement(detectors):
     }
 
 
-def report(detectors, is_bimodal, is_wrong=None):
+def report(detectors, noise_rate, is_wrong=None):
     """Sums up what is known of the labels of a run, for its `result.json`.
 
     Args:
-        detectors: Dict from name to `Detector`, with `posterior`.
-        is_bimodal: Whether the losses have two modes: `is_bimodal_` of the mixture, False where
-            there is none. Where they have not, the estimated noise rate is not to be trusted.
+        detectors: Dict from name to `Detector`.
+        noise_rate: Float in [0, 1], the estimated fraction of wrong labels.
         is_wrong: Bool array `(n,)`, or None where the truth is not known.
 
     Returns:
-        A dict: `estimated_noise_rate`, `is_bimodal`, `rank_agreement`, and `detectors`, the count
+        A dict: `estimated_noise_rate`, `rank_agreement`, and `detectors`, the count
         `flagged` of each. With `is_wrong` also `noise_rate`, the share of wrong labels;
         `noise_rate_error`, estimate less truth; and all of `measure` for each detector.
     """
     result = {
-        "estimated_noise_rate": estimated_noise_rate(detectors["posterior"].score),
-        "is_bimodal": bool(is_bimodal),
+        "estimated_noise_rate": float(noise_rate),
         "rank_agreement": rank_agreement(detectors),
     }
     if is_wrong is None:
         flagged = {name: {"flagged": int(one.flagged.sum())} for name, one in detectors.items()}
         return {**result, "detectors": flagged}
-    noise_rate = float(np.mean(is_wrong))
+    true_rate = float(np.mean(is_wrong))
     return {
         **result,
-        "noise_rate": noise_rate,
-        "noise_rate_error": result["estimated_noise_rate"] - noise_rate,
+        "noise_rate": true_rate,
+        "noise_rate_error": result["estimated_noise_rate"] - true_rate,
         "detectors": {name: measure(one, is_wrong) for name, one in detectors.items()},
     }
 
 
 def describe(report):
-    """Returns a `report` as a short text for a terminal."""
-    line = f"estimated noise rate {report['estimated_noise_rate']:.1%}"
-    if "noise_rate" in report:
-        line += f", true {report['noise_rate']:.1%}, error {report['noise_rate_error']:+.1%}"
-    if not report["is_bimodal"]:
-        line += "; the losses have one mode: do not trust it"
-    tables = [_table("detector", report["detectors"])]
-    tables.append(_table("rank agreement", report["rank_agreement"]))
-    return "\n\n".join([line, *tables])
+    """Returns the detectors of a `report` as a table for a terminal."""
+    rows = report["detectors"]
+    shown = [column for column in TABLE if column in next(iter(rows.values()))]
+    return _table("detector", {n: {c: row[c] for c in shown} for n, row in rows.items()})
 
 
 def _table(title, rows):

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from ssl_noisy import detection, plots
+from ssl_noisy import detection, label_issues, plots, record
 
 EXAMPLES = "examples.csv"
 
@@ -20,27 +20,26 @@ def write(run_dir, dataset, positions, given_labels, kept, *, own, aum_threshold
         given_labels: Integer array `(n,)`.
         kept: Dict of arrays `(n,)`, as `record.read` gives it.
         own: Dict from name to `(score, flagged)`, arrays `(n,)`: what the method itself says, as
-            `Learner.detected`. The first decides what is an issue; without one, the posterior.
+            `Learner.detected`. They are reported beside the others; none decides.
         aum_threshold: Float, the area below which `aum` flags.
         is_wrong: Bool array `(n,)`, or None where the truth is not known.
         draw: Whether to draw `losses.png`, `aum.png`, `labels.png` and `gallery.png`.
 
     Returns:
-        A dict for `result.json`: `detection.report`, and `label_issues`, which detector decided
-        and how many it flagged.
+        A dict for `result.json`: `label_issues`, the summary of the `label_issues.Decision`, and
+        `detection.report`, with the decision among the detectors as `label_issues`.
     """
+    decision = label_issues.decide(kept, given_labels)
     mixture, x, posterior = detection.fit_posterior(kept["mean_loss"])
     aum_flagged = own["aum"][1] if "aum" in own else None
-    detectors = detection.detectors(kept, posterior, aum_threshold, aum_flagged)
+    detectors = detection.detectors(
+        kept, posterior, decision.noise_rate, aum_threshold, aum_flagged
+    )
     for name, (score, flagged) in own.items():
         if name != "aum":
             detectors[name] = detection.Detector(score, flagged & np.isfinite(score))
-    chosen = next(iter(own), "posterior")
-    if chosen == "aum":
-        quality = detection.quality_from_aum(kept["aum"], aum_threshold)
-    else:
-        quality = 1 - detectors[chosen].score
-    issues = detectors[chosen].flagged
+    quality, issues = decision.label_quality, decision.is_issue
+    detectors = {"label_issues": detection.Detector(1 - quality, issues), **detectors}
     path = os.path.join(run_dir, EXAMPLES)
     detection.examples_csv(
         path, dataset.ids[positions], given_labels, kept, detectors, quality, issues
@@ -51,10 +50,8 @@ def write(run_dir, dataset, positions, given_labels, kept, *, own, aum_threshold
             plots.loss_histogram(x, mixture, picture("losses.png"), is_wrong)
         if np.isfinite(kept["aum"]).any():
             plots.aum_histogram(kept["aum"], aum_threshold, picture("aum.png"), is_wrong)
-        # The largest losses have one posterior: among equals the larger loss comes first.
-        seen = np.argsort(-kept["mean_loss"], kind="stable")
         predicted, names = kept["prediction"], dataset.class_names
-        seen = seen[predicted[seen] >= 0]
+        seen = np.flatnonzero(predicted >= 0)
         plots.label_matrix(given_labels[seen], predicted[seen], names, picture("labels.png"))
         plots.gallery(
             dataset.images[positions[seen]],
@@ -64,14 +61,12 @@ def write(run_dir, dataset, positions, given_labels, kept, *, own, aum_threshold
             names,
             picture("gallery.png"),
         )
-    is_bimodal = mixture is not None and mixture.is_bimodal_
-    decided = {"by": chosen, "count": int(issues.sum())}
-    return {"label_issues": decided, **detection.report(detectors, is_bimodal, is_wrong)}
+    report = detection.report(detectors, decision.noise_rate, is_wrong)
+    return {"label_issues": decision.summary(), **report}
 
 
 def read_record(run_dir):
     """Returns the record that `write` wrote in a run folder, as `record.read` gives it."""
     examples = detection.read_examples(os.path.join(run_dir, EXAMPLES))
-    names = ("observations", "aum", "margin", "loss", "mean_loss", "agreement", "cores")
-    names += ("last_correct", "forgetting_events")
+    names = (*record.MEANS, *record.COUNTS, "last_correct")
     return {"prediction": examples["predicted_label"], **{name: examples[name] for name in names}}

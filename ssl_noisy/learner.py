@@ -226,7 +226,8 @@ class Learner(keras.Model):
             )
         examples = self.example_states(task)
         if self.record_examples:
-            examples = {**examples, "record_rows": record.initial(task.num_examples)}
+            rows = record.initial(task.num_examples, task.num_classes)
+            examples = {**examples, "record_rows": rows}
         for name, value in examples.items():
             loaded = self.loaded_states.get(name, value)
             if loaded.shape != value.shape:
@@ -355,7 +356,8 @@ class Learner(keras.Model):
         """
         if not self.record_examples:
             raise UserError("There is no record: this learner has record_examples=False.")
-        return record.read(ops.convert_to_numpy(self.record_rows.value), positions)
+        rows = ops.convert_to_numpy(self.record_rows.value)
+        return record.read(rows[positions], self.task.given_labels[positions])
 
     def detected(self):
         """Returns what the method itself says of the labels, from what it keeps.

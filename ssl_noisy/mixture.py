@@ -336,10 +336,26 @@ class BetaMixture(BaseEstimator):
     def predict_proba(self, x):
         """Returns the probabilities of the components, float64 `(n, 2)`: column 1 is noisy.
 
-        They are not repaired as `posterior_table` is.
+        They are not repaired as `posterior_table` is, or `monotone_posterior`.
         """
         logs = self._logs(x)
         return np.exp(logs - np.logaddexp(*logs)).T
+
+    def monotone_posterior(self, x):
+        """Returns the probability of being noisy, float64 `(n,)`, which never falls as `x` grows.
+
+        Where it would, at the largest `x` or at the smallest, it keeps the value of its turning
+        point.
+        """
+        check_is_fitted(self)
+        x = _checked(x, 1)
+        # The log odds of noise are rise * log(x) + fall * log(1 - x) and a constant. They turn at
+        # most once, and only where both have one sign: the noisy component has the larger mean.
+        rise, fall = np.diff(self.alphas_)[0], np.diff(self.betas_)[0]
+        if rise * fall > 0:
+            turn = rise / (rise + fall)
+            x = np.minimum(x, turn) if rise > 0 else np.maximum(x, turn)
+        return self.predict_proba(x)[:, 1]
 
     def _logs(self, x):
         check_is_fitted(self)

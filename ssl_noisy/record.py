@@ -6,19 +6,21 @@ from keras import ops
 
 from ssl_noisy import losses
 
-# The columns of a record: what is summed, and what is remembered of the last observation.
+# The columns of a record: what is summed, and what is remembered of the last observation. After
+# them comes a sum of probabilities for each class.
 SUMS = ("margin_sum", "loss_sum", "cores_sum", "observations", "margins", "agreements", "forgotten")
-LAST = ("margin", "loss", "prediction", "is_correct")
+LAST = ("margin", "loss", "is_correct")
 COLUMNS = (*SUMS, *LAST)
 UNKNOWN = -1  # as a prediction, or whether it was right
 
 
-def initial(num_examples):
-    """Returns the record of examples never seen: zeros, float32 `(num_examples, len(COLUMNS))`.
+def initial(num_examples, num_classes):
+    """Returns the record of examples never seen: float32 zeros.
 
-    Counts are exact up to 2^24, and one array of all is updated faster than several.
+    Its shape is `(num_examples, len(COLUMNS) + num_classes)`: 22 MB for CIFAR-100. Counts are
+    exact up to 2^24, and one array of all is updated faster than several.
     """
-    return np.zeros((num_examples, len(COLUMNS)), "float32")
+    return np.zeros((num_examples, len(COLUMNS) + num_classes), "float32")
 
 
 def updated(rows, indices, given_labels, logits):
@@ -47,8 +49,8 @@ def updated(rows, indices, given_labels, logits):
     old = ops.take(rows, indices, axis=0)
 
     margin, loss = losses.margin(labels, logits), losses.cross_entropy(labels, logits)
-    prediction = ops.argmax(logits, axis=-1)
-    is_correct = ops.equal(ops.cast(prediction, "int32"), labels)
+    probs = ops.softmax(logits, axis=-1)
+    is_correct = ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), labels)
     again = is_labeled & (old[:, COLUMNS.index("observations")] > 0)
     was_correct = old[:, COLUMNS.index("is_correct")] > 0
     forgotten = is_last & was_correct & ~is_correct
@@ -56,50 +58,73 @@ def updated(rows, indices, given_labels, logits):
     labeled, again, correct, forgotten = flags
     cores = loss - losses.uniform_cross_entropy(logits)  # `losses.cores`
     sums = (margin * again, loss * labeled, cores * labeled, labeled, again, correct * labeled)
-    last = ops.stack([margin, loss, ops.cast(prediction, "float32"), correct], axis=-1)
+    last = ops.stack([margin, loss, correct], axis=-1)
     # What is remembered changes by its difference, at the last place alone: additions to one
     # place may come in any order.
-    last = ops.where(is_last[:, None], last - old[:, len(SUMS) :], 0.0)
-    change = ops.concatenate([ops.stack([*sums, forgotten], axis=-1), last], axis=-1)
+    last = ops.where(is_last[:, None], last - old[:, len(SUMS) : len(COLUMNS)], 0.0)
+    sums = ops.stack([*sums, forgotten], axis=-1)
+    change = ops.concatenate([sums, last, probs * labeled[:, None]], axis=-1)
     return ops.scatter_update(rows, indices[:, None], change, reduction="add")
 
 
-def read(rows, positions=slice(None)):
-    """Returns the record of the examples at `positions` as a dict of arrays of shape `(n,)`.
+def read(rows, given_labels):
+    """Returns the record of n examples as a dict of arrays of shape `(n,)`.
 
     Args:
-        rows: Float array, of the shape of `initial`.
-        positions: Integer array of shape `(n,)`, or a slice.
+        rows: Float array `(n, len(COLUMNS) + num_classes)`, rows of a record.
+        given_labels: Integer array `(n,)`, -1 where there is none.
 
     Returns:
         `observations`, int; `aum`, the mean margin from the second observation on; `margin` and
-        `loss`, the last; `mean_loss`; `agreement`, the share of observations whose prediction was
-        the given label; `prediction` and `last_correct`, int, -1 where there is none;
-        `forgetting_events`, int: from right to wrong; `cores`, the mean of `losses.cores`. Floats
-        are float64, NaN where unknown.
+        `loss`, the last; `mean_loss`; `agreement`, the fraction of observations whose prediction
+        was the given label, and `wrong_predictions`, the number of the others; `prediction`, the
+        class of the largest mean probability; `label_probability`, the mean probability of the
+        given label, and `probability_margin`, that less the largest mean probability of another
+        class; `last_correct`, whether the last prediction was the given label;
+        `forgetting_events`, int: from right to wrong; `cores`, the mean of `losses.cores`.
+        Floats are float64, NaN where unknown; `prediction` and `last_correct` are -1 there.
+
+    Reference:
+        [Pickler et al., 2025](https://arxiv.org/abs/2510.16211), margins of averaged
+        probabilities; [Zhang et al., 2025](https://arxiv.org/abs/2505.00812), wrong predictions
+        ("wrong events").
     """
-    kept = dict(zip(COLUMNS, np.asarray(rows, "float64")[positions].T))
+    rows = np.asarray(rows, "float64")
+    kept = dict(zip(COLUMNS, rows.T))
     observations = kept["observations"]
     seen = observations > 0
     with np.errstate(invalid="ignore", divide="ignore"):
+        probs = rows[:, len(COLUMNS) :] / observations[:, None]
+        others = probs.copy()
+        each, labels = np.arange(len(rows)), np.maximum(given_labels, 0)
+        others[each, labels] = -np.inf
+        probability = probs[each, labels]
         return {
             "observations": observations.astype("int64"),
             "aum": kept["margin_sum"] / kept["margins"],
             "margin": np.where(seen, kept["margin"], np.nan),
             "loss": np.where(seen, kept["loss"], np.nan),
             "mean_loss": kept["loss_sum"] / observations,
+            "label_probability": probability,
+            "probability_margin": probability - others.max(axis=1),
             "agreement": kept["agreements"] / observations,
+            "wrong_predictions": (observations - kept["agreements"]).astype("int64"),
             "cores": kept["cores_sum"] / observations,
-            "prediction": np.where(seen, kept["prediction"], UNKNOWN).astype("int64"),
+            "prediction": np.where(seen, probs.argmax(axis=1), UNKNOWN),
             "last_correct": np.where(seen, kept["is_correct"], UNKNOWN).astype("int64"),
             "forgetting_events": kept["forgotten"].astype("int64"),
         }
 
 
+# What `masked` leaves of an example, and how `average` joins several records.
+COUNTS = ("observations", "wrong_predictions", "forgetting_events")
+MEANS = ("aum", "margin", "loss", "mean_loss", "label_probability", "probability_margin")
+MEANS += ("agreement", "cores")
+
+
 def masked(kept, is_known):
     """Returns a record in which the examples outside of a bool array `(n,)` were never seen."""
-    blanks = {"prediction": UNKNOWN, "last_correct": UNKNOWN}
-    blanks.update({"observations": 0, "forgetting_events": 0})
+    blanks = {"prediction": UNKNOWN, "last_correct": UNKNOWN, **dict.fromkeys(COUNTS, 0)}
     return {k: np.where(is_known, v, blanks.get(k, np.nan)) for k, v in kept.items()}
 
 
@@ -111,11 +136,12 @@ def average(records):
             example leaves that example to the others.
 
     Returns:
-        Such a dict. `prediction` and `last_correct` are those of the last record that knows them.
+        Such a dict, with sums of counts. `prediction` and `last_correct` are those of the last
+        record that knows them.
     """
     weights = np.stack([one["observations"] > 0 for one in records]).astype("float64")
-    result = {"observations": sum(one["observations"] for one in records)}
-    for name in ("aum", "margin", "loss", "mean_loss", "agreement", "cores"):
+    result = {name: sum(one[name] for one in records) for name in COUNTS}
+    for name in MEANS:
         values = np.stack([one[name] for one in records])
         known = weights * np.isfinite(values)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -124,5 +150,4 @@ def average(records):
         result[name] = np.full(len(result["observations"]), UNKNOWN)
         for one in records:
             result[name] = np.where(one[name] != UNKNOWN, one[name], result[name])
-    result["forgetting_events"] = sum(one["forgetting_events"] for one in records)
     return result

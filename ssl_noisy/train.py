@@ -8,7 +8,7 @@ images, 20 labels, and a supervised baseline, in about a minute.
 
 import sys
 
-from ssl_noisy import command, detection, recipes
+from ssl_noisy import command, detection, label_issues, recipes
 from ssl_noisy.run import run
 
 
@@ -16,9 +16,8 @@ def main(settings):
     run_dir = settings.run_dir or settings.default_run_dir()
     result = run(settings)
     print(table(result))
-    if "noise" in result and "label_quality" in result:
-        print(f"\nThe labels, by the record of the training ({run_dir}/examples.csv):")
-        print(detection.describe(result["label_quality"]))
+    if "label_quality" in result:
+        print(labels(result, run_dir))
     print(f"Everything of this run: {run_dir}")
 
 
@@ -33,6 +32,18 @@ def table(result):
     for row in rows:
         accuracies = "".join(f"{row['test_accuracy'][key]:22.2%}" for key in protocols)
         lines.append(f"{row['method']:14}{accuracies}")
+    return "\n".join(lines)
+
+
+def labels(result, run_dir):
+    """Returns what a run found out about its labels, as text."""
+    report = result["label_quality"]
+    lines = ["", label_issues.describe(report["label_issues"])]
+    lines[1] += f" See {run_dir}/examples.csv."
+    if "noise" in result:
+        rates = [report[name] for name in ("estimated_noise_rate", "noise_rate")]
+        lines.append("Estimated noise rate {:.1%}, true {:.1%}.".format(*rates))
+        lines.append(detection.describe(report))
     return "\n".join(lines)
 
 

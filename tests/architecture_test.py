@@ -14,7 +14,8 @@ FLOORS = [
     {"errors", "cost"},
     {"files", "quiet", "schedules"},
     {"losses", "networks", "datasets", "augment", "mixture"},
-    {"task", "label_budget", "batches", "checkpoint", "ctaugment", "cifar_n", "record", "aum"},
+    {"task", "label_budget", "batches", "checkpoint", "ctaugment", "cifar_n", "record", "aum"}
+    | {"label_issues"},
     {"learner", "evaluation", "label_noise", "detection"},
     {"semi_supervised", "robust"},
     {"methods"},

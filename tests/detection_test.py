@@ -33,7 +33,10 @@ def record(**changes):
         "margin": np.array([1.0, -2.0, 0.5, 3.0, -0.25, NAN]),
         "loss": np.array([0.3, 4.0, 0.6, 2.0, 1.5, NAN]),
         "mean_loss": np.array([0.25, 3.0, 1.0, 2.0, 1.0, NAN]),
+        "label_probability": np.array([0.75, 0.25, 0.5, 0.25, 0.5, NAN]),
+        "probability_margin": np.array([0.5, -0.5, 0.0, -0.125, 0.25, NAN]),
         "agreement": np.array([1.0, 0.25, 0.5, 0.0, 0.75, NAN]),
+        "wrong_predictions": np.array([0, 3, 2, 1, 1, 0]),
         "prediction": np.array([0, 2, 1, 3, 2, -1]),
         "last_correct": np.array([1, 0, 1, 0, 0, -1]),
         "forgetting_events": np.array([0, 1, 1, 0, 2, 0]),
@@ -42,7 +45,12 @@ def record(**changes):
     return {**made, **changes}
 
 
-POSTERIOR = np.array([0.0, 1.0, 0.5, 0.625, 0.375, NAN])  # of mean 0.5, that of 2.5 of 5
+POSTERIOR = np.array([0.0, 1.0, 0.5, 0.625, 0.375, NAN])
+RATE = 0.5  # of 5 labels, 2.5, rounded to 2
+
+
+DETECTORS = ["probability_margin", "aum", "small_loss", "posterior", "agreement"]
+DETECTORS += ["wrong_predictions", "cores"]
 
 
 def detector(score, flagged):
@@ -80,7 +88,7 @@ class PosteriorTest(parameterized.TestCase):
     def test_estimates_the_share_of_large_losses(self):
         for counts, rate in (((400, 200), 1 / 3), ((500, 100), 1 / 6), ((300, 300), 0.5)):
             fitted, _, posterior = detection.fit_posterior(losses(counts=counts))
-            self.assertAlmostEqual(detection.estimated_noise_rate(posterior), rate, delta=0.03)
+            self.assertAlmostEqual(posterior.mean(), rate, delta=0.03)
             self.assertTrue(fitted.is_bimodal_)
             self.assertLess(posterior[: counts[0]].mean(), 0.1)
             self.assertGreater(posterior[counts[0] :].mean(), 0.9)
@@ -126,30 +134,25 @@ class PosteriorTest(parameterized.TestCase):
         self.assertIsNone(fitted)
         self.assertEqual((x.shape, posterior.shape), (values.shape, values.shape))
         self.assertTrue(np.isnan(x).all() and np.isnan(posterior).all())
-        self.assertEqual(detection.estimated_noise_rate(posterior), 0.0)
 
     def test_ten_losses_are_fitted(self):
         fitted, _, posterior = detection.fit_posterior(np.arange(10.0))
         self.assertIsNotNone(fitted)
         self.assertTrue(np.isfinite(posterior).all())
 
-    def test_estimated_noise_rate_is_the_mean_of_the_known(self):
-        self.assertEqual(detection.estimated_noise_rate(np.array([0.25, NAN, 1.0])), 0.625)
-
-    def test_quality_from_aum(self):
-        quality = detection.quality_from_aum(np.array([1.5, 1.5 + np.log(3), -900, NAN]), 1.5)
-        np.testing.assert_allclose(quality, [0.5, 0.75, 0, NAN])
-
 
 class DetectorsTest(parameterized.TestCase):
     def test_scores_and_flags(self):
-        found = detection.detectors(record(), POSTERIOR)
-        self.assertEqual(list(found), ["aum", "small_loss", "posterior", "agreement", "cores"])
+        found = detection.detectors(record(), POSTERIOR, RATE)
+        self.assertEqual(list(found), DETECTORS)
         expected = {
+            "probability_margin": ([-0.5, 0.5, 0, 0.125, -0.25, NAN], [0, 1, 0, 1, 0, 0]),
             "aum": ([-2, 1, 0, NAN, -0.5, NAN], [0, 1, 0, 0, 0, 0]),
             "small_loss": ([0.25, 3, 1, 2, 1, NAN], [0, 1, 0, 1, 0, 0]),
             "posterior": ([0, 1, 0.5, 0.625, 0.375, NAN], [0, 1, 0, 1, 0, 0]),
             "agreement": ([0, 0.75, 0.5, 1, 0.25, NAN], [0, 1, 0, 1, 0, 0]),
+            # Five counts are too few for a mixture.
+            "wrong_predictions": ([0, 3, 2, 1, 1, NAN], [0, 0, 0, 0, 0, 0]),
             "cores": ([-2, 1.5, 0, 0.5, -0.5, NAN], [0, 1, 0, 1, 0, 0]),
         }
         for name, (score, flagged) in expected.items():
@@ -157,14 +160,24 @@ class DetectorsTest(parameterized.TestCase):
             np.testing.assert_array_equal(found[name].flagged, np.array(flagged, bool), name)
             self.assertEqual(found[name].flagged.dtype, bool)
 
+    def test_wrong_predictions_above_the_valley_of_their_mixture(self):
+        counts = np.repeat([0, 1, 2, 3, 7, 8, 9, 10], [40, 30, 10, 5, 5, 10, 15, 20])
+        blank = np.zeros(len(counts))
+        made = {name: blank for name in (*record(), "observations")}
+        made.update(observations=blank + 10, wrong_predictions=counts)
+        made["wrong_predictions"][-1], made["observations"][-1] = 0, 0  # never seen
+        found = detection.detectors(made, blank, 0.0)["wrong_predictions"]
+        np.testing.assert_array_equal(found.flagged[:-1], counts[:-1] >= 7)
+        np.testing.assert_array_equal(found.score, [*counts[:-1], NAN])
+
     @parameterized.parameters((0.0, [1]), (-1.0, []), (0.5, [1, 2]), (0.6, [1, 2, 4]))
     def test_aum_threshold(self, threshold, flagged):
-        found = detection.detectors(record(), POSTERIOR, aum_threshold=threshold)["aum"]
+        found = detection.detectors(record(), POSTERIOR, RATE, aum_threshold=threshold)["aum"]
         self.assertEqual(np.flatnonzero(found.flagged).tolist(), flagged)
 
     def test_flags_of_the_aum_method(self):
         flags = np.array([1, 0, 0, 1, 1, 1], bool)
-        found = detection.detectors(record(), POSTERIOR, aum_flagged=flags)["aum"]
+        found = detection.detectors(record(), POSTERIOR, RATE, aum_flagged=flags)["aum"]
         # Seen too rarely to have an area: never flagged.
         self.assertEqual(np.flatnonzero(found.flagged).tolist(), [0, 4])
 
@@ -176,19 +189,19 @@ class DetectorsTest(parameterized.TestCase):
         (1.0, [0, 1, 2, 3, 4]),
     )
     def test_small_loss_flags_as_many_as_estimated(self, rate, flagged):
-        posterior = np.where(np.isnan(POSTERIOR), NAN, rate)
-        found = detection.detectors(record(), posterior)["small_loss"]
+        found = detection.detectors(record(), POSTERIOR, rate)["small_loss"]
         self.assertEqual(np.flatnonzero(found.flagged).tolist(), flagged)
 
     def test_an_infinite_score_is_unknown(self):
         changed = record(mean_loss=np.array([0.25, np.inf, 1, 2, 1, NAN]))
-        found = detection.detectors(changed, POSTERIOR)["small_loss"]
+        found = detection.detectors(changed, POSTERIOR, RATE)["small_loss"]
         np.testing.assert_array_equal(found.score, [0.25, NAN, 1, 2, 1, NAN])
         self.assertEqual(np.flatnonzero(found.flagged).tolist(), [2, 3])  # 0.5 * 4 of them
 
     def test_nothing_seen(self):
-        unseen = {name: np.full(6, NAN) for name in ("aum", "mean_loss", "agreement", "cores")}
-        found = detection.detectors(record(**unseen), np.full(6, NAN))
+        unseen = {n: np.full(6, NAN) for n, v in record().items() if v.dtype.kind == "f"}
+        unseen["observations"] = np.zeros(6, int)
+        found = detection.detectors(record(**unseen), np.full(6, NAN), 0.0)
         for one in found.values():
             self.assertFalse(one.flagged.any())
             self.assertTrue(np.isnan(one.score).all())
@@ -206,6 +219,7 @@ class MeasureTest(parameterized.TestCase):
             "f1": 4 / 7,
             "average_precision": (1 / 1 + 2 / 3 + 3 / 4) / 3,
             "precision_at_true_count": 2 / 3,
+            "false_negative_rate": 1 / 3,
         }
         found = detection.measure(one, wrong)
         self.assertEqual(list(found), list(expected))
@@ -217,7 +231,9 @@ class MeasureTest(parameterized.TestCase):
             wrong = np.array([1, 1, 0, 0, 0, 1], bool)[order]
             one = detector(np.array(score)[order], np.zeros(6))
             # One of the three lies above; the tie of four holds one, and two places are left.
-            self.assertEqual(detection.measure(one, wrong)["precision_at_true_count"], 1.5 / 3)
+            measured = detection.measure(one, wrong)
+            self.assertEqual(measured["precision_at_true_count"], 1.5 / 3)
+            self.assertEqual(measured["false_negative_rate"], 1.5 / 3)
 
     def test_agrees_with_the_definitions(self):
         rng = np.random.default_rng(0)
@@ -231,14 +247,16 @@ class MeasureTest(parameterized.TestCase):
         self.assertAlmostEqual(found["f1"], 2 * hits / (flagged.sum() + wrong.sum()))
         most = np.argsort(-score)[: wrong.sum()]
         self.assertAlmostEqual(found["precision_at_true_count"], wrong[most].mean())
+        missed = np.setdiff1d(np.flatnonzero(wrong), most)  # by a review of as many as are wrong
+        self.assertAlmostEqual(found["false_negative_rate"], len(missed) / wrong.sum())
         expected = metrics.average_precision_score(wrong, score)
         self.assertAlmostEqual(found["average_precision"], expected)
 
     @parameterized.named_parameters(
-        ("none_wrong_none_flagged", [0, 0], [0, 0], [0, None, None, None, None, None]),
-        ("none_wrong", [0, 1], [0, 0], [1, 0.0, None, 0.0, None, None]),
-        ("none_flagged", [0, 0], [0, 1], [0, None, 0.0, 0.0, 1.0, 1.0]),
-        ("all", [1, 1], [1, 1], [2, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("none_wrong_none_flagged", [0, 0], [0, 0], [0, None, None, None, None, None, None]),
+        ("none_wrong", [0, 1], [0, 0], [1, 0.0, None, 0.0, None, None, None]),
+        ("none_flagged", [0, 0], [0, 1], [0, None, 0.0, 0.0, 1.0, 1.0, 0.0]),
+        ("all", [1, 1], [1, 1], [2, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]),
     )
     def test_undefined_is_none(self, flagged, wrong, expected):
         with warnings.catch_warnings():
@@ -250,7 +268,7 @@ class MeasureTest(parameterized.TestCase):
     @parameterized.parameters(0, 3)
     def test_nothing_known(self, size):
         found = detection.measure(detector([NAN] * size, [0] * size), np.ones(size, bool))
-        self.assertEqual(list(found.values()), [0, None, None, None, None, None])
+        self.assertEqual(list(found.values()), [0, None, None, None, None, None, None])
 
     def test_rank_agreement(self):
         found = detection.rank_agreement(
@@ -278,11 +296,10 @@ class MeasureTest(parameterized.TestCase):
 
 class ReportTest(parameterized.TestCase):
     def test_with_the_truth(self):
-        found = detection.detectors(record(), POSTERIOR)
+        found = detection.detectors(record(), POSTERIOR, RATE)
         wrong = np.array([0, 1, 0, 0, 0, 1], bool)
-        made = detection.report(found, np.bool_(True), wrong)
+        made = detection.report(found, RATE, wrong)
         self.assertEqual(made["estimated_noise_rate"], 0.5)
-        self.assertIs(made["is_bimodal"], True)
         self.assertEqual(made["noise_rate"], 2 / 6)
         self.assertAlmostEqual(made["noise_rate_error"], 1 / 6)
         self.assertEqual(made["rank_agreement"], detection.rank_agreement(found))
@@ -290,35 +307,31 @@ class ReportTest(parameterized.TestCase):
         for name, one in found.items():
             self.assertEqual(made["detectors"][name], detection.measure(one, wrong))
         json.dumps(made, allow_nan=False)
-        text = detection.describe(made)
-        self.assertIn("estimated noise rate 50.0%, true 33.3%, error +16.7%\n", text)
-        lines = text.splitlines()
+        lines = detection.describe(made).splitlines()
         self.assertEqual(
-            [lines[2].split(), lines[4].split()],
+            [lines[0].split(), lines[3].split()],
             [
                 ["detector", "flagged", "precision", "recall", "f1", "AP"]
-                + ["P", "at", "true", "count"],
-                ["small_loss", "2", "0.500", "1.000", "0.667", "1.000", "1.000"],
+                + ["missed", "by", "review"],
+                ["small_loss", "2", "0.500", "1.000", "0.667", "1.000", "0.000"],
             ],
         )
         self.assertLess(max(map(len, lines)), 80)
-        self.assertLen(set(map(len, lines[2:8])), 1)  # columns under each other
-        self.assertEqual(lines[9].split()[:3], ["rank", "agreement", "aum"])
+        self.assertLen(lines, 8)
+        self.assertLen(set(map(len, lines)), 1)  # columns under each other
 
     def test_without_the_truth(self):
-        found = detection.detectors(record(), POSTERIOR)
-        made = detection.report(found, False)
+        found = detection.detectors(record(), POSTERIOR, RATE)
+        made = detection.report(found, RATE)
         self.assertEqual(made["detectors"]["agreement"], {"flagged": 2})
         self.assertNotIn("noise_rate", made)
-        self.assertIs(made["is_bimodal"], False)
-        text = detection.describe(made)
-        self.assertTrue(text.startswith("estimated noise rate 50.0%; the losses have one mode"))
-        self.assertNotIn("true", text)
+        self.assertEqual(detection.describe(made).splitlines()[5].split(), ["agreement", "2"])
 
     def test_nothing_known(self):
-        unseen = {name: np.full(6, NAN) for name in ("aum", "mean_loss", "agreement", "cores")}
-        found = detection.detectors(record(**unseen), np.full(6, NAN))
-        made = detection.report(found, False, np.zeros(6, bool))
+        unseen = {n: np.full(6, NAN) for n, v in record().items() if v.dtype.kind == "f"}
+        unseen["observations"] = np.zeros(6, int)
+        found = detection.detectors(record(**unseen), np.full(6, NAN), 0.0)
+        made = detection.report(found, 0.0, np.zeros(6, bool))
         self.assertEqual((made["estimated_noise_rate"], made["noise_rate_error"]), (0.0, 0.0))
         json.dumps(made, allow_nan=False)
         self.assertIn(" -", detection.describe(made))
@@ -335,7 +348,7 @@ class ExamplesTest(parameterized.TestCase):
         self.quality = 1 - POSTERIOR
 
     def write(self, **changes):
-        made, found = record(**changes), detection.detectors(record(**changes), POSTERIOR)
+        made, found = record(**changes), detection.detectors(record(**changes), POSTERIOR, RATE)
         detection.examples_csv(
             self.path, self.ids, self.given, made, found, self.quality, self.issues
         )
@@ -348,10 +361,12 @@ class ExamplesTest(parameterized.TestCase):
         self.assertEqual(
             ",".join(rows[0]),
             "index,given_label,predicted_label,label_quality,is_label_issue,margin,aum,loss,"
-            "mean_loss,cores,posterior,observations,agreement,last_correct,forgetting_events",
+            "mean_loss,cores,posterior,label_probability,probability_margin,observations,agreement,"
+            "wrong_predictions,last_correct,forgetting_events",
         )
-        self.assertEqual(",".join(rows[2]), "10,1,2,0.0,True,-2.0,-1.0,4.0,3.0,1.5,1.0,4,0.25,0,1")
-        self.assertEqual(",".join(rows[6]), "1099511627776,0,-1,,False,,,,,,,0,,-1,0")
+        row = "10,1,2,0.0,True,-2.0,-1.0,4.0,3.0,1.5,1.0,0.25,-0.5,4,0.25,3,0,1"
+        self.assertEqual(",".join(rows[2]), row)
+        self.assertEqual(",".join(rows[6]), "1099511627776,0,-1,,False,,,,,,,,,0,,0,-1,0")
         self.assertLen(rows, 7)
         self.assertEqual(os.listdir(self.path.parent), ["examples.csv"])
 
@@ -401,7 +416,7 @@ class ExamplesTest(parameterized.TestCase):
         ("no_column", b"aum,", b"area,", "no column aum"),
         ("words", b"True", b"yes", "yes"),
         ("no_number", b"-2.0", b"x\n", "x"),
-        ("short", b",4,0.25,0,1", b"", "NoneType"),
+        ("short", b",4,0.25,3,0,1", b"", "NoneType"),
         ("float_count", b"\n10,", b"\n10.5,", "10.5"),
         ("large", b"\n10,", b"\n" + b"9" * 30 + b",", "too large"),
         ("binary", b"\n10,", b"\n\xff\xfe,", "0xff"),

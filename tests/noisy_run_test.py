@@ -53,8 +53,19 @@ class NoisyRunTest(absltest.TestCase):
         self.assertEqual(set(examples["observations"]), {4})  # 40 steps of 20 of 200
         report = result["label_quality"]
         self.assertEqual(report["noise_rate"], 0.4)
-        for name in ("aum", "small_loss", "posterior", "agreement", "cores"):
+        detectors = ["label_issues", "probability_margin", "aum", "small_loss", "posterior"]
+        detectors += ["agreement", "wrong_predictions", "cores"]
+        self.assertEqual(list(report["detectors"]), detectors)
+        for name in detectors:
             self.assertGreater(report["detectors"][name]["average_precision"], 0.4, name)
+            missed = 1 - report["detectors"][name]["precision_at_true_count"]
+            self.assertEqual(report["detectors"][name]["false_negative_rate"], missed)
+        # Four passes are too few to flag anything, and the run says so.
+        self.assertEqual(
+            (report["label_issues"]["count"], examples["is_label_issue"].sum()), (0, 0)
+        )
+        self.assertIn("0 of 200 labels are flagged as issues", out)
+        self.assertIn("Weak evidence: 200 of 200 labels were seen fewer than 5 times", out)
         for picture in ("losses.png", "aum.png", "labels.png", "gallery.png"):
             self.assertTrue(os.path.exists(os.path.join(folder, picture)), picture)
         header = next(csv.reader(read(folder, "examples.csv").splitlines()))
@@ -88,9 +99,17 @@ class NoisyRunTest(absltest.TestCase):
         self.assertGreater(result["removed_labels"]["count"], 0)
         self.assertEqual(result["steps"], 20)  # the images that lost their labels are still drawn
         clean = self.folder()
-        call(*(f for f in SMALL if "noise" not in f), f"--run_dir={clean}")
-        self.assertNotIn("noise", result_of(clean))
-        self.assertNotIn("noise_rate", result_of(clean)["label_quality"])
+        longer = ("--steps=200", "--steps_per_epoch=200", "--learning_rate=0.1")
+        _, out, _ = call(*(f for f in SMALL if "noise" not in f), *longer, f"--run_dir={clean}")
+        result = result_of(clean)
+        self.assertNotIn("noise", result)
+        self.assertNotIn("noise_rate", result["label_quality"])
+        issues = result["label_quality"]["label_issues"]
+        self.assertLessEqual(issues["count"], 4)  # of 200 clean labels
+        self.assertIn(f"{issues['count']} of 200 labels are flagged as issues", out)
+        examples = detection.read_examples(os.path.join(clean, "examples.csv"))
+        self.assertEqual(examples["is_label_issue"].sum(), issues["count"])
+        np.testing.assert_array_equal(examples["is_label_issue"], examples["label_quality"] < 0.5)
 
 
 class PassesTest(absltest.TestCase):
@@ -117,11 +136,12 @@ class PassesTest(absltest.TestCase):
         for name in ("result.json", "metrics.csv", "examples.csv", "pass_2/examples.csv"):
             self.assertEqual(read(folder, name), read(undisturbed, name), name)
         result = result_of(folder)
-        self.assertEqual(result["label_quality"]["label_issues"]["by"], "aum")
-        removed = result["removed_labels"]["count"]
+        # What AUM removes follows its own rule, what is an issue that of all methods.
+        removed, report = result["removed_labels"]["count"], result["label_quality"]
         self.assertGreater(removed, 0)
+        self.assertEqual(report["detectors"]["aum"]["flagged"], removed)
         examples = detection.read_examples(os.path.join(folder, "examples.csv"))
-        self.assertEqual(examples["is_label_issue"].sum(), removed)
+        self.assertEqual(examples["is_label_issue"].sum(), report["label_issues"]["count"])
         # Threshold samples are judged by one pass, the others by two; 30 epochs of each pass.
         counts = np.bincount(examples["observations"])
         self.assertEqual(np.flatnonzero(counts).tolist(), [3, 6])

@@ -12,9 +12,14 @@ from ssl_noisy import losses, record
 NAN = float("nan")
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
 def take_in(batches, num_examples=3):
     """Returns the record after batches of `(indices, given_labels, logits)`."""
-    rows = record.initial(num_examples)
+    rows = record.initial(num_examples, np.shape(batches[0][2])[1])
+    given = np.full(num_examples, -1)
     for indices, labels, logits in batches:
         rows = record.updated(
             ops.convert_to_tensor(rows),
@@ -22,7 +27,8 @@ def take_in(batches, num_examples=3):
             np.array(labels, "int32"),
             np.array(logits, "float32"),
         )
-    return record.read(ops.convert_to_numpy(rows))
+        given[indices] = labels
+    return record.read(ops.convert_to_numpy(rows), given)
 
 
 class FormulasTest(absltest.TestCase):
@@ -59,7 +65,9 @@ class RecordTest(absltest.TestCase):
             "margin": 3,
             "loss": loss[2],
             "mean_loss": loss.mean(),
+            "label_probability": (sigmoid(5.0) + sigmoid(-1.0) + sigmoid(3.0)) / 3,
             "agreement": 2 / 3,
+            "wrong_predictions": 1,
             "cores": np.mean([-2.5, 0.5, -1.5]),
             "prediction": 1,
             "last_correct": 1,
@@ -67,14 +75,33 @@ class RecordTest(absltest.TestCase):
         }.items():
             self.assertAlmostEqual(float(kept[name][0]), value, places=5, msg=name)
         self.assertEqual(kept["observations"][1], 0)
-        for name in ("aum", "margin", "loss", "mean_loss", "agreement", "cores"):
+        for name in record.MEANS:
             self.assertTrue(np.isnan(kept[name][1]), name)
+        self.assertEqual(kept["wrong_predictions"][1], 0)
         self.assertEqual((kept["prediction"][1], kept["last_correct"][1]), (-1, -1))
 
     def test_cores_of_a_confident_network_has_a_floor(self):
         # 40 - 2 * 18.420681 / 3: wrong. The mean logit less the label's would be 0.
         kept = take_in([([0], [1], [[0.0, 40.0, 80.0]])], 1)
         self.assertAlmostEqual(kept["cores"][0], 27.719546, places=4)
+
+    def test_the_margin_of_the_mean_probabilities_by_hand(self):
+        # Label 0 of (0.5, 0.3, 0.2), (0.1, 0.8, 0.1) and (0.3, 0.1, 0.6): the means are 0.3, 0.4
+        # and 0.3. The mean of the three margins, 0.2, -0.7 and -0.3, is another number.
+        probs = [[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.3, 0.1, 0.6]]
+        kept = take_in([([2], [0], np.log([row])) for row in probs])
+        self.assertAlmostEqual(kept["label_probability"][2], 0.3, places=6)
+        self.assertAlmostEqual(kept["probability_margin"][2], -0.1, places=6)
+        # The last prediction was class 2, that of the mean is class 1.
+        self.assertEqual(kept["prediction"].tolist(), [-1, -1, 1])
+        self.assertEqual(kept["wrong_predictions"].tolist(), [0, 0, 2])
+        # With the largest mean, a label has its distance to the second.
+        kept = take_in([([0], [1], np.log([row])) for row in probs])
+        self.assertAlmostEqual(kept["probability_margin"][0], 0.1, places=6)
+
+    def test_mean_probabilities_of_large_logits_are_finite(self):
+        kept = take_in([([0], [0], [[-6e4, 6e4]]), ([0], [0], [[6e4, -6e4]])])
+        self.assertEqual((kept["label_probability"][0], kept["probability_margin"][0]), (0.5, 0.0))
 
     def test_an_example_seen_once_has_no_area(self):
         self.assertTrue(np.isnan(take_in([([2], [0], [[1.0, 0.0]])])["aum"][2]))
@@ -95,7 +122,9 @@ class RecordTest(absltest.TestCase):
         self.assertEqual(kept["observations"].tolist(), [3, 2, 0])
         self.assertEqual(kept["aum"][:2].tolist(), [-3.0, 3.0])
         self.assertEqual(kept["margin"][0], -2.0)
-        self.assertEqual(kept["prediction"][0], 1)
+        probs = np.mean(sigmoid(np.array([9.0, -4.0, -2.0])))
+        self.assertAlmostEqual(kept["label_probability"][0], probs, places=6)
+        self.assertEqual(kept["last_correct"].tolist(), [0, 1, -1])
         self.assertEqual(kept["forgetting_events"].tolist(), [1, 0, 0])
 
     def test_average_takes_each_record_where_it_knows(self):
@@ -107,7 +136,11 @@ class RecordTest(absltest.TestCase):
         self.assertTrue(np.isnan(mean["aum"][2]))
         self.assertEqual(mean["observations"].tolist(), [5, 3, 0])
         self.assertEqual(mean["prediction"].tolist(), [0, 1, -1])
+        self.assertEqual(mean["wrong_predictions"].tolist(), [0, 3, 0])
+        margins = [2 * (sigmoid(1.0) + sigmoid(3.0)) / 2 - 1, 2 * sigmoid(-6.0) - 1]
+        np.testing.assert_allclose(mean["probability_margin"][:2], margins, rtol=1e-6)
         self.assertEqual(masked["last_correct"].tolist(), [1, -1, -1])
+        self.assertEqual(masked["wrong_predictions"].tolist(), [0, 0, 0])
 
 
 class LearnerTest(absltest.TestCase):
