@@ -213,37 +213,58 @@ def fit_losses(losses, previous, low=5.0, high=95.0, max_iter=10):
     return tuple(ops.where(is_good, new, old) for new, old in zip(found, previous))
 
 
-def gaussian_posterior(losses, max_iter=10, reg_covar=5e-4):
-    """Computes the probability of being clean by a mixture of two Gaussians of the losses.
-
-    The losses are scaled to [0, 1] by their least and largest. EM starts from `two_means`, where
-    scikit-learn's start is random.
+def scaled(losses):
+    """Maps losses to [0, 1], linear between the least and the largest.
 
     Args:
-        losses: Float32 tensor `(n,)`. Those that are not finite take no part.
-        max_iter: Positive integer, steps of 2-means, then of EM.
-        reg_covar: Float > 0, added to the variances.
-
-    Returns:
-        A float32 tensor `(n,)` in [0, 1], the posterior of the component of the smaller mean;
-        0 where the loss is not finite.
-
-    Reference:
-        [Li et al., 2020](https://arxiv.org/abs/2002.07394), section 3.1.
+        losses: Float32 tensor `(n,)`. Those that are not finite take no part and stay as they are.
     """
     is_known = ops.isfinite(losses)
     least = ops.min(ops.where(is_known, losses, np.inf))
     largest = ops.max(ops.where(is_known, losses, -np.inf))
     x = (losses - least) / ops.maximum(largest - least, FLOOR)
-    x, known = ops.where(is_known, x, 0.0), ops.cast(is_known, "float32")
-    shares = two_means(x, known, max_iter, ops)
-    for _ in range(max_iter + 1):
-        totals, means, variances = moments(shares, x, ops)
+    return ops.where(is_known, x, losses)
+
+
+def gaussian_posterior(x, max_iter=10, tol=1e-2, reg_covar=5e-4):
+    """Computes the probability of being clean by a mixture of two Gaussians of losses.
+
+    This is scikit-learn's `GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4)`, as in the
+    authors' code, but for its random start: here EM starts from `two_means`.
+
+    Args:
+        x: Float32 tensor `(n,)`, `scaled` losses. Those that are not finite take no part.
+        max_iter: Positive integer, the most steps of 2-means, then of EM.
+        tol: Float >= 0. EM ends when the mean log-likelihood changes by less.
+        reg_covar: Float > 0, added to the variances.
+
+    Returns:
+        A float32 tensor `(n,)` in [0, 1], the posterior of the component of the smaller mean;
+        0 where `x` is not finite.
+
+    Reference:
+        [Li et al., 2020](https://arxiv.org/abs/2002.07394), section 3.1.
+    """
+    known = ops.cast(ops.isfinite(x), "float32")
+    num_known = ops.maximum(ops.sum(known), 1.0)
+    mean = ops.sum(ops.where(known > 0, x, 0.0)) / num_known
+    x = ops.where(known > 0, x, mean)  # between the least and the largest: 2-means starts there
+
+    def log_shares(totals, means, variances):
         scales = (variances + reg_covar)[:, None]
         distances = ops.square(x - means[:, None]) / scales
-        logs = ops.log(totals)[:, None] - (distances + ops.log(scales)) / 2
-        shares = ops.softmax(logs, axis=0) * known
-    return ops.where(means[0] <= means[1], shares[0], shares[1])
+        return ops.log(totals)[:, None] - (distances + ops.log(scales)) / 2
+
+    fit = moments(two_means(x, known, max_iter, ops), x, ops)
+    bound, is_done = -np.inf, False
+    for _ in range(max_iter):
+        logs, before = log_shares(*fit), bound
+        bound = ops.sum(ops.logsumexp(logs, axis=0) * known) / num_known
+        new = moments(ops.softmax(logs, axis=0) * known, x, ops)
+        fit = [ops.where(is_done, old, value) for old, value in zip(fit, new)]
+        is_done = (ops.abs(bound - before) < tol) | is_done
+    shares = ops.softmax(log_shares(*fit), axis=0) * known
+    return ops.where(fit[1][0] <= fit[1][1], shares[0], shares[1])
 
 
 class BetaMixture(BaseEstimator):

@@ -41,6 +41,7 @@ OUT_OF_RANGE = {
     "unlabeled_batch_size": (0, -1),
     "warmup_epochs": (-1,),
     "prior_weight": (-1.0, float("nan"), float("inf")),
+    "loss_window": (0, -2),
     "num_snapshots": (0, -2),
     "loss_exponent": (0.0, 1.1, float("nan")),
     "target_momentum": (-0.1, 1.0, float("nan")),

@@ -16,10 +16,11 @@ SECOND = [[0.2, 0.8], [0.8, 0.2], [0.3, 0.7], [0.5, 0.5]]
 CLEAN = [[0.9, 0.4], [0.2, 0.8], [-1, -1], [-1, -1]]
 
 
-def make(step=1, clean=CLEAN, **kwargs):
+def make(step=1, clean=CLEAN, probs=(FIRST, SECOND), **kwargs):
     """Returns a learner past its warm-up, two examples a step, at a step without a fit."""
     kwargs = {"ramp_start": 0.0, "ramp_end": 0.0, "mixup_alpha": 0.0, "batch_size": 2, **kwargs}
-    learner = look_up.make("divide_mix", FIRST, [0, 1, 0, 0], SECOND, steps=100, **kwargs)
+    given = [0, 1, 0, 0] + [-1] * (len(probs[0]) - 4)
+    learner = look_up.make("divide_mix", probs[0], given, probs[1], steps=100, **kwargs)
     learner.clean_probs.assign(clean)
     learner.step.assign(step)
     return learner
@@ -32,7 +33,32 @@ def step(learner, labeled=(0, 1)):
     return outcome, [np.array(call.args[0]) for call in mix.call_args_list]
 
 
+class ModeLookUp(toy.LookUp):
+    """A table whose first half answers in training mode, the second half in evaluation mode."""
+
+    def call(self, images, training=False):
+        return super().call(images if training else images + self.num_rows // 2)
+
+
 class TargetsTest(absltest.TestCase):
+    def test_the_other_network_guesses_in_evaluation_mode(self):
+        plain = [[0.9, 0.1], [0.3, 0.7], [0.5, 0.5], [0.5, 0.5]]
+        of_second = [[0.4, 0.6], [0.1, 0.9], [0.5, 0.5], [0.5, 0.5]]
+        with mock.patch.object(toy, "LookUp", ModeLookUp):
+            learner = make(
+                probs=[FIRST + plain, SECOND + of_second], clean=CLEAN + CLEAN, temperature=1.0
+            )
+        _, (_, first, _, second) = step(learner)
+        # Guesses: (0.7 + 0.4) / 2 for the first, (0.8 + 0.3) / 2 for the second. The labels that
+        # are kept are refined in training mode: 0.2 * 0.6, and 0.9 + 0.1 * 0.2.
+        np.testing.assert_allclose(first[:2, 0], [0.55, 0.12], atol=1e-5)
+        np.testing.assert_allclose(second[:2, 0], [0.92, 0.55], atol=1e-5)
+        # So are the losses that divide the labels of the other.
+        expected = -np.log([[0.9, 0.4], [0.7, 0.9]])
+        np.testing.assert_allclose(learner.last_losses[:2], expected, atol=1e-5)
+        loss = learner.example_record()["loss"]  # in training mode
+        np.testing.assert_allclose(loss[:2], -np.log([0.7, 0.4]), atol=1e-5)
+
     def test_each_network_is_taught_what_the_other_divides(self):
         _, (_, first, _, second) = step(make())
         # The first takes w of the second: 0.4 leaves example 0 to the guess 0.45, 0.8 keeps the
@@ -163,8 +189,8 @@ class FitTest(absltest.TestCase):
         learner = make(step=0)
         with mock.patch.object(mixture, "gaussian_posterior", fitted):
             step(learner)
-            expected = 2 - np.log([[0.7, 0.2], [0.4, 0.2]])
-            np.testing.assert_allclose(learner.clean_probs[:2], expected, atol=1e-5)
+            # Of two losses known, scaled to [0, 1]; the second network's are equal.
+            np.testing.assert_allclose(learner.clean_probs[:2], [[2, 2], [3, 2]], atol=1e-5)
             np.testing.assert_array_equal(learner.clean_probs[2:], -1)
             for at, is_fitted in ((1, False), (2, True), (3, False)):
                 learner.clean_probs.assign(CLEAN)
@@ -172,6 +198,24 @@ class FitTest(absltest.TestCase):
                 step(learner)
                 is_changed = np.any(learner.clean_probs != np.array(CLEAN, "float32"))
                 self.assertEqual(is_changed, is_fitted, at)
+
+    def test_losses_are_scaled_then_averaged_over_the_passes_after_the_warmup(self):
+        # Losses of 1, 2, 5, 4 times log(2), and so on: scaled to 0, 1/4, 1, 3/4.
+        passes = 2.0 ** -np.array([[1, 2, 5, 4], [5, 1, 3, 2], [1, 5, 1, 3]])
+        learner = look_up.make(
+            "divide_mix", FIRST, [0] * 4, FIRST, steps=100, ramp_start=0.03, loss_window=2
+        )
+        with mock.patch.object(mixture, "gaussian_posterior", lambda x: x):
+            for at, probs, expected in (
+                (2, passes[0], [0, 0.25, 1, 0.75]),
+                (3, passes[1], [1, 0, 0.5, 0.25]),  # the pass before was of the warm-up
+                (4, passes[2], [0.5, 0.5, 0.25, 0.375]),
+                (5, passes[0], [0, 0.625, 0.5, 0.625]),  # of two passes, not of three
+            ):
+                learner.network.set_weights([np.log(np.stack([probs, 1 - probs], axis=1))])
+                learner.step.assign(at)
+                look_up.step(learner, range(4))
+                np.testing.assert_allclose(learner.clean_probs[:, 0], expected, atol=1e-5)
 
     def test_two_groups_of_losses_are_told_apart(self):
         probs = [[0.9, 0.1], [0.1, 0.9]] * 20

@@ -407,17 +407,26 @@ class EstimatorTest(parameterized.TestCase):
 
 
 class GaussianTest(parameterized.TestCase):
-    @parameterized.parameters(True, False)
-    def test_it_is_scikit_learns(self, jit):
+    @parameterized.parameters((0.01, True), (0.01, False), (1e-4, False), (0.0, False))
+    def test_it_is_scikit_learns(self, tol, jit):
         losses = some_losses(3000)
         x = ((losses - losses.min()) / np.ptp(losses))[:, None].astype("float64")
         # From 2-means alike, and as many steps.
-        expected = GaussianMixture(2, max_iter=10, reg_covar=5e-4, tol=0, random_state=0)
-        with self.assertWarns(ConvergenceWarning):
+        expected = GaussianMixture(2, max_iter=10, reg_covar=5e-4, tol=tol, random_state=0)
+        if tol == 0.01:  # the authors', and the default
             expected.fit(x)
+            self.assertLess(expected.n_iter_, 10)
+        else:
+            with self.assertWarns(ConvergenceWarning):
+                expected.fit(x)
         clean = expected.means_[:, 0].argmin()
         padded = np.insert(losses, [0, 11], [np.nan, np.inf])
-        found = compiled(mixture.gaussian_posterior, jit)(padded)
+        given = {} if tol == 0.01 else {"tol": tol}
+
+        def posterior(values):
+            return mixture.gaussian_posterior(mixture.scaled(values), **given)
+
+        found = compiled(posterior, jit)(padded)
         np.testing.assert_array_equal(found[[0, 12]], [0, 0])
         found = np.delete(found, [0, 12])
         np.testing.assert_allclose(found, expected.predict_proba(x)[:, clean], atol=2e-3)
@@ -430,7 +439,8 @@ class GaussianTest(parameterized.TestCase):
             ([np.nan] * 4, 0),
             ([0, 0, 0, 5], [1, 1, 1, 0]),
         ):
-            found = compiled(mixture.gaussian_posterior)(np.array(losses, "float32"))
+            scaled = mixture.scaled(np.array(losses, "float32"))
+            found = compiled(mixture.gaussian_posterior)(scaled)
             np.testing.assert_allclose(found, expected, atol=1e-3)
 
 

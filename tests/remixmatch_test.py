@@ -51,6 +51,16 @@ class TermsTest(parameterized.TestCase):
             mixup.call_args.kwargs, {"alpha": 0.0, "per_image": True, "keep_larger": True}
         )
 
+    def test_one_share_for_each_image_or_for_the_batch(self):
+        for arguments, per_image in (({}, True), ({"mixup_per_image": False}, False)):
+            learner = make(mixup_alpha=0.75, **arguments)
+            with mock.patch.object(augment, "mix", wraps=augment.mix) as mix:
+                toy.objective(learner, labeled=[2], unlabeled=[0, 1])
+            shares = np.array(mix.call_args_list[0].args[2])
+            self.assertLen(shares, 7)
+            self.assertLen(np.unique(shares), 7 if per_image else 1)
+            self.assertBetween(shares.min(), 0.5, 1.0)
+
     @parameterized.parameters(False, True)
     def test_terms_by_hand(self, joint_batch_norm):
         learner = make(steps=100, ramp_end=0.5, joint_batch_norm=joint_batch_norm)

@@ -40,8 +40,8 @@ def learner(method, *, seed=0, compiled=True, jit_compile="auto", steps_per_exec
     keras.utils.set_random_seed(seed)
     made_task, true_labels = task()
     small = {"batch_size": 4, "ema_momentum": 0.5, "unlabeled_ratio": 2, "unlabeled_batch_size": 4}
-    small.update({"warmup_epochs": 0, "entropy_weight": 0.5, "ramp_end": 0.0})
-    small.update({"bootstrap_start": 0.0})
+    small.update({"warmup_epochs": 0, "entropy_weight": 0.5})
+    small.update({"ramp_start": 0.0, "ramp_end": 0.0, "bootstrap_start": 0.0})
     small = {name: value for name, value in small.items() if name in methods.arguments(method)}
     settings = {"seed": seed, "steps": 8, **small, **kwargs}
     made = methods.get(method)(network(), made_task, **settings)

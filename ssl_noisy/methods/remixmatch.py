@@ -34,10 +34,13 @@ class ReMixMatch(WeakStrongLearner):
       running statistics follow the mixed images; `joint_batch_norm` puts the weak, strong and
       turned views into one batch of their own.
 
+    TorchSSL (f26e1d4) draws one share for the batch, which `mixup_per_image=False` does.
+
     Args:
         temperature: Float > 0, sharpens the guessed labels. 1 leaves them.
         mixup_alpha: Float >= 0: the share of an image in a mixture is drawn from
             Beta(mixup_alpha, mixup_alpha). 0 mixes nothing.
+        mixup_per_image: Whether the share is drawn for each image, not for the batch.
         anchor_weight: Float >= 0, the weight of the loss of unmixed strong views.
         rotation_weight: Float >= 0, the weight of the rotation loss.
         num_strong_views: Positive integer, strong views of each unlabeled image, the paper's K.
@@ -60,6 +63,7 @@ class ReMixMatch(WeakStrongLearner):
         unsupervised_weight: float = 1.5,
         temperature: float = 0.5,
         mixup_alpha: float = 0.75,
+        mixup_per_image: bool = True,
         anchor_weight: float = 0.5,
         rotation_weight: float = 0.5,
         num_strong_views: int = 2,
@@ -79,6 +83,7 @@ class ReMixMatch(WeakStrongLearner):
         self.check_share(ramp_end=ramp_end)
         self.temperature = temperature
         self.mixup_alpha = mixup_alpha
+        self.mixup_per_image = mixup_per_image
         self.anchor_weight = anchor_weight
         self.rotation_weight = rotation_weight
         self.num_strong_views = num_strong_views
@@ -123,7 +128,7 @@ class ReMixMatch(WeakStrongLearner):
             ops.concatenate([given] + [guessed] * (1 + self.num_strong_views)),
             self.seed_generator,
             alpha=self.mixup_alpha,
-            per_image=True,
+            per_image=self.mixup_per_image,
             keep_larger=True,
         )
         ramp, n = self.ramp(self.ramp_end), labeled.shape[0]
