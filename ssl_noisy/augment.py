@@ -21,6 +21,13 @@ from scipy import special
 from ssl_noisy.errors import UserError
 
 GRAY = 127.0
+# Colors of the cutout in TorchSSL's code, and of the operation in UDA's: near CIFAR-10's mean
+# color. From the number of channels; gray is the luma.
+TORCHSSL_COLOR = {3: (125.0, 123.0, 114.0), 1: (123.0,)}
+UDA_COLOR = {3: (125.0, 122.0, 113.0), 1: (122.0,)}
+# Between the operations of a policy, a transparent pixel has the values of its color less 256.
+OPAQUE = 256.0
+TRANSPARENT_BLACK = 0.0 - OPAQUE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +42,12 @@ class Policy:
             `(low, high)` of an interval if `continuous`, else 1, 9 or 18
             levels. Translations and cutouts are shares of the image side.
         continuous: Whether magnitudes are drawn from intervals.
-        warp_fill: Value of the pixels that a warp takes from outside.
-        cutout: `(low, high)` of the cutout side, shares of the shorter side.
+        warp_fill: Value of the pixels that a warp takes from outside. `TRANSPARENT_BLACK`
+            ends as gray, see `rand_augment`.
+        cutout: `(low, high)` of the cutout side, as shares of the shorter image side.
         weak_last: Whether the flip and the shift come after all that.
+        torchssl_cutout: Whether the square is drawn as in TorchSSL's code, see `cutout`. Its
+            side is then a share of the width.
     """
 
     draws: int
@@ -47,6 +57,7 @@ class Policy:
     warp_fill: float
     cutout: tuple
     weak_last: bool = False
+    torchssl_cutout: bool = False
 
 
 _LEVELS = range(1, 10)
@@ -78,11 +89,11 @@ _PAPER_MAGNITUDES = {
     **dict.fromkeys(_FREE, (0, 0)),
 }
 RAND_AUGMENT = {
-    "google_code": Policy(2, 0.5, _CODE_MAGNITUDES, False, GRAY, (0.5, 0.5)),
+    "google_code": Policy(2, 0.5, _CODE_MAGNITUDES, False, TRANSPARENT_BLACK, (0.5, 0.5)),
     "paper": Policy(2, 1.0, _PAPER_MAGNITUDES, True, GRAY, (0.0, 0.5)),
-    "torchssl": Policy(3, 1.0, _PAPER_MAGNITUDES, True, 0.0, (0.0, 0.5), weak_last=True),
-    "usb": Policy(3, 1.0, _PAPER_MAGNITUDES, True, 0.0, (0.0, 0.5)),
-    "uda": Policy(2, 0.5, _UDA_MAGNITUDES, False, GRAY, (0.5, 0.5), weak_last=True),
+    "torchssl": Policy(3, 1.0, _PAPER_MAGNITUDES, True, 0.0, (0.0, 0.5), True, True),
+    "usb": Policy(3, 1.0, _PAPER_MAGNITUDES, True, 0.0, (0.0, 0.5), False, True),
+    "uda": Policy(2, 0.5, _UDA_MAGNITUDES, False, TRANSPARENT_BLACK, (0.5, 0.5), True),
 }
 POLICIES = tuple(RAND_AUGMENT)
 
@@ -156,9 +167,11 @@ def strong_view(images, seed, *, policy="google_code", flip=True, max_shift=None
 
     Args:
         images, seed, flip, max_shift: As in `weak_view`; this draws its own.
-        policy: One of `POLICIES`, see `rand_augment`. The side of the gray
-            cutout square is half the shorter image side (`google_code`, `uda`) or
-            uniform below that. `uda` and `torchssl` make the weak view last.
+        policy: One of `POLICIES`, see `rand_augment`. The side of the gray cutout square is
+            half the shorter image side (`google_code`, `uda`) or uniform below that (`paper`).
+            `torchssl` and `usb` draw it as TorchSSL's code, see `cutout`, with a side that is
+            uniform below half the width: of 32x32 pixels it covers 85 on average, and
+            that of `paper` 64. `uda` and `torchssl` make the weak view last.
 
     Returns:
         A float32 tensor of the same shape.
@@ -171,8 +184,9 @@ def strong_view(images, seed, *, policy="google_code", flip=True, max_shift=None
     if not rules.weak_last:
         images = weak_view(images, seed, flip=flip, max_shift=max_shift)
     images = rand_augment(images, seed, policy=policy)
-    side = min(images.shape[1:3])
-    images = cutout(images, seed, size=tuple(share * side for share in rules.cutout))
+    side = images.shape[2] if rules.torchssl_cutout else min(images.shape[1:3])
+    size = tuple(share * side for share in rules.cutout)
+    images = cutout(images, seed, size=size, torchssl=rules.torchssl_cutout)
     if rules.weak_last:
         images = weak_view(images, seed, flip=flip, max_shift=max_shift)
     return images
@@ -187,11 +201,17 @@ def rand_augment(images, seed, *, policy="google_code"):
     the policy, its draws are independent, and in a batch each operation comes
     about equally often.
 
+    In `google_code` and `uda` the pixels that a warp takes from outside, and those of UDA's
+    cutout operation, are transparent. At the end they become gray 127. The next operation sees
+    them black, those of the cutout (125, 122, 113); and if it is `autocontrast`, `equalize`,
+    `invert`, `posterize` or `solarize`, it makes them opaque: then they keep its result.
+
     Args:
         images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
         seed: A `keras.random.SeedGenerator`; its state advances.
         policy: `"google_code"`, the FixMatch authors' code: 2 of 14
-            operations, each applied with probability 1/2, levels 1 to 9;
+            operations, each applied with probability 1/2, levels 1 to 9 (its conversion to
+            bytes, which darkens 47 of the 256 values by 1, is not repeated);
             `"paper"`, the table in their paper: always applied, uniform
             magnitudes; `"torchssl"`: as the paper, but 3 operations, and
             warps fill with black instead of gray, and `"usb"` the same (they differ in
@@ -222,15 +242,22 @@ def rand_augment(images, seed, *, policy="google_code"):
     for draw in range(rules.draws):
         # Slots beyond the batch hold some image once more; nothing reads them.
         slots = ops.take(images, image_of_slot[draw] % batch, axis=0)
-        slots = _apply_operations(rules, slots, magnitudes[draw], size, uniform[2:, draw])
+        slots = _apply_operations(
+            rules, slots, magnitudes[draw], size, uniform[2:, draw], is_first=draw == 0
+        )
         images = ops.take(slots, slot_of_image[draw], axis=0)
-    return images
+    return ops.where(images < 0, GRAY, images) if rules.warp_fill < 0 else images
 
 
-def cutout(images, seed, *, size, fill=GRAY):
+def cutout(images, seed, *, size, fill=GRAY, torchssl=False):
     """Fills a square at a random place of each image.
 
     The center is uniform over the image, so the square may be clipped.
+
+    With `torchssl` the square is drawn as in the code of TorchSSL and USB: from a corner that is
+    moved inside the image, its last row and column included. So its side is rounded up, and only
+    the lower and the right border clip it. Its color is (125, 123, 114), and on gray images, which
+    that code does not take, 123.
 
     Args:
         images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
@@ -238,7 +265,8 @@ def cutout(images, seed, *, size, fill=GRAY):
         size: Side of the square in pixels, or a pair: then the side is uniform
             in `[low, high)`, rounded down, for each image. Numbers, or tensors of
             shape `(batch,)`.
-        fill: Value of the pixels in the square.
+        fill: Value of the pixels in the square. `torchssl` has its own.
+        torchssl: Whether to draw the square as TorchSSL's code does.
 
     Returns:
         A float32 tensor of the same shape.
@@ -249,7 +277,15 @@ def cutout(images, seed, *, size, fill=GRAY):
     images = _checked(images)
     low, high = size if isinstance(size, (tuple, list)) else (size, size)
     uniform = keras.random.uniform((3, images.shape[0]), dtype="float32", seed=seed)
-    return _cut(images, low + (high - low) * uniform[2], uniform[:2], fill)
+    size = low + (high - low) * uniform[2]
+    if not torchssl:
+        return _cut(images, size, uniform[:2], fill)
+    height, width, channels = images.shape[1:]
+    rows, columns = (
+        ops.floor(ops.maximum(side * place - size / 2, 0))
+        for side, place in ((height, uniform[0]), (width, uniform[1]))
+    )
+    return _fill_squares(images, rows, columns, ops.floor(size) + 1, TORCHSSL_COLOR[channels])
 
 
 def color_jitter(images, seed, *, strength=0.4, max_turn=0.1):
@@ -506,11 +542,13 @@ def _magnitudes(rules, uniform, size, height, width):
     return ops.take(table.ravel(), first + ops.cast(18 * uniform, "int32"))
 
 
-def _apply_operations(rules, slots, magnitudes, size, places):
+def _apply_operations(rules, slots, magnitudes, size, places, is_first):
     """Applies each operation to its own `size` slots, and none to the rest.
 
-    `places`, numbers in [0, 1) of shape `(2, slots)`, are where cutouts go.
+    `places`, numbers in [0, 1) of shape `(2, slots)`, are where cutouts go. Before the first
+    draw no pixel is transparent.
     """
+    sees_transparent = rules.warp_fill < 0 and not is_first
     names = list(rules.magnitudes)
     parts = {name: slice(i * size, (i + 1) * size) for i, name in enumerate(names)}
     # One gather for the five warps, whose slots come first.
@@ -521,10 +559,24 @@ def _apply_operations(rules, slots, magnitudes, size, places):
     for name in names[warps:]:
         part, magnitude = slots[parts[name]], magnitudes[parts[name]]
         if name == "cutout":
-            results.append(_cut(part, magnitude, places[:, parts[name]], GRAY))
+            fill = np.subtract(UDA_COLOR[slots.shape[-1]], OPAQUE)
+            results.append(_cut(part, magnitude, places[:, parts[name]], fill))
+        elif sees_transparent and name != "identity":
+            results.append(_on_transparent(name, part, magnitude))
         else:
             results.append(_OPERATIONS[name](part, magnitude))
     return ops.concatenate([*results, slots[len(names) * size :]])
+
+
+def _on_transparent(name, images, magnitude):
+    """Applies an operation, not a warp, to images of which some pixels are transparent.
+
+    It sees their color. As in Pillow, those of `ImageEnhance` leave them transparent; the others
+    are of RGB images, without transparency.
+    """
+    transparent = images < 0
+    results = _OPERATIONS[name](ops.where(transparent, images + OPAQUE, images), magnitude)
+    return ops.where(transparent, results - OPAQUE, results) if name in _ENHANCE else results
 
 
 def _beta_quantile(uniform, alpha):
@@ -542,15 +594,24 @@ def _beta_quantile(uniform, alpha):
 
 def _cut(images, size, places, fill):
     """Fills squares of `size` pixels, rounded down, around `places`, shares of height and width."""
-    size = ops.floor(size)[:, None]
+    size = ops.floor(size)
+    rows, columns = (
+        ops.floor(side * place) - ops.floor(size / 2)
+        for side, place in zip(images.shape[1:3], (places[0], places[1]))
+    )
+    return _fill_squares(images, rows, columns, size, fill)
 
-    def covered(side, place):
-        distance = _positions(side) - ops.floor(side * place[:, None]) + ops.floor(size / 2)
-        return ops.logical_and(distance >= 0, distance < size)
 
-    rows, columns = covered(images.shape[1], places[0]), covered(images.shape[2], places[1])
-    square = ops.logical_and(rows[:, :, None], columns[:, None, :])
-    return ops.where(square[..., None], float(fill), images)
+def _fill_squares(images, rows, columns, size, fill):
+    """Fills squares of `size` pixels whose first row and column are given, all `(batch,)`."""
+
+    def covered(side, first):
+        distance = _positions(side) - first[:, None]
+        return ops.logical_and(distance >= 0, distance < size[:, None])
+
+    in_row, in_column = covered(images.shape[1], rows), covered(images.shape[2], columns)
+    square = ops.logical_and(in_row[:, :, None], in_column[:, None, :])
+    return ops.where(square[..., None], np.array(fill, "float32"), images)
 
 
 def _warp(images, coefficients, fill):

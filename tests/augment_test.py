@@ -3,13 +3,14 @@ import collections
 import colorsys
 import dataclasses
 import functools
+import itertools
 from unittest import mock
 
 import keras
 import numpy as np
 from absl.testing import absltest, parameterized
 from keras import ops
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from sklearn.datasets import load_digits, load_sample_images
 
 from ssl_noisy import augment
@@ -237,11 +238,11 @@ class PoliciesTest(parameterized.TestCase):
             augment.rand_augment(np.zeros((1, 8, 8, 1)), None, policy="fixmatch")
 
     @parameterized.parameters(
-        ("google_code", 2, 0.5, GRAY, (0.5, 0.5)),
+        ("google_code", 2, 0.5, -256, (0.5, 0.5)),
         ("paper", 2, 1.0, GRAY, (0.0, 0.5)),
         ("torchssl", 3, 1.0, 0, (0.0, 0.5)),
         ("usb", 3, 1.0, 0, (0.0, 0.5)),
-        ("uda", 2, 0.5, GRAY, (0.5, 0.5)),
+        ("uda", 2, 0.5, -256, (0.5, 0.5)),
     )
     def test_rules(self, name, draws, probability, fill, cutout):
         policy = augment.RAND_AUGMENT[name]
@@ -376,6 +377,121 @@ class RandAugmentTest(parameterized.TestCase):
         self.assertGreater(len(set(sizes)), 5)
 
 
+def on_rgba(name, image, magnitude, place, color):
+    """Applies an operation to an RGBA image, as the code of FixMatch and UDA does."""
+    coefficients = {
+        "shear_x": (1, magnitude, 0, 0, 1, 0),
+        "shear_y": (1, 0, 0, magnitude, 1, 0),
+        "translate_x": (1, 0, magnitude * image.width, 0, 1, 0),
+        "translate_y": (1, 0, 0, 0, 1, magnitude * image.height),
+    }
+    if name in coefficients:
+        return image.transform(image.size, Image.Transform.AFFINE, coefficients[name])
+    if name == "rotate":
+        return image.rotate(magnitude)
+    if name == "cutout":
+        half = round(magnitude * image.width) // 2
+        left, top = (max(0, center - half) for center in place)
+        box = (left, top, min(image.width, place[0] + half), min(image.height, place[1] + half))
+        image.paste((*color, 0), box)
+        return image
+    if name in ("brightness", "color", "contrast", "sharpness", "identity"):
+        return PILLOW[name](image, magnitude)
+    operation = {**PILLOW, "invert": lambda image, _: ImageOps.invert(image)}[name]
+    return operation(image.convert("RGB"), magnitude).convert("RGBA")
+
+
+def pairs_on_rgba(images, pairs, magnitudes, places, color):
+    """Returns the images after two operations each, transparent pixels as gray."""
+    results = []
+    for image, pair, place in zip(images, pairs, places, strict=True):
+        rgba = Image.fromarray(image).convert("RGBA")
+        for name in pair:
+            rgba = on_rgba(name, rgba, magnitudes[name], place, color)
+        pixels = np.array(rgba)
+        results.append(np.where(pixels[..., 3:] == 0, GRAY, pixels[..., :3]))
+    return np.stack(results)
+
+
+def pairs_by_policy(policy, images, magnitudes, places=None):
+    """Draws for image `k * i + j`, of k * k, the i-th and then the j-th of the k operations.
+
+    Args:
+        policy: Name of a policy of two draws, each operation applied with probability 1/2.
+        images: Array of shape `(k * k, height, width, channels)`.
+        magnitudes: From operation to its only magnitude.
+        places: Optional `(k * k, 2)`, column and row of the center of a cutout.
+    """
+    k = len(magnitudes)
+    rules = dataclasses.replace(
+        augment.RAND_AUGMENT[policy],
+        magnitudes={name: (magnitudes[name],) for name in augment.RAND_AUGMENT[policy].magnitudes},
+    )
+    # As many images more are left alone. Image i of the batch is in this slot of a draw:
+    slot = np.arange(2 * k * k)
+    slots = np.stack([slot, slot])
+    slots[1, : k * k] = slot[: k * k].reshape(k, k).T.ravel()
+    uniform = np.zeros((4, 2, 2 * k * k))
+    uniform[0] = slots / slot.size
+    if places is not None:
+        centers = (np.array(places).T[::-1] + 0.5) / np.array(images.shape[1:3])[:, None]
+        for draw in range(2):
+            uniform[2:, draw, slots[draw, : k * k]] = centers
+    batch = np.concatenate([images, images]).astype("float32")
+    uniform = uniform[: 4 if "cutout" in magnitudes else 2]
+    with (
+        mock.patch.dict(augment.RAND_AUGMENT, {policy: rules}),
+        fixed_uniform(*uniform),
+    ):
+        return numpy(augment.rand_augment(batch, None, policy=policy))[: k * k]
+
+
+class TransparencyTest(parameterized.TestCase):
+    @parameterized.product(policy=["google_code", "uda"], gray_images=[False, True])
+    def test_equals_pillow_for_every_pair_of_operations(self, policy, gray_images):
+        levels = augment.RAND_AUGMENT[policy].magnitudes
+        rng = np.random.default_rng(1)
+        for _ in range(2):
+            magnitudes = {name: rng.choice(values) for name, values in levels.items()}
+            pairs = list(itertools.product(magnitudes, magnitudes))
+            images = photographs()[np.arange(len(pairs)) % 72]
+            color = (125, 122, 113)
+            if gray_images:
+                images, color = gray(images).repeat(3, axis=-1), (122, 122, 122)
+            places = rng.integers(0, 32, (len(pairs), 2)).tolist()
+            expected = pairs_on_rgba(images, pairs, magnitudes, places, color)
+            if gray_images:
+                images, expected = images[..., :1], expected[..., :1]
+            result = pairs_by_policy(policy, images, magnitudes, places)
+            for pair, of_pillow, ours in zip(pairs, expected, result, strict=True):
+                np.testing.assert_array_equal(ours, of_pillow, err_msg=str(pair))
+
+    def test_a_transparent_pixel_by_hand(self):
+        magnitudes = dict.fromkeys(augment.RAND_AUGMENT["uda"].magnitudes, 0.5)
+        # A pixel to the left, and a square of 2 pixels at the lower right corner.
+        magnitudes.update(translate_x=0.25, posterize=4, solarize=128, cutout=0.5)
+        images = np.full((15 * 15, 4, 4, 3), 200)
+        views = pairs_by_policy("uda", images, magnitudes, [(3, 3)] * len(images))
+        views = dict(zip(itertools.product(magnitudes, magnitudes), views.tolist(), strict=True))
+        for first, second, expected in (
+            ("translate_x", "translate_x", [127, 127, 127]),
+            ("translate_x", "brightness", [127, 127, 127]),
+            ("translate_x", "cutout", [127, 127, 127]),
+            ("translate_x", "invert", [255, 255, 255]),
+            ("translate_x", "posterize", [0, 0, 0]),
+            ("translate_x", "solarize", [0, 0, 0]),
+            ("translate_x", "equalize", [0, 0, 0]),  # which leaves so small an image as it is
+            ("invert", "translate_x", [127, 127, 127]),
+            ("cutout", "contrast", [127, 127, 127]),
+            ("cutout", "translate_x", [127, 127, 127]),
+            ("cutout", "invert", [130, 133, 142]),
+            ("cutout", "posterize", [112, 112, 112]),
+        ):
+            self.assertEqual(views[first, second][3][3], expected, (first, second))
+        # The mean is 150, of 12 pixels of 200 and 4 that are black.
+        self.assertEqual(views["translate_x", "contrast"][0][0], [175, 175, 175])
+
+
 class StrongViewTest(parameterized.TestCase):
     @parameterized.parameters(
         ("google_code", False), ("paper", False), ("torchssl", True), ("usb", False), ("uda", True)
@@ -401,8 +517,10 @@ class StrongViewTest(parameterized.TestCase):
         arguments = dict(calls)
         self.assertEqual(arguments["weak_view"], {"flip": False, "max_shift": 3})
         self.assertEqual(arguments["rand_augment"], {"policy": policy})
-        fixed = policy in ("google_code", "uda")
-        self.assertEqual(arguments["cutout"], {"size": (16, 16) if fixed else (0, 16)})
+        torchssl = policy in ("torchssl", "usb")  # whose side is a share of the width
+        low = 16 if policy in ("google_code", "uda") else 0
+        high = 24 if torchssl else 16
+        self.assertEqual(arguments["cutout"], {"size": (low, high), "torchssl": torchssl})
 
     def test_compiled_half_precision_equals_eager_uint8(self):
         images = photographs()[:30]
@@ -454,14 +572,16 @@ class StrongViewTest(parameterized.TestCase):
                 p: numpy(augment.strong_view(images, seed, policy=p)) for p in augment.POLICIES
             }
         for policy, view in views.items():
-            self.assertCountEqual(np.unique(view), [GRAY, 255])
-            heights = (view == GRAY).any(axis=(2, 3)).sum(axis=1)
+            torchssl = policy in ("torchssl", "usb")
+            fill = [114, 123, 125] if torchssl else [GRAY]
+            self.assertCountEqual(np.unique(view), [*fill, 255])
+            heights = (view < 255).any(axis=(2, 3)).sum(axis=1)
             fixed = policy in ("google_code", "uda")
             self.assertEqual(heights.max() == 20, fixed)
             self.assertEqual(heights.min() < 10, not fixed)
 
 
-class CutoutTest(absltest.TestCase):
+class CutoutTest(parameterized.TestCase):
     def test_square_is_uniform_and_clipped(self):
         views = many_views(
             lambda images, seed: augment.cutout(images, seed, size=16, fill=7),
@@ -482,6 +602,51 @@ class CutoutTest(absltest.TestCase):
             centers = [squares[extent.tobytes()] for extent in extents]
             self.assertLess(chi_square(np.bincount(centers, minlength=32)), 4)
         self.assertLess(abs(np.corrcoef(rows.sum(axis=1), columns.sum(axis=1))[0, 1]), 0.08)
+
+    @parameterized.parameters((32, 32), (40, 64), (64, 24))
+    def test_torchssl_draws_as_pillow(self, height, width):
+        count = 400
+        rng = np.random.default_rng(3)
+        row, column, share = rng.integers(0, 2**20, (3, count)) / 2**20  # exact in float32
+        images = np.full((count, height, width, 3), 200, "uint8")
+        expected = []
+        for image, x, y, size in zip(images, column * width, row * height, share * width / 2):
+            image = Image.fromarray(image)
+            left, top = max(0, x - size / 2), max(0, y - size / 2)
+            box = (int(left), int(top), int(int(left) + size), int(int(top) + size))
+            ImageDraw.Draw(image).rectangle(box, fill=(125, 123, 114))
+            expected.append(np.array(image))
+        with fixed_uniform(row, column, share):
+            cut = augment.cutout(images, None, size=(0, width / 2), torchssl=True)
+            of_gray = augment.cutout(images[..., :1], None, size=(0, width / 2), torchssl=True)
+        np.testing.assert_array_equal(numpy(cut), expected)
+        np.testing.assert_array_equal(
+            numpy(of_gray), np.where(np.stack(expected)[..., :1] == 200, 200, 123)
+        )
+
+    @parameterized.parameters(
+        # Row and column of the center, and the side; rows and columns that are filled.
+        (0, 0, 4.0, (0, 4), (0, 4)),  # the corner moves inside, and no pixel is lost
+        (7, 4, 4.0, (5, 7), (2, 6)),  # clipped at the lower border
+        (4, 4, 0.25, (3, 3), (3, 3)),  # never empty
+        (4, 5, 3.75, (2, 5), (3, 6)),
+    )
+    def test_torchssl_by_hand(self, row, column, size, rows, columns):
+        with fixed_uniform([row / 8], [column / 8], [0.0]):
+            image = augment.cutout(np.zeros((1, 8, 8, 1)), None, size=(size, 9), torchssl=True)
+        filled = numpy(image)[0, ..., 0] == 123
+        expected = np.zeros((8, 8), bool)
+        expected[rows[0] : rows[1] + 1, columns[0] : columns[1] + 1] = True
+        np.testing.assert_array_equal(filled, expected)
+
+    @parameterized.parameters(("torchssl", 85.5), ("paper", 64.1))
+    def test_mean_area_of_32x32(self, policy, expected):
+        same = lambda images, *_, **__: images  # noqa: E731
+        with mock.patch.multiple(augment, rand_augment=same, weak_view=same):
+            view = functools.partial(augment.strong_view, policy=policy)
+            views = many_views(view, np.full((32, 32, 3), 255), batch=2000, repeats=4)
+        area = (views != 255).any(axis=-1).sum(axis=(2, 3)).mean()
+        self.assertAlmostEqual(area, expected, delta=3)
 
     def test_interval_of_sizes(self):
         views = many_views(
