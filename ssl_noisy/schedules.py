@@ -16,7 +16,19 @@ DROPS = {
     "drops_1_3_2_3": (1 / 3, 2 / 3),  # of 120 epochs 40 and 80: Zhang and Sabuncu, 2018
     "drops_1_2": (1 / 2,),  # of 300 epochs 150: Li et al., 2020
 }
-SCHEDULES = ("cosine_7_16", "cosine", *DROPS, "constant")
+# The same, divided by a hundred: Liu et al., 2020, of 120 epochs 40 and 80, of 150 80 and 120.
+DROPS_BY_100 = {
+    "drops_by_100_1_3_2_3": (1 / 3, 2 / 3),
+    "drops_by_100_8_15_4_5": (8 / 15, 4 / 5),
+}
+SCHEDULES = (
+    "cosine_7_16",
+    "cosine",
+    "cosine_15_restarts",
+    *DROPS,
+    *DROPS_BY_100,
+    "constant",
+)
 
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
@@ -59,12 +71,61 @@ class CosineDecay(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+@keras.saving.register_keras_serializable(package="ssl_noisy")
+class CosineRestarts(keras.optimizers.schedules.LearningRateSchedule):
+    """Goes down half a cosine's period to a fraction of the learning rate, again and again.
+
+    Args:
+        initial_learning_rate: Float, the rate at the start of each cycle.
+        steps: Positive integer, the length of the training.
+        cycles: Positive integer. 15 of 10 epochs each are those of Liu et al., 2020.
+        final_fraction: Float in [0, 1], of the initial rate, at the end of a cycle. Theirs is
+            0.001 / 0.02.
+
+    Reference:
+        [Loshchilov and Hutter, 2017](https://arxiv.org/abs/1608.03983), equation 5.
+    """
+
+    def __init__(self, initial_learning_rate, steps, cycles=15, final_fraction=0.05):
+        super().__init__()
+        if steps < 1 or cycles < 1:
+            raise UserError(
+                f"`steps` and `cycles` must be at least 1. Received: steps={steps}, cycles={cycles}"
+            )
+        if not 0 <= final_fraction <= 1:
+            raise UserError(
+                f"`final_fraction` must be in [0, 1]. Received: final_fraction={final_fraction}"
+            )
+        self.initial_learning_rate = initial_learning_rate
+        self.steps = steps
+        self.cycles = cycles
+        self.final_fraction = final_fraction
+
+    def __call__(self, step):
+        # A whole number of steps: rounding must not put the first step of a cycle into the last.
+        length = max(-(-self.steps // self.cycles), 1)
+        step = ops.minimum(ops.cast(step, "int32"), self.steps - 1)
+        share = ops.cast(step % length, "float32") / length
+        shape = (1 + ops.cos(math.pi * share)) / 2
+        fraction = self.final_fraction + (1 - self.final_fraction) * shape
+        return self.initial_learning_rate * fraction
+
+    def get_config(self):
+        return {
+            "initial_learning_rate": self.initial_learning_rate,
+            "steps": self.steps,
+            "cycles": self.cycles,
+            "final_fraction": self.final_fraction,
+        }
+
+
 def learning_rate(schedule, initial_learning_rate, steps):
     """Makes the learning rate named by `schedule`, one of `SCHEDULES`, for `steps` steps.
 
     `cosine_7_16` is FixMatch's, `cosine` goes to zero along a quarter period,
-    those of `DROPS` are divided by ten after the shares of the steps in their names,
-    `constant` is the number itself.
+    `cosine_15_restarts` is `CosineRestarts`, those of `DROPS` are divided by ten after the shares
+    of the steps in their names, those of `DROPS_BY_100` by a hundred, `constant` is the number
+    itself.
     """
     if schedule == "constant":
         return initial_learning_rate
@@ -72,11 +133,14 @@ def learning_rate(schedule, initial_learning_rate, steps):
         raise UserError(
             f"`schedule` must be one of {', '.join(SCHEDULES)}. Received: schedule={schedule!r}"
         )
-    if schedule in DROPS:
-        rates = [initial_learning_rate / 10**drop for drop in range(len(DROPS[schedule]) + 1)]
-        # A rate holds up to and including its boundary, the index of a step.
-        boundaries = [max(round(steps * share) - 1, 0) for share in DROPS[schedule]]
-        return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
+    for drops, factor in ((DROPS, 10), (DROPS_BY_100, 100)):
+        if schedule in drops:
+            rates = [initial_learning_rate / factor**i for i in range(len(drops[schedule]) + 1)]
+            # A rate holds up to and including its boundary, the index of a step.
+            boundaries = [max(round(steps * share) - 1, 0) for share in drops[schedule]]
+            return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
+    if schedule == "cosine_15_restarts":
+        return CosineRestarts(initial_learning_rate, steps)
     fraction = 7 / 16 if schedule == "cosine_7_16" else 1 / 2
     return CosineDecay(initial_learning_rate, steps, fraction)
 

@@ -8,6 +8,13 @@ from ssl_noisy import __main__ as listing
 from ssl_noisy import command, methods, networks, recipes, settings
 
 RECIPES = [(path.stem, path) for path in recipes.paths()]
+# What a recipe's name calls a kind of noise, where that is not its own name.
+KINDS = {
+    "symmetric": "sym",
+    "symmetric_inclusive": "sym",
+    "asymmetric": "asym",
+    "legacy_blocks": "asym",
+}
 
 
 class RecipeTest(parameterized.TestCase):
@@ -38,6 +45,11 @@ class RecipeTest(parameterized.TestCase):
             for rate in (20, 50, 80, 90):
                 self.assertIn(f"beta_mixture_cifar10_sym{rate}_{variant}", names)
                 self.assertIn(f"beta_mixture_cifar100_sym{rate}_{variant}", names)
+        for setting in ("sym20", "sym40", "sym60", "sym80", "asym40"):
+            self.assertIn(f"elr_cifar10_{setting}_authors", names)
+            self.assertIn(f"elr_cifar100_{setting}_authors", names)
+        for setting in ("_instance20", "_instance40", "_instance60", "_sym40", "n_worse"):
+            self.assertIn(f"cores_cifar10{setting}_authors", names)
         self.assertIn(recipes.DEFAULT.removesuffix(".cfg"), names)
 
     @parameterized.named_parameters(RECIPES)
@@ -48,7 +60,7 @@ class RecipeTest(parameterized.TestCase):
         labels = "n_worse" if made.noise == "cifarn:worse_label" else f"_{made.num_labels}"
         if made.noise and labels != "n_worse":
             kind, rate = made.noise.split(":")
-            labels = f"_{kind[: 4 if kind == 'pair' else 3]}{round(float(rate) * 100)}"
+            labels = f"_{KINDS.get(kind, kind)}{round(float(rate) * 100)}"
         self.assertStartsWith(path.stem, f"{made.method}_{made.dataset}{labels}")
         self.assertIn(made.network.split("_")[0], {n.split("_")[0] for n in networks.names()})
 
@@ -66,6 +78,23 @@ class RecipeTest(parameterized.TestCase):
         for line in path.read_text().splitlines():
             self.assertRegex(line, r"^(#.*|--(no)?\w+|--\w+=\S+)$", "one flag a line, no trailer")
             self.assertIsNone(re.match(r"--(seed|label_seed|run_dir|data_dir|flagfile)\b", line))
+
+    def test_they_have_the_settings_of_their_source(self):
+        def lines(name):
+            return (recipes.folder() / f"{name}.cfg").read_text().splitlines()
+
+        for budget in (400, 2500, 10000):  # TorchSSL has a weight of 100, the default, for both
+            mixmatch = lines(f"mixmatch_cifar100_{budget}_torchssl")
+            self.assertFalse([line for line in mixmatch if "unsupervised_weight" in line])
+            self.assertIn("--nomixup_per_image", mixmatch)
+            remixmatch = lines(f"remixmatch_cifar100_{budget}_torchssl")
+            self.assertIn("--nomixup_per_image", remixmatch)
+        highest = {"--clean_threshold=0.6", "--loss_window=5", "--unsupervised_weight=50.0"}
+        self.assertLessEqual(highest, set(lines("divide_mix_cifar10_sym90_authors")))
+        elr = {"--target_momentum=0.9", "--early_learning_weight=7.0", "--steps=52800"}
+        self.assertLessEqual(elr, set(lines("elr_cifar100_asym40_authors")))
+        elr = {"--target_momentum=0.9", "--early_learning_weight=1.0", "--steps=42240"}
+        self.assertLessEqual(elr, set(lines("elr_cifar10_asym40_authors")))
 
     def test_wide_networks_and_decay_of_cifar100(self):
         for name, path in RECIPES:

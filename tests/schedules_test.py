@@ -35,6 +35,7 @@ class SchedulesTest(parameterized.TestCase):
         ("drops_1_3_2_3", (0.1, 0.1, 0.01, 0.01, 0.001, 0.001)),
         ("drops_1_3_5_6", (0.1, 0.1, 0.01, 0.01, 0.01, 0.001)),
         ("drops_1_2_3_4", (0.1, 0.1, 0.1, 0.01, 0.01, 0.001)),
+        ("drops_by_100_1_3_2_3", (0.1, 0.1, 0.001, 0.001, 0.00001, 0.00001)),
     )
     def test_drops_come_after_their_shares(self, name, expected):
         rate = schedules.learning_rate(name, 0.1, 12)
@@ -75,6 +76,33 @@ class SchedulesTest(parameterized.TestCase):
             ramp = schedules.linear_ramp(ops.cast(progress, "float32"), start, end)
             self.assertEqual(keras.backend.standardize_dtype(ramp.dtype), "float32")
             self.assertAlmostEqual(float(ramp), value, places=5, msg=str(progress))
+
+    def test_drops_by_100_come_after_80_and_120_of_150(self):
+        rate = schedules.learning_rate("drops_by_100_8_15_4_5", 0.02, 150)
+        for step, value in ((79, 0.02), (80, 2e-4), (119, 2e-4), (120, 2e-6), (149, 2e-6)):
+            self.assertAlmostEqual(float(rate(step)) / value, 1, places=5, msg=str(step))
+
+    def test_cosine_restarts(self):
+        rate = schedules.learning_rate("cosine_15_restarts", 0.02, 1500)
+        # From 0.02 toward 0.001 in each 100 steps; a quarter of the way 0.001 + 0.019 * 0.853553.
+        for step, value in (
+            (0, 0.02),
+            (25, 0.0172175),
+            (50, 0.0105),
+            (75, 0.0037825),
+            (99, 0.0010047),
+            (100, 0.02),
+            (1400, 0.02),
+            (1450, 0.0105),
+            (1499, 0.0010047),
+            (9999, 0.0010047),
+        ):
+            self.assertAlmostEqual(float(rate(step)), value, places=6, msg=str(step))
+        copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rate))
+        self.assertEqual(copy.get_config(), rate.get_config())
+        for wrong in ({"steps": 0}, {"cycles": 0}, {"final_fraction": 1.1}):
+            with self.assertRaisesRegex(ValueError, "Received"):
+                schedules.CosineRestarts(0.1, **{"steps": 10, **wrong})
 
     def test_it_never_rises(self):
         rate = schedules.learning_rate("cosine_7_16", 1.0, 50)
