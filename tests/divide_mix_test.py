@@ -16,7 +16,7 @@ SECOND = [[0.2, 0.8], [0.8, 0.2], [0.3, 0.7], [0.5, 0.5]]
 CLEAN = [[0.9, 0.4], [0.2, 0.8], [-1, -1], [-1, -1]]
 
 
-def make(step=1, clean=CLEAN, probs=(FIRST, SECOND), **kwargs):
+def make(step=3, clean=CLEAN, probs=(FIRST, SECOND), **kwargs):
     """Returns a learner past its warm-up, two examples a step, at a step without a fit."""
     kwargs = {"ramp_start": 0.0, "ramp_end": 0.0, "mixup_alpha": 0.0, "batch_size": 2, **kwargs}
     given = [0, 1, 0, 0] + [-1] * (len(probs[0]) - 4)
@@ -147,7 +147,7 @@ class TermsTest(absltest.TestCase):
 class WarmupTest(absltest.TestCase):
     def test_it_takes_the_given_labels_and_mixes_nothing(self):
         outcome, (images, first, _, second) = step(
-            make(ramp_start=0.1, ramp_end=0.2, mixup_alpha=4.0)
+            make(step=1, ramp_start=0.1, ramp_end=0.2, mixup_alpha=4.0)
         )
         np.testing.assert_array_equal(first, [[1, 0], [0, 1]] * 2)
         np.testing.assert_array_equal(second, [[1, 0], [0, 1]] * 2)
@@ -155,6 +155,12 @@ class WarmupTest(absltest.TestCase):
         self.assertAlmostEqual(outcome["supervised_loss"], 2.245921, places=5)
         self.assertEqual((outcome["unsupervised_loss"], outcome["prior_loss"]), (0, 0))
         self.assertEqual(outcome["kept_rate"], 1)
+
+    def test_it_lasts_a_pass_at_least(self):
+        # Two of four examples a step: before step 2 there is no fit by which to leave labels out.
+        for at, kept in ((0, 1), (1, 1), (3, 0)):
+            outcome, _ = step(make(step=at, clean=np.full((4, 2), -1)))
+            self.assertEqual((at, outcome["kept_rate"]), (at, kept))
 
     def test_it_ends_where_the_weight_begins_to_rise(self):
         seen = []

@@ -21,7 +21,7 @@ class DivideMix(TwoNetworkLearner):
     lambda a batch); mixtures in which a labeled view prevails have a cross-entropy, the others a
     squared distance, and all have `losses.prior_loss`, which keeps all classes in use. It
     begins with a warm-up on the given labels alone, which ends where the weight of the squared
-    distance begins to rise from 0.
+    distance begins to rise from 0, and lasts one pass at least: before it there is no fit.
 
     Departures from the authors' code (LiJunnan1992/DivideMix, d9d3058):
 
@@ -117,7 +117,8 @@ class DivideMix(TwoNetworkLearner):
         plain = [self.plain_logits(network, views) for network in self.networks]
         logits = [[network(view, training=True) for view in views] for network in self.networks]
         self.observe(labeled, logits[0][0])
-        is_warmup = self.progress() < self.ramp_start
+        is_first_pass = self.step.value < self.steps_per_pass(self.task)
+        is_warmup = is_first_pass | (self.progress() < self.ramp_start)
         ramp = schedules.linear_ramp(self.progress(), self.ramp_start, self.ramp_end)
         self.divide(labeled, labels, plain, is_warmup)
         own, plain = ([mean_probs(of_views) for of_views in both] for both in (logits, plain))
