@@ -10,7 +10,8 @@ from ssl_noisy import mixture
 LEAST_OBSERVATIONS = 5  # the first ones of an example say more of the initial weights
 LEAST_LABELS = 10  # fewer are no sample to fit four shapes and a weight to
 FEW_LABELS = 10  # of a class: below that, a network learns wrong labels as fast as right ones
-EDGE = -1 + 1e-6  # margins beyond it count as it: no odds are 0 or infinite
+EDGE = 1e-6  # support is kept from 0 and 1 by this: no odds are 0 or infinite
+SEPARATED = 2  # Ashman's D of two populations that are cleanly separated
 MOST_PER_CONTRADICTION = 2  # at least half of the flagged labels must be contradicted
 
 
@@ -23,8 +24,8 @@ class Decision:
         label_quality: Float array `(n,)` in [0, 1], 1 = clean, NaN where unknown. Below 0.5 is an
             issue, unless the label was observed too rarely.
         noise_rate: Float in [0, 1], the estimated fraction of wrong labels.
+        by: What says how many are issues: `mixtures`, `twice_contradicted` or `confident`.
         contradicted: Integer, the labels that the averaged prediction contradicts.
-        by_mixture: Integer, the labels that the mixture takes for wrong.
         weak_evidence: List of strings, why not to trust this decision; empty if nothing is known
             to be wrong with it.
     """
@@ -32,15 +33,9 @@ class Decision:
     is_issue: np.ndarray
     label_quality: np.ndarray
     noise_rate: float
+    by: str
     contradicted: int
-    by_mixture: int
     weak_evidence: list
-
-    @property
-    def by(self):
-        """`mixture` or `contradictions`: which half of the rule says how many are issues."""
-        most = MOST_PER_CONTRADICTION * self.contradicted
-        return "mixture" if self.by_mixture <= most else "contradictions"
 
     def summary(self):
         """Returns what a run writes into its `result.json`, a dict."""
@@ -48,49 +43,83 @@ class Decision:
             "count": int(self.is_issue.sum()),
             "of": len(self.is_issue),
             "by": self.by,
-            "by_mixture": self.by_mixture,
             "contradicted": self.contradicted,
             "weak_evidence": self.weak_evidence,
         }
 
 
-def decide(record, given_labels):
+def decide(record, loss_posterior, given_labels):
     """Decides which labels are issues.
 
-    A beta mixture of the margins of the averaged probabilities splits the labels in two. Those
-    that are wrong more probably than not are issues, the smallest margins first, but at most
-    twice as many as the averaged prediction contradicts, that is, as have a negative margin.
+    The network contradicts a label if another class has the larger mean probability: the margin
+    of the averaged probabilities is negative. A beta mixture is fitted to these margins. If its
+    components are separated, these labels count as wrong:
 
-    The first half of the rule finds the wrong labels that the network came to believe in: their
-    margins are positive, but far below those of the right ones. The second half holds on clean
-    data, where a mixture has two components too, but hardly a label is contradicted.
+    - the contradicted ones that the mixture takes for wrong;
+    - of the others those that a mixture of the mean losses takes for wrong too. In time a network
+      comes to believe wrong labels: their margins are positive, but far below those of right
+      ones. At most as many as are contradicted, for any mixture has two components.
+
+    If the components are not separated, labels are hard rather than wrong. Then those count that
+    are contradicted with confidence: the other class has at least the mean probability that
+    labels of that class have on average, the threshold of confident learning.
+
+    As many labels as count are issues, those with the least support first: the mean of
+    `agreement`, the hard vote of all predictions, and (1 + margin) / 2, their soft vote.
 
     Args:
         record: Dict of arrays `(n,)`, as `record.read` gives it.
+        loss_posterior: Float array `(n,)`, as from `detection.fit_posterior` of the mean losses;
+            NaN where unknown.
         given_labels: Integer array `(n,)`.
 
     Returns:
-        A `Decision`. `label_quality` is (1 + margin) / 2 with its odds scaled, so that it is 0.5
+        A `Decision`. `label_quality` is the support with its odds scaled, so that it is 0.5
         between the last label that is flagged and the first that is not.
+
+    Reference:
+        [Northcutt et al., 2021](https://arxiv.org/abs/1911.00068), equation 2, the threshold.
     """
     margins = record["probability_margin"]
     known = record["observations"] >= LEAST_OBSERVATIONS
     judged = margins[known]
-    contradicted = int((judged < 0).sum())
+    contradicted = judged < 0
     fitted, posterior = fit(judged)
-    by_mixture = contradicted if fitted is None else int((posterior > 0.5).sum())
-    most = MOST_PER_CONTRADICTION * contradicted
-    threshold = _threshold(judged, min(by_mixture, most))
-    is_issue = known & (margins < threshold)
-    rate = contradicted if fitted is None else posterior.sum()
+    if fitted is None or fitted.separation_ < SEPARATED:
+        by, count = "confident", confident_contradictions(record, given_labels, known)
+    else:
+        counts = (posterior > 0.5) & (contradicted | (loss_posterior[known] > 0.5))
+        most = MOST_PER_CONTRADICTION * int(contradicted.sum())
+        by, count = "mixtures", int(counts.sum())
+        if count > most:
+            by, count = "twice_contradicted", most
+    support = (record["agreement"] + (1 + margins) / 2) / 2
+    threshold = _threshold(support[known], count)
     return Decision(
-        is_issue=is_issue,
-        label_quality=quality(margins, threshold),
-        noise_rate=float(min(rate, most) / max(len(judged), 1)),
-        contradicted=contradicted,
-        by_mixture=by_mixture,
+        is_issue=known & (support < threshold),
+        label_quality=quality(support, threshold),
+        noise_rate=count / max(len(judged), 1),
+        by=by,
+        contradicted=int(contradicted.sum()),
         weak_evidence=_weak_evidence(given_labels, known, fitted),
     )
+
+
+def confident_contradictions(record, given_labels, known):
+    """Counts the labels that the averaged prediction contradicts with confidence.
+
+    Args:
+        record, given_labels: As for `decide`.
+        known: Bool array `(n,)`, the labels that count.
+    """
+    labels, predicted = given_labels[known], record["prediction"][known]
+    probability, margins = record["label_probability"][known], record["probability_margin"][known]
+    num_classes = max(labels.max(initial=0), predicted.max(initial=0)) + 1
+    totals = np.bincount(labels, probability, minlength=num_classes)
+    sizes = np.bincount(labels, minlength=num_classes)
+    # No label of a class, or no prediction: no confidence.
+    usual = np.append(np.where(sizes > 0, totals / np.maximum(sizes, 1), np.inf), np.inf)
+    return int(((margins < 0) & (probability - margins >= usual[predicted])).sum())
 
 
 def fit(margins):
@@ -111,23 +140,23 @@ def fit(margins):
     return fitted, fitted.monotone_posterior(x)
 
 
-def _threshold(margins, count):
-    """Returns the margin below which `count` of them lie; fewer, if equals would be split."""
+def _threshold(support, count):
+    """Returns the support below which `count` labels lie; fewer, if equals would be split."""
     if count == 0:
-        return float(min(0.0, margins.min(initial=0.0)))
-    lower, upper = np.append(np.sort(margins), 1.0)[[count - 1, count]]
+        return float(min(0.5, support.min(initial=0.5)))
+    lower, upper = np.append(np.sort(support), 1.0)[[count - 1, count]]
     return float((lower + upper) / 2)
 
 
-def quality(margins, threshold):
-    """Returns (1 + margin) / 2, its odds divided by those at the threshold: 0.5 there.
+def quality(support, threshold):
+    """Returns the support with its odds divided by those at the threshold: 0.5 there.
 
     Args:
-        margins: Float array `(n,)` in [-1, 1]; NaN stays.
-        threshold: Float in [-1, 1].
+        support: Float array `(n,)` in [0, 1]; NaN stays.
+        threshold: Float in [0, 1].
     """
-    share, border = ((1 + np.clip(value, EDGE, -EDGE)) / 2 for value in (margins, threshold))
-    clean, wrong = share * (1 - border), border * (1 - share)
+    support, threshold = (np.clip(value, EDGE, 1 - EDGE) for value in (support, threshold))
+    clean, wrong = support * (1 - threshold), threshold * (1 - support)
     return clean / (clean + wrong)
 
 
@@ -144,24 +173,27 @@ def _weak_evidence(given_labels, known, fitted):
         found.append(f"there are only {per_class:.3g} labels per class")
     if fitted is None:
         found.append("there are too few margins for a mixture, or all are equal")
+    elif fitted.separation_ < SEPARATED:
+        found.append("right and wrong labels, if there are any, are not separated")
     elif not fitted.is_bimodal_:
         found.append("the margins have one mode, so the number of wrong labels is a guess")
     return found
 
 
+REASONS = {
+    "mixtures": "those that the mixtures of margins and losses take for wrong",
+    "twice_contradicted": "the most suspicious, twice as many as are contradicted",
+    "confident": "as many as are contradicted with confidence",
+}
+
+
 def describe(summary):
     """Returns a `Decision.summary` as text for a terminal."""
-    count, total, contradicted = summary["count"], summary["of"], summary["contradicted"]
-    lines = [f"{count:,} of {total:,} labels are flagged as issues ({count / max(total, 1):.1%})"]
-    mixture_count = f"{summary['by_mixture']:,} that a beta mixture of the margins takes for wrong"
-    if summary["by"] == "mixture":
-        lines[0] += (
-            f": the {mixture_count}. The averaged prediction contradicts {contradicted:,} labels."
-        )
-    else:
-        lines[0] += (
-            f": at most twice as many as the {contradicted:,} that the averaged prediction "
-            f"contradicts, of the {mixture_count}."
-        )
+    count, total = summary["count"], summary["of"]
+    lines = [
+        f"{count:,} of {total:,} labels ({count / max(total, 1):.1%}) are flagged as issues: "
+        f"{REASONS[summary['by']]}. The averaged prediction contradicts "
+        f"{summary['contradicted']:,} labels."
+    ]
     lines += [f"Weak evidence: {reason}." for reason in summary["weak_evidence"]]
     return "\n".join(lines)

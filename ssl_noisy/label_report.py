@@ -29,8 +29,8 @@ def write(run_dir, dataset, positions, given_labels, kept, *, own, aum_threshold
         A dict for `result.json`: `label_issues`, the summary of the `label_issues.Decision`, and
         `detection.report`, with the decision among the detectors as `label_issues`.
     """
-    decision = label_issues.decide(kept, given_labels)
     mixture, x, posterior = detection.fit_posterior(kept["mean_loss"])
+    decision = label_issues.decide(kept, posterior, given_labels)
     aum_flagged = own["aum"][1] if "aum" in own else None
     detectors = detection.detectors(
         kept, posterior, decision.noise_rate, aum_threshold, aum_flagged

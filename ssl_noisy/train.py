@@ -38,8 +38,8 @@ def table(result):
 def labels(result, run_dir):
     """Returns what a run found out about its labels, as text."""
     report = result["label_quality"]
-    lines = ["", label_issues.describe(report["label_issues"])]
-    lines[1] += f" See {run_dir}/examples.csv."
+    lines = [f"\nThe labels, by the record of the training ({run_dir}/examples.csv):"]
+    lines.append(label_issues.describe(report["label_issues"]))
     if "noise" in result:
         rates = [report[name] for name in ("estimated_noise_rate", "noise_rate")]
         lines.append("Estimated noise rate {:.1%}, true {:.1%}.".format(*rates))

@@ -444,5 +444,24 @@ class GaussianTest(parameterized.TestCase):
             np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+class SeparationTest(absltest.TestCase):
+    def test_separation_by_hand(self):
+        fitted = mixture.BetaMixture().fit(np.linspace(0.2, 0.8, 20))
+        fitted.fit(np.concatenate([np.linspace(0.05, 0.15, 50), np.linspace(0.85, 0.95, 50)]))
+        # Uniform samples of width 0.1: means 0.1 and 0.9, variances 0.1^2 / 12 and a little.
+        deviation = np.linspace(0.05, 0.15, 50).std()
+        self.assertAlmostEqual(fitted.separation_, 0.8 / deviation, delta=0.01)
+
+    def test_monotone_posterior_keeps_the_value_of_the_turning_point(self):
+        fitted = mixture.BetaMixture().fit(np.linspace(0.1, 0.9, 50))
+        # Log odds of 2 log x + log(1 - x): they turn at 2/3, and fall from there on.
+        fitted.alphas_, fitted.betas_ = np.array([2.0, 4.0]), np.array([2.0, 3.0])
+        x = np.array([0.2, 0.5, 2 / 3, 0.8, 0.99])
+        found, raw = fitted.monotone_posterior(x), fitted.predict_proba(x)[:, 1]
+        np.testing.assert_allclose(found[:3], raw[:3])
+        np.testing.assert_allclose(found[3:], raw[2])
+        self.assertLess(raw[4], raw[2])
+
+
 if __name__ == "__main__":
     absltest.main()

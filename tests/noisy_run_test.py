@@ -64,7 +64,7 @@ class NoisyRunTest(absltest.TestCase):
         self.assertEqual(
             (report["label_issues"]["count"], examples["is_label_issue"].sum()), (0, 0)
         )
-        self.assertIn("0 of 200 labels are flagged as issues", out)
+        self.assertIn("0 of 200 labels (0.0%) are flagged as issues", out)
         self.assertIn("Weak evidence: 200 of 200 labels were seen fewer than 5 times", out)
         for picture in ("losses.png", "aum.png", "labels.png", "gallery.png"):
             self.assertTrue(os.path.exists(os.path.join(folder, picture)), picture)
@@ -106,7 +106,7 @@ class NoisyRunTest(absltest.TestCase):
         self.assertNotIn("noise_rate", result["label_quality"])
         issues = result["label_quality"]["label_issues"]
         self.assertLessEqual(issues["count"], 4)  # of 200 clean labels
-        self.assertIn(f"{issues['count']} of 200 labels are flagged as issues", out)
+        self.assertRegex(out, rf"\b{issues['count']} of 200 labels .* are flagged as issues")
         examples = detection.read_examples(os.path.join(clean, "examples.csv"))
         self.assertEqual(examples["is_label_issue"].sum(), issues["count"])
         np.testing.assert_array_equal(examples["is_label_issue"], examples["label_quality"] < 0.5)
