@@ -2,8 +2,29 @@
 """Training image classifiers with few or wrong labels, in Keras, in one compiled step."""
 
 import os
+import sys
 
 from ssl_noisy.quiet import held_stderr
+
+_BACKENDS = ("tensorflow", "jax")
+
+
+def _require_backend(name, is_installed=True):
+    """Raises the `ImportError` of a backend that cannot be used; one line under `python -m`."""
+    if name in _BACKENDS and is_installed:
+        return
+    problem = (
+        f"Keras's backend {name!r} is not installed. Install it, or set KERAS_BACKEND"
+        if name in _BACKENDS
+        else f"ssl_noisy runs on Keras's backends {' and '.join(_BACKENDS)}. Received: "
+        f"{name!r}. Set KERAS_BACKEND"
+    )
+    message = f"{problem} to {' or '.join(other for other in _BACKENDS if other != name)}."
+    if sys.argv[:1] == ["-m"]:  # as it is while Python looks for the module to run
+        print(f"ssl_noisy: {message}", file=sys.stderr)
+        sys.exit(2)
+    raise ImportError(message)
+
 
 # With several operations at a time, two equal runs on CIFAR-10 differed in the last bits after some
 # 30 steps on TensorFlow and two cores, its operation determinism switched on or not; with one at a
@@ -13,11 +34,18 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 # TensorFlow greets with a dozen lines at import and at its first look for devices, which
 # TF_CPP_MIN_LOG_LEVEL does not silence (tensorflow issue 100442). They would bury our one-line
 # messages; `ssl_noisy.train` names the device it runs on.
-with held_stderr():
-    import keras
+_require_backend(os.environ.get("KERAS_BACKEND") or "tensorflow")  # unset: keras.json may tell
+try:
+    with held_stderr():
+        import keras
 
-    if keras.backend.backend() == "tensorflow":
-        keras.distribution.list_devices()
+        if keras.backend.backend() == "tensorflow":
+            keras.distribution.list_devices()
+except ModuleNotFoundError as error:
+    if error.name not in (*_BACKENDS, "torch"):
+        raise
+    _require_backend(error.name, is_installed=False)
+_require_backend(keras.backend.backend())
 
 from ssl_noisy import methods, networks  # noqa: E402
 from ssl_noisy.aum import AUM  # noqa: E402

@@ -429,6 +429,8 @@ def contrast(images, factor):
 def sharpness(images, factor):
     """Blends with PIL's SMOOTH filter, which leaves the border as it is."""
     images = _checked(images)
+    if 1 in images.shape[1:3]:  # all border
+        return blend(images, images, factor)
     inner = images[:, 1:-1, 1:-1]
     total = images[:, :-2] + images[:, 1:-1] + images[:, 2:]
     total = total[:, :, :-2] + total[:, :, 1:-1] + total[:, :, 2:] + 4 * inner

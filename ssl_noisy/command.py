@@ -47,6 +47,7 @@ def parse_settings(argv, flag_values):
     Raises:
         absl.flags.Error, UserError: If it is wrong; the message may have several lines.
     """
+    settings.check_flagfiles(argv[1:])
     rest = flag_values(argv)
     if len(rest) > 1:
         raise UserError(f"Unexpected arguments: {' '.join(rest[1:])}. Flags start with --.")

@@ -260,6 +260,10 @@ class Learner(keras.Model):
         """Returns a dict from stream name (`labeled`, `unlabeled`) to its indices a step."""
         return {"labeled": self.batch_size}
 
+    def images_per_step(self):
+        """Returns how many images a step passes through a network and back: what it costs."""
+        return sum(self.streams().values())
+
     def pools(self):
         """Returns a dict from stream name to the positions that it draws from."""
         return {"labeled": self.task.labeled}

@@ -299,6 +299,8 @@ def cnn_13(
 
 def small_cnn(image_shape, num_classes, *, batch_norm_momentum=0.9, batch_norm_epsilon=1e-3):
     """Builds three convolutions, for 8x8 digits and quick trials on larger images."""
+    if min(image_shape[:2]) < 2:
+        raise UserError(f"`small_cnn` needs images of at least 2x2. Received: {image_shape}.")
     normalize = _normalizer(batch_norm_momentum, batch_norm_epsilon)
     inputs, x = _pixels(image_shape)
     x = layers.MaxPooling2D()(normalize(_convolve(x, 32, 3)))

@@ -3,14 +3,17 @@
 
 import pathlib
 
-DEFAULT = "fixmatch_digits_20.cfg"
-
 
 def folder():
     """Returns the folder of recipes: beside the package in a checkout, inside it in a wheel."""
     package = pathlib.Path(__file__).resolve().parent
     inside = package / "flags"
     return inside if inside.is_dir() else package.parent / "flags"
+
+
+def default():
+    """Returns the path of the recipe that is trained where nothing else is chosen."""
+    return folder() / "fixmatch_digits_20.cfg"
 
 
 def paths():

@@ -21,6 +21,7 @@ from keras import ops
 from ssl_noisy import (
     aum,
     checkpoint,
+    cost,
     datasets,
     evaluation,
     files,
@@ -342,6 +343,7 @@ def make_learner(settings, task):
 
 def _rehearse(learner):
     """Lets data that the method cannot use fail now, before anything is written."""
+    cost.check_memory(learner)
     _ = learner.batches()[0]
     before = ops.copy(learner.seed_generator.state.value)
     first = np.zeros(1, "int32")
@@ -445,11 +447,13 @@ class Session(keras.callbacks.Callback):
     def _introduce(self):
         network, task, settings = self.learner.network, self.learner.task, self.settings
         where = environment()
+        size = settings.evaluation_batch_size
+        steps = cost.describe(self.learner, settings.steps - self.done, min(size, 250))
         self.progress.note(
             f"{settings.method} on {self.dataset.name}: {task.num_examples} images, "
             f"{len(task.labeled)} labeled; {settings.network} with "
             f"{num_parameters(network):,} parameters; {where['backend']} on {where['device']}; "
-            f"{self.run_dir}" + (f"; going on at step {self.done}" if self.done else "")
+            f"{steps}; {self.run_dir}" + (f"; going on at step {self.done}" if self.done else "")
         )
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -10,7 +10,7 @@ import re
 
 from absl import flags
 
-from ssl_noisy import label_noise, methods, networks, schedules
+from ssl_noisy import files, label_noise, methods, networks, schedules
 from ssl_noisy.errors import UserError
 from ssl_noisy.label_budget import DRAWS
 
@@ -370,6 +370,30 @@ def argument_help(cls, name):
         if match:
             return " ".join(match[1].split())
     raise ValueError(f"The docstring of {cls.__name__} does not document `{name}`.")
+
+
+def check_flagfiles(arguments, within=()):
+    """Raises the `UserError` of a flagfile that absl would read for ever or could not decode.
+
+    Args:
+        arguments: The words of a command line, or the lines of a flagfile.
+        within: Paths of the flagfiles that they are in.
+    """
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        name, equals, path = argument.lstrip("-").partition("=")
+        path = os.path.expanduser((path if equals else following).strip())
+        is_directive = argument.startswith("-") and name.strip() == "flagfile"
+        if not is_directive or not os.path.exists(path):  # which absl says well
+            continue
+        if path in within:
+            raise UserError(f"The flagfile {path!r} includes itself.")
+        try:
+            files.require_regular(path)
+            with open(path, encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"The flagfile {path!r} cannot be read: {error}.") from error
+        check_flagfiles(lines, (*within, path))
 
 
 def from_flags(flag_values):

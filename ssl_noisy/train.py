@@ -2,14 +2,19 @@
 """Trains one run: python -m ssl_noisy.train --flagfile=RECIPE --seed=1 --run_dir=DIR
 
 Flags stand in any order and the last one wins, so put your own after --flagfile.
-Without --dataset and --flagfile it runs the recipe fixmatch_digits_20: real
-images, 20 labels, and a supervised baseline, in about a minute.
+Without a flag that chooses what to train (--seed, --steps and --run_dir choose
+nothing) it runs the recipe fixmatch_digits_20: real images, 20 labels, and a
+supervised baseline, in about a minute.
 """
 
 import sys
 
 from ssl_noisy import command, detection, label_issues, recipes
 from ssl_noisy.run import run
+
+# Flags that leave open what is trained.
+_OPEN = {"seed", "steps", "steps_per_epoch", "run_dir", "data_dir", "cache_dir", "plots", "noplots"}
+_OPEN |= {"checkpoint_seconds", "verbosity", "v"}
 
 
 def main(settings):
@@ -47,7 +52,19 @@ def labels(result, run_dir):
     return "\n".join(lines)
 
 
+def is_open(arguments):
+    """Whether no flag of a command line chooses what to train."""
+    flags = (argument for argument in arguments if argument.startswith("-"))
+    return all(flag.lstrip("-").partition("=")[0] in _OPEN for flag in flags)
+
+
+def main_of_default(settings):
+    print(f"No flag chooses what to train: this is the recipe {recipes.default()}.", flush=True)
+    main(settings)
+
+
 if __name__ == "__main__":
-    chosen = any(a.lstrip("-").startswith(("dataset", "flagfile")) for a in sys.argv[1:])
-    default = [] if chosen else [f"--flagfile={recipes.folder() / recipes.DEFAULT}"]
-    command.start("ssl_noisy.train", main, default)
+    if is_open(sys.argv[1:]):
+        command.start("ssl_noisy.train", main_of_default, [f"--flagfile={recipes.default()}"])
+    else:
+        command.start("ssl_noisy.train", main)

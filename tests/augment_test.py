@@ -216,6 +216,14 @@ class OperationsTest(parameterized.TestCase):
         np.testing.assert_array_equal(numpy(augment.equalize(images)), images)
         np.testing.assert_array_equal(pillow("equalize", images, [None] * 50), images)
 
+    def test_sharpness_of_a_line_is_the_line_as_in_pillow(self):
+        line = np.arange(0, 250, 50, dtype="uint8").reshape(1, 1, 5, 1)
+        for images in (line, line.reshape(1, 5, 1, 1)):
+            ours = augment.sharpness(images.astype("float32"), np.array([0.1], "float32"))
+            np.testing.assert_array_equal(ops.convert_to_numpy(ours), images)
+            pil = ImageEnhance.Sharpness(Image.fromarray(images[0, ..., 0])).enhance(0.1)
+            np.testing.assert_array_equal(np.asarray(pil), images[0, ..., 0])
+
     def test_fill(self):
         images = np.full((1, 8, 8, 3), 200.0)
         for fill in (0.0, 127.0):

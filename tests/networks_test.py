@@ -156,6 +156,11 @@ class BuildTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, message):
             networks.build(name, (8, 8, 1), 10, **options)
 
+    def test_the_small_cnn_halves_an_image(self):
+        networks.build("small_cnn", (2, 2, 1), 10)
+        with self.assertRaisesRegex(ValueError, "at least 2x2. Received: .1, 2, 1."):
+            networks.build("small_cnn", (1, 2, 1), 10)
+
 
 class ConfigurationTest(parameterized.TestCase):
     @parameterized.parameters(

@@ -50,7 +50,7 @@ class RecipeTest(parameterized.TestCase):
             self.assertIn(f"elr_cifar100_{setting}_authors", names)
         for setting in ("_instance20", "_instance40", "_instance60", "_sym40", "n_worse"):
             self.assertIn(f"cores_cifar10{setting}_authors", names)
-        self.assertIn(recipes.DEFAULT.removesuffix(".cfg"), names)
+        self.assertIn(recipes.default().stem, names)
 
     @parameterized.named_parameters(RECIPES)
     def test_it_parses_and_names_its_method_and_budget(self, path):

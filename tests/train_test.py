@@ -15,7 +15,7 @@ from absl import logging
 from absl.testing import absltest, parameterized
 from commands import MistakeCase, call, read, start
 
-from ssl_noisy import checkpoint, run
+from ssl_noisy import checkpoint, run, train
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SMALL = (
@@ -100,6 +100,26 @@ class RunTest(absltest.TestCase):
         self.assertIn("validation_accuracy", read(folder, "metrics.csv"))
         result = json.loads(read(folder, "result.json"))
         self.assertIsNotNone(result["test_accuracy"]["validation_choice"])
+
+
+class DefaultRecipeTest(parameterized.TestCase):
+    @parameterized.parameters("", "--seed=3", "--seed 3 --steps=20 --run_dir x", "-noplots")
+    def test_it_is_trained_where_nothing_else_is_chosen(self, arguments):
+        self.assertTrue(train.is_open(arguments.split()))
+
+    @parameterized.parameters(
+        "--method=elr", "--seed=1 --batch_size 8", "--flagfile=a", "--stpes=5"
+    )
+    def test_any_other_flag_chooses(self, arguments):
+        self.assertFalse(train.is_open(arguments.split()))
+
+    def test_the_first_line_says_so(self):
+        folder = os.path.join(self.create_tempdir().full_path, "run")
+        out, errors = start("--steps=2", f"--run_dir={folder}").communicate()
+        self.assertEqual(errors, "")
+        lines = out.splitlines()
+        self.assertIn("this is the recipe", lines[0])
+        self.assertIn("supervised on digits: 1297 images, 20 labeled; small_cnn", lines[1])
 
 
 class ResumeTest(absltest.TestCase):

@@ -124,6 +124,9 @@ class Arazo(Learner):
         labeled, unlabeled = self.batch_size, self.unlabeled_batch_size
         return {"warmup": labeled + unlabeled, "labeled": labeled, "unlabeled": unlabeled}
 
+    def images_per_step(self):
+        return self.batch_size + self.unlabeled_batch_size
+
     def pools(self):
         labeled, unlabeled = self.task.labeled, self.task.unlabeled_pool(include_labeled=False)
         return {"warmup": labeled, "labeled": labeled, "unlabeled": unlabeled}

@@ -56,6 +56,9 @@ class CoTeaching(TwoNetworkLearner):
         self.assumed_noise_rate = assumed_noise_rate
         self.selection_end = selection_end
 
+    def images_per_step(self):
+        return 2 * self.batch_size  # two networks
+
     def objective(self, labeled):
         labels, num_kept = self.given_labels(labeled), self.num_kept(labeled.shape[0])
         views = self.weak_view(self.images(labeled), labeled)

@@ -110,6 +110,9 @@ class DivideMix(TwoNetworkLearner):
         history = np.repeat(unknown[..., None], self.loss_window, axis=-1)
         return {"last_losses": unknown, "loss_history": history, "clean_probs": unknown}
 
+    def images_per_step(self):
+        return 4 * self.batch_size  # two views, two networks
+
     def objective(self, labeled):
         labels, images = self.given_labels(labeled), self.images(labeled)
         views = [self.weak_view(images, labeled) for _ in range(2)]

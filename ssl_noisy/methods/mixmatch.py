@@ -57,6 +57,9 @@ class MixMatch(SemiSupervisedLearner):
         self.mixup_per_image = mixup_per_image
         self.ramp_end = ramp_end
 
+    def images_per_step(self):
+        return self.batch_size * (1 + 2 * self.unlabeled_ratio)
+
     def objective(self, labeled, unlabeled):
         views = [self.weak_views("unlabeled", unlabeled) for _ in range(2)]
         guessed = self.guessed_labels(views)

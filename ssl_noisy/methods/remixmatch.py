@@ -111,6 +111,10 @@ class ReMixMatch(WeakStrongLearner):
         features = keras.layers.Flatten(dtype="float32")(last.input)
         return keras.Model(self.network.inputs[0], [features, self.network.output])
 
+    def images_per_step(self):
+        # Mixed are labeled, weak and all strong views; unmixed a strong one, and that turned.
+        return self.batch_size * (1 + self.unlabeled_ratio * (self.num_strong_views + 3))
+
     def objective(self, labeled, unlabeled):
         labeled_views = self.weak_views("labeled", labeled)
         images = self.images(unlabeled)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+from unittest import mock
+
+import keras
+import toy
+from absl.testing import absltest, parameterized
+
+from ssl_noisy import cost, methods
+
+
+class MemoryTest(absltest.TestCase):
+    def test_all_that_the_layers_give_out_for_the_images_of_a_step(self):
+        learner, _ = toy.learner("fixmatch", batch_size=100, unlabeled_ratio=9, compiled=False)
+        # Input and rescaled pixels 8 x 8, 3 layers of 3 x 3 x 8, these once more, 10 logits.
+        needed = 1000 * 4 * (2 * 64 + 4 * 72 + 10)
+        with mock.patch.object(cost, "memory", lambda: needed):
+            cost.check_memory(learner)
+        with mock.patch.object(cost, "memory", lambda: needed - 1):
+            with self.assertRaisesRegex(
+                ValueError,
+                "A step of 1,000 images .*Received: --batch_size=100 --unlabeled_ratio=9. Lower",
+            ):
+                cost.check_memory(learner)
+
+    def test_this_machine_has_some(self):
+        self.assertBetween(cost.memory(), 2**28, 2**50)
+
+
+class ImagesTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("supervised", {}, 8),
+        ("fixmatch", {"unlabeled_ratio": 3}, 8 + 24),
+        ("mixmatch", {"unlabeled_ratio": 3}, 8 + 2 * 24),
+        # Mixed: labeled, weak and 5 strong views; unmixed: a strong one, and that turned.
+        ("remixmatch", {"unlabeled_ratio": 3, "num_strong_views": 5}, 8 + 6 * 24 + 2 * 24),
+        ("arazo", {"unlabeled_batch_size": 20}, 28),
+        ("divide_mix", {}, 4 * 8),
+        ("co_teaching", {}, 2 * 8),
+    )
+    def test_of_a_step(self, method, arguments, expected):
+        learner = methods.get(method)(toy.network(), batch_size=8, **arguments)
+        self.assertEqual(learner.images_per_step(), expected)
+
+
+class DurationTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.learner, _ = toy.learner("fixmatch", compiled=False)  # 12 images a step
+
+    def test_is_four_forward_passes_of_each_image(self):
+        moments = iter([0.0, 99.0, 100.0, 150.0, 200.0, 205.0])  # the third call takes 5 s
+        with mock.patch.object(cost.time, "monotonic", lambda: next(moments)):
+            seconds = cost.duration(self.learner, 1000, batch_size=50)
+        self.assertAlmostEqual(seconds, 4 * (5 / 50) * 12 * 1000)
+
+    def test_changes_nothing(self):
+        before = [v.numpy() for v in self.learner.variables]
+        cost.duration(self.learner, 1000)
+        for value, variable in zip(before, self.learner.variables):
+            keras.tree.map_structure(self.assertEqual, value.tolist(), variable.numpy().tolist())
+
+    def test_the_flag_to_change_is_named_where_it_takes_hours(self):
+        for hours, steps, text in (
+            (1.9, 5000, "5,000 steps"),
+            (2.6, 5000, "5,000 steps, about 3 hours on this machine (--steps shortens it)"),
+            (360, 2**20, "1,048,576 steps, about 15 days on this machine (--steps shortens it)"),
+        ):
+            with mock.patch.object(cost, "duration", lambda *_, h=hours: 3600 * h):
+                self.assertEqual(cost.describe(self.learner, steps), text)
+        with mock.patch.object(cost, "duration", side_effect=AssertionError):
+            self.assertEqual(cost.describe(self.learner, 999), "999 steps")
+
+
+if __name__ == "__main__":
+    absltest.main()
