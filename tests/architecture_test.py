@@ -11,7 +11,8 @@ PACKAGE = ROOT / "ssl_noisy"
 
 # A module may import those of lower floors only (and those of the first, anything may).
 FLOORS = [
-    {"errors", "cost"},
+    {"errors"},
+    {"cost"},
     {"files", "quiet", "schedules"},
     {"losses", "networks", "datasets", "augment", "mixture"},
     {"task", "label_budget", "batches", "checkpoint", "ctaugment", "cifar_n", "record", "aum"}

@@ -200,7 +200,8 @@ class Arazo(Learner):
 
     def average_momentum(self):
         # Snapshots at equal distances, the last one at the end; between them the average stays.
-        share = np.arange(1, self.num_snapshots + 1) / self.num_snapshots
+        num_snapshots = min(self.num_snapshots, self.steps)  # at most one a step
+        share = np.arange(1, num_snapshots + 1) / num_snapshots
         moments = np.unique(np.round(self.steps * (7 / 8 + share / 8)).astype("int32"))
         taken = ops.sum(ops.cast(moments <= self.step.value, "float32"))
         is_snapshot = ops.any(moments == self.step.value)

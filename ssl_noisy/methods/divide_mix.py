@@ -48,8 +48,8 @@ class DivideMix(TwoNetworkLearner):
     Args:
         clean_threshold: Float in [0, 1): a label is kept where the probability that it is
             clean is above this.
-        loss_window: Positive integer. The mixture is fitted to the mean of the losses, scaled to
-            [0, 1], of so many passes, those of the warm-up left out.
+        loss_window: Integer in [1, 1000]. The mixture is fitted to the mean of the losses, scaled
+            to [0, 1], of so many passes, those of the warm-up left out.
         temperature: Float > 0, sharpens the guessed labels. 1 leaves them.
         mixup_alpha: Float >= 0: the share of an image in a mixture is drawn from
             Beta(mixup_alpha, mixup_alpha). 0 mixes nothing.
@@ -89,7 +89,8 @@ class DivideMix(TwoNetworkLearner):
         ramp_end: float = 26 / 300,
         **kwargs,
     ):
-        self.check_at_least(1, loss_window=loss_window)
+        is_short = 1 <= loss_window <= 1000  # which that many numbers of each example remember
+        self.check_argument("loss_window", loss_window, is_short, "in [1, 1000]")
         self.loss_window = loss_window  # before the states of `task`, whose shape it is
         super().__init__(network, task, **kwargs)
         self.check_at_least(0, mixup_alpha=mixup_alpha, unsupervised_weight=unsupervised_weight)
