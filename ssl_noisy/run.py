@@ -30,6 +30,7 @@ from ssl_noisy import (
     label_report,
     methods,
     networks,
+    optimizers,
     plots,
     record,
     schedules,
@@ -321,17 +322,26 @@ def make_learner(settings, task):
             task.image_shape,
             task.num_classes,
             batch_norm_momentum=settings.batch_norm_momentum,
+            batch_norm_epsilon=settings.batch_norm_epsilon,
+            normalization=networks.pixel_normalization(settings.normalization, task.images),
         )
     finally:
         keras.config.set_dtype_policy(before)
+    arguments, weight_decay = dict(settings.learner_arguments), 0.0
+    if settings.optimizer in optimizers.DECOUPLED:  # the optimizer decays, not the loss
+        weight_decay, arguments["weight_decay"] = arguments["weight_decay"], 0.0
     learner = settings.learner_class(
-        network, task, steps=settings.steps, seed=settings.seed, **settings.learner_arguments
+        network, task, steps=settings.steps, seed=settings.seed, **arguments
     )
     learner.compile(
-        keras.optimizers.SGD(
+        optimizers.make(
+            settings.optimizer,
             schedules.learning_rate(settings.schedule, settings.learning_rate, settings.steps),
+            learner.trainable_variables,
             momentum=settings.momentum,
             nesterov=settings.nesterov,
+            weight_decay=weight_decay,
+            decayed=learner.decayed_variables(),
         ),
         jit_compile={"auto": "auto", "on": True, "off": False}[settings.jit_compile],
         steps_per_execution=settings.steps_per_execution,

@@ -25,6 +25,7 @@ SCHEDULES = (
     "cosine_7_16",
     "cosine",
     "cosine_15_restarts",
+    "linear_2_5",
     *DROPS,
     *DROPS_BY_100,
     "constant",
@@ -119,13 +120,48 @@ class CosineRestarts(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+@keras.saving.register_keras_serializable(package="ssl_noisy")
+class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Keeps the learning rate for part of the training, then decays it linearly to 0.
+
+    Args:
+        initial_learning_rate: Float, the rate until the decay begins.
+        steps: Positive integer, the length of the training. Later steps keep the rate 0.
+        start: Float in [0, 1), the share of the training after which the decay begins.
+
+    Reference:
+        [Han et al., 2018](https://arxiv.org/abs/1804.06872): from epoch 80 of 200, a share of 2/5.
+    """
+
+    def __init__(self, initial_learning_rate, steps, start=2 / 5):
+        super().__init__()
+        if steps < 1:
+            raise UserError(f"`steps` must be at least 1. Received: steps={steps}")
+        if not 0 <= start < 1:
+            raise UserError(f"`start` must be in [0, 1). Received: start={start}")
+        self.initial_learning_rate = initial_learning_rate
+        self.steps = steps
+        self.start = start
+
+    def __call__(self, step):
+        left = (1 - ops.cast(step, "float32") / self.steps) / (1 - self.start)
+        return self.initial_learning_rate * ops.clip(left, 0.0, 1.0)
+
+    def get_config(self):
+        return {
+            "initial_learning_rate": self.initial_learning_rate,
+            "steps": self.steps,
+            "start": self.start,
+        }
+
+
 def learning_rate(schedule, initial_learning_rate, steps):
     """Makes the learning rate named by `schedule`, one of `SCHEDULES`, for `steps` steps.
 
     `cosine_7_16` is FixMatch's, `cosine` goes to zero along a quarter period,
-    `cosine_15_restarts` is `CosineRestarts`, those of `DROPS` are divided by ten after the shares
-    of the steps in their names, those of `DROPS_BY_100` by a hundred, `constant` is the number
-    itself.
+    `cosine_15_restarts` is `CosineRestarts`, `linear_2_5` is `LinearDecay`, those of `DROPS` are
+    divided by ten after the shares of the steps in their names, those of `DROPS_BY_100` by a
+    hundred, `constant` is the number itself.
     """
     if schedule == "constant":
         return initial_learning_rate
@@ -141,6 +177,8 @@ def learning_rate(schedule, initial_learning_rate, steps):
             return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
     if schedule == "cosine_15_restarts":
         return CosineRestarts(initial_learning_rate, steps)
+    if schedule == "linear_2_5":
+        return LinearDecay(initial_learning_rate, steps)
     fraction = 7 / 16 if schedule == "cosine_7_16" else 1 / 2
     return CosineDecay(initial_learning_rate, steps, fraction)
 

@@ -10,7 +10,7 @@ import re
 
 from absl import flags
 
-from ssl_noisy import files, label_noise, methods, networks, schedules
+from ssl_noisy import files, label_noise, methods, networks, optimizers, schedules
 from ssl_noisy.errors import UserError
 from ssl_noisy.label_budget import DRAWS
 
@@ -79,12 +79,30 @@ class Settings:
     batch_norm_momentum: float | None = _setting(
         None, "momentum of the running statistics, in [0, 1); unset: the network's own", minimum=0
     )
+    batch_norm_epsilon: float | None = _setting(
+        None, "what batch norm adds to the variance, > 0; unset: the network's own", minimum=0
+    )
+    normalization: str = _setting(
+        "scale",
+        "the network's first layer: scale pixels to [-1, 1], or subtract the mean and divide by "
+        "the standard deviation of each channel, of the training images (dataset) or ImageNet's",
+        choices=networks.NORMALIZATIONS,
+    )
     steps: int | None = _setting(None, "optimizer updates; unset: the paper's", minimum=1)
     steps_per_epoch: int | None = _setting(None, "updates between two evaluations", minimum=1)
+    optimizer: str | None = _setting(
+        None,
+        "which of Keras's; unset: the method's own, mostly sgd. With another one, learning rate "
+        "and momentum default to that optimizer's. With adamw and muon, --weight_decay is "
+        "decoupled instead of a term of the loss. Muon is for dense kernels, AdamW for the rest",
+        choices=optimizers.OPTIMIZERS,
+    )
     learning_rate: float | None = _setting(None, "initial learning rate, > 0", minimum=0)
     schedule: str | None = _setting(None, "how it decays", choices=schedules.SCHEDULES)
-    momentum: float | None = _setting(None, "momentum of SGD, in [0, 1)", minimum=0)
-    nesterov: bool | None = _setting(None, "whether it is Nesterov's momentum")
+    momentum: float | None = _setting(
+        None, "momentum of SGD and Muon, beta_1 of Adam and AdamW, in [0, 1)", minimum=0
+    )
+    nesterov: bool | None = _setting(None, "whether SGD and Muon use Nesterov's momentum")
     seed: int = _setting(0, "seed of weights, order, augmentation and labels", minimum=0)
     precision: str = _setting("float32", "Keras dtype policy", choices=PRECISIONS)
     jit_compile: str = _setting(
@@ -115,10 +133,12 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value >= 1:
                 raise UserError(f"--{name} must be in [0, 1). Received: --{name}={value}")
-        if self.learning_rate == 0:
-            raise UserError("--learning_rate must be above 0. Received: --learning_rate=0.0")
+        for name in ("learning_rate", "batch_norm_epsilon"):
+            if getattr(self, name) == 0:
+                raise UserError(f"--{name} must be above 0. Received: --{name}=0.0")
         self._check_method_arguments()
         self._check_noise()
+        self._check_optimizer()
         for name, bits in _BITS.items():
             if (getattr(self, name) or 0) >= 2**bits:
                 raise UserError(
@@ -168,6 +188,15 @@ class Settings:
                     + f". Received: --{name}={getattr(self, name)}"
                 )
 
+    def _check_optimizer(self):
+        chosen = self.optimizer or self._defaults()["optimizer"]
+        if self.nesterov is not None and "nesterov" not in optimizers.DEFAULTS[chosen]:
+            takers = [name for name, takes in optimizers.DEFAULTS.items() if "nesterov" in takes]
+            raise UserError(
+                f"--nesterov has no effect with --optimizer={chosen}, only with "
+                f"{' and '.join(takers)}. Leave it out. Received: --nesterov={self.nesterov}"
+            )
+
     def _noise_settings(self):
         """Names the settings beside `noise` that its kind takes."""
         kind = (self.noise or "").partition(":")[0]
@@ -200,7 +229,11 @@ class Settings:
 
     def _defaults(self):
         """The values of what is unset: as the method's paper trains, at most one epoch of steps."""
-        defaults = {**self.learner_class.training_defaults, "label_seed": self.seed}
+        paper = {"optimizer": "sgd", **self.learner_class.training_defaults}
+        defaults = {**paper, "label_seed": self.seed}
+        if self.optimizer not in (None, paper["optimizer"]):
+            defaults = {k: v for k, v in defaults.items() if k not in ("momentum", "nesterov")}
+            defaults.update(optimizers.DEFAULTS[self.optimizer])
         noise = {"noise_seed": self.seed, "noise_draw": "exact"}
         defaults.update({k: v for k, v in noise.items() if k in self._noise_settings()})
         unset = {k: v for k, v in defaults.items() if getattr(self, k) is None}

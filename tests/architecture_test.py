@@ -14,7 +14,7 @@ FLOORS = [
     {"errors"},
     {"cost"},
     {"files", "quiet", "schedules"},
-    {"losses", "networks", "datasets", "augment", "mixture"},
+    {"losses", "networks", "optimizers", "datasets", "augment", "mixture"},
     {"task", "label_budget", "batches", "checkpoint", "ctaugment", "cifar_n", "record", "aum"}
     | {"label_issues"},
     {"learner", "evaluation", "label_noise", "detection"},

@@ -38,12 +38,16 @@ class CoTeachingTest(absltest.TestCase):
         gradient = second - learner.second_network.get_weights()[0]
         np.testing.assert_allclose(gradient, expected, atol=1e-5)
 
-    def test_the_share_that_is_left_out_rises_to_the_noise_rate(self):
-        learner = make(selection_end=0.5)
-        for step, expected in ((0, 100), (25, 75), (40, 60), (50, 50), (90, 50)):
+    def test_the_share_that_is_left_out_rises_to_the_noise_rate_pass_by_pass(self):
+        # Passes of 4 steps, for batches of 1. As in the code, whose epochs begin at 1, the share is
+        # linspace(0, 0.5, 5)[1:]: an eighth, a quarter, three eighths, a half.
+        learner = make(selection_end=0.2, batch_size=1)
+        for step, expected in ((0, 87), (3, 87), (4, 75), (8, 62), (11, 62), (12, 50), (90, 50)):
             learner.step.assign(step)
-            self.assertEqual(float(learner.num_kept(100)), expected)
-        self.assertEqual(look_up.step(make(selection_end=1.0), [0, 1, 2, 3])["kept_rate"], 1)
+            self.assertEqual(float(learner.num_kept(100)), expected, step)
+        self.assertEqual(
+            float(make(selection_end=0.04, batch_size=1).num_kept(100)), 50
+        )  # one pass
 
     def test_the_number_is_rounded_down_and_never_zero(self):
         self.assertEqual(float(make(0.2).num_kept(128)), 102)  # of 102.4
@@ -65,7 +69,10 @@ class CoTeachingTest(absltest.TestCase):
         arguments = methods.arguments("co_teaching")
         names = ("assumed_noise_rate", "selection_end", "batch_size")
         self.assertEqual([arguments[n].default for n in names], [0.2, 10 / 200, 128])
-        self.assertEqual(methods.get("co_teaching").training_defaults["steps"], 200 * 391)
+        self.assertEqual(arguments["weight_decay"].default, 0)
+        defaults = methods.get("co_teaching").training_defaults
+        self.assertEqual((defaults["steps"], defaults["schedule"]), (200 * 391, "linear_2_5"))
+        self.assertEqual((defaults["optimizer"], defaults["learning_rate"]), ("adam", 0.001))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,17 @@ from keras import layers, ops
 from ssl_noisy import networks
 
 # One of each kind; all tests share their sizes, for JAX compiles every new shape.
-KINDS = ("wrn_10_1", "preact_resnet_18", "resnet_32", "cnn_13", "small_cnn", "wide_lenet")
+KINDS = (
+    "wrn_10_1",
+    "wrn_10_2_torchssl",
+    "wrn_10_2_usb",
+    "wrn_10_2_uda",
+    "preact_resnet_18",
+    "resnet_32",
+    "cnn_13",
+    "small_cnn",
+    "wide_lenet",
+)
 SHAPE = (12, 12, 1)
 
 
@@ -79,6 +89,12 @@ def cnn_13_parameters(weight_norm, channels, num_classes):
     return total + 129 * num_classes
 
 
+def cnn_9_parameters(channels, num_classes):
+    filters = (channels, 128, 128, 128, 256, 256, 256, 512, 256, 128)
+    total = sum(9 * source * target + 2 * target for source, target in zip(filters, filters[1:]))
+    return total + 129 * num_classes
+
+
 class BuildTest(parameterized.TestCase):
     @parameterized.parameters(
         ("wrn_28_2", (32, 32, 3), 10, 1_467_610),
@@ -88,6 +104,12 @@ class BuildTest(parameterized.TestCase):
         ("resnet_34", (32, 32, 3), 10, basic_resnet_parameters(RESNET_34, True, 3, 10)),
         ("resnet_32", (28, 28, 1), 10, basic_resnet_parameters(RESNET_32, False, 1, 10)),
         ("cnn_13", (28, 28, 1), 10, cnn_13_parameters(True, 1, 10)),
+        # Without the batch normalizations of 16, 32 and 64 channels that nothing uses.
+        ("wrn_28_2_torchssl", (32, 32, 3), 10, 1_467_610 - 2 * (32 + 64)),
+        ("wrn_28_8_torchssl", (32, 32, 3), 100, 23_401_012 - 2 * (128 + 256)),
+        ("wrn_28_2_usb", (32, 32, 3), 10, 1_467_610 - 2 * (32 + 64)),
+        ("wrn_28_2_uda", (32, 32, 3), 10, 1_467_610),
+        ("cnn_9", (32, 32, 3), 10, cnn_9_parameters(3, 10)),
         ("small_cnn", (32, 32, 3), 10, 27 * 32 + 9 * 32 * 64 + 9 * 64**2 + 2 * 160 + 65 * 10),
         ("wide_lenet", (32, 32, 3), 10, 27 * 32 + 9 * 32 * 64 + 4096 * 512 + 2 * 608 + 513 * 10),
     )
@@ -111,7 +133,8 @@ class BuildTest(parameterized.TestCase):
 
     def test_every_name_is_tested_or_a_wide_resnet(self):
         untested = set(networks.names()) - set(KINDS)
-        self.assertEqual(untested, {"resnet_34", "wrn_28_2", "wrn_28_8"})
+        untested = {name for name in untested if not name.startswith("wrn_28")}
+        self.assertEqual(untested, {"resnet_34", "cnn_9"})
 
     def test_pixels_are_scaled_inside(self):
         network = shared("small_cnn")
@@ -144,13 +167,16 @@ class BuildTest(parameterized.TestCase):
 
     @parameterized.named_parameters(
         ("typo", "wrn_28x2", {}, "Did you mean 'wrn_28_2'"),
-        ("other", "resnet18", {}, "Available: cnn_13, preact_resnet_18"),
+        ("other", "resnet18", {}, "Available: cnn_13, cnn_9, preact_resnet_18"),
         ("depth_11", "wrn_11_2", {}, "Nearest depths: 10, 16"),
         ("depth_27", "wrn_27_2", {}, "Nearest depths: 22, 28"),
         ("depth_4", "wrn_4_2", {}, "Nearest depths: 10, 16"),
         ("width_0", "wrn_10_0", {}, "a width >= 1"),
         ("option", "resnet_34", {"dropout": 0.5}, r"does not take \['dropout'\]. It takes: batch_"),
         ("cnn_13", "cnn_13", {}, "at least 12x12"),
+        ("cnn_9", "cnn_9", {}, "at least 28x28"),
+        ("variant", "wrn_10_2_fixmatch", {}, "Did you mean 'wrn_"),
+        ("channels", "small_cnn", {"normalization": ([1, 2], [3, 4])}, "2 means and 2 dev"),
     )
     def test_errors(self, name, options, message):
         with self.assertRaisesRegex(ValueError, message):
@@ -165,6 +191,8 @@ class BuildTest(parameterized.TestCase):
 class ConfigurationTest(parameterized.TestCase):
     @parameterized.parameters(
         ("wrn_10_1", 0.999, 1e-3),
+        ("wrn_10_2_torchssl", 0.999, 1e-3),
+        ("wrn_10_2_uda", 0.9, 1e-5),
         ("preact_resnet_18", 0.9, 1e-5),
         ("resnet_32", 0.9, 1e-5),
         ("cnn_13", 0.9, 1e-5),
@@ -173,9 +201,19 @@ class ConfigurationTest(parameterized.TestCase):
         for wanted in (None, 0.25) if name == "wrn_10_1" else (None,):
             network = networks.build(name, SHAPE, 3, batch_norm_momentum=wanted)
             norms = [x for x in network.layers if isinstance(x, layers.BatchNormalization)]
-            self.assertGreater(len(norms), 5)
+            self.assertGreater(len(norms), 4)
             self.assertEqual({n.momentum for n in norms}, {momentum if wanted is None else wanted})
             self.assertEqual({n.epsilon for n in norms}, {epsilon})
+
+    def test_batch_norm_epsilon(self):
+        def epsilons(name, **options):
+            network = networks.build(name, SHAPE, 3, **options)
+            return [x.epsilon for x in network.layers if isinstance(x, layers.BatchNormalization)]
+
+        # One in front of the first unit, one inside of each, and one after the last.
+        self.assertEqual(epsilons("wrn_10_2_usb"), [1e-5] * 4 + [1e-3])
+        self.assertEqual(epsilons("wrn_10_2_usb", batch_norm_epsilon=0.5), [0.5] * 5)
+        self.assertEqual(set(epsilons("small_cnn", batch_norm_epsilon=0.25)), {0.25})
 
     def test_batch_norm_momentum_as_it_acts(self):
         network = networks.build("wrn_10_1", SHAPE, 3, batch_norm_momentum=0.75)
@@ -210,7 +248,30 @@ class ConfigurationTest(parameterized.TestCase):
         dense = ops.convert_to_numpy(network.get_layer("logits").kernel)
         self.assertAlmostEqual(dense.std() / (2 / (256 + 10)) ** 0.5, 1, delta=0.1)
 
-    @parameterized.parameters("resnet_32", "preact_resnet_18", "small_cnn", "cnn_13")
+    @parameterized.parameters(("cnn_13", SHAPE), ("cnn_9", (28, 28, 1)))
+    def test_layers_start_as_pytorchs(self, name, shape):
+        network = networks.build(name, shape, 50)
+        kernels = [v for v in network.trainable_variables if v.name == "kernel"]
+        self.assertLen(kernels, 10)
+        for kernel in [*kernels[1:], network.trainable_variables[-1]]:
+            values = ops.convert_to_numpy(kernel)
+            bound = (np.prod(values.shape[:-1]) if values.ndim > 1 else 128) ** -0.5
+            self.assertLessEqual(np.abs(values).max(), bound * (1 + 1e-6))
+            self.assertAlmostEqual(np.abs(values).mean() / bound, 0.5, delta=0.15)
+
+    def test_the_last_layer_of_uda_starts_within_the_root_of_the_classes(self):
+        start = ops.convert_to_numpy(networks.build("wrn_10_2_uda", SHAPE, 16).layers[-1].kernel)
+        self.assertBetween(np.abs(start).max(), 0.24, 0.25)
+        self.assertAlmostEqual(start.std() * 12**0.5, 0.5, delta=0.03)
+
+    def test_dropout_of_cnn_9_takes_whole_channels(self):
+        network = networks.build("cnn_9", (28, 28, 1), 3, dropout=0.5)
+        layer = next(x for x in network.layers if isinstance(x, layers.SpatialDropout2D))
+        dropped = ops.convert_to_numpy(layer(np.ones((2, 3, 3, 128), "float32"), training=True))
+        self.assertEqual({*dropped.ravel()}, {0.0, 2.0})
+        np.testing.assert_array_equal(dropped.min((1, 2)), dropped.max((1, 2)))
+
+    @parameterized.parameters("resnet_32", "preact_resnet_18", "small_cnn")
     def test_other_kernels_start_he_normal(self, name):
         network = shared(name)
         kernels = [
@@ -219,6 +280,137 @@ class ConfigurationTest(parameterized.TestCase):
         for kernel in kernels[1:-1]:
             expected = (2 / np.prod(kernel.shape[:3])) ** 0.5
             self.assertAlmostEqual(np.std(kernel) / expected, 1, delta=0.1)
+
+
+class NormalizationTest(parameterized.TestCase):
+    def test_the_data_sets_own_by_hand(self):
+        # 1, 1, 1, 5: mean 2, deviation the root of (1 + 1 + 1 + 9) / 4. A constant channel: 1.
+        pixels = np.array([[[[1, 7], [1, 7]]], [[[1, 7], [5, 7]]]], "uint8")
+        means, deviations = networks.pixel_normalization("dataset", pixels)
+        self.assertEqual((means, deviations), ([2, 7], [3**0.5, 1]))
+
+    def test_of_many_images_it_equals_numpys(self):
+        pixels = images((3, 3, 3), 2000)
+        means, deviations = networks.pixel_normalization("dataset", pixels)
+        np.testing.assert_allclose(means, pixels.mean((0, 1, 2)), rtol=1e-12)
+        np.testing.assert_allclose(deviations, pixels.std((0, 1, 2)), rtol=1e-12)
+
+    def test_imagenets_and_scale(self):
+        pixels = images((4, 4, 3))
+        means, deviations = networks.pixel_normalization("imagenet", pixels)
+        np.testing.assert_allclose(means, [123.675, 116.28, 103.53])
+        np.testing.assert_allclose(deviations, [58.395, 57.12, 57.375])
+        self.assertIsNone(networks.pixel_normalization("scale", pixels))
+
+    def test_mistakes(self):
+        with self.assertRaisesRegex(ValueError, "needs color images.*--normalization=dataset"):
+            networks.pixel_normalization("imagenet", images(SHAPE))
+        with self.assertRaisesRegex(ValueError, "scale, dataset, imagenet. Received: 'zscore'"):
+            networks.pixel_normalization("zscore", images(SHAPE))
+
+    def test_it_is_the_first_layer_and_is_saved(self):
+        network = networks.build("small_cnn", (12, 12, 2), 3, normalization=([100, 50], [50, 200]))
+        pixels = np.tile(np.array([200, 250], "uint8"), (1, 12, 12, 1))
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "model.keras")
+            networks.portable(network).save(path)
+            loaded = keras.models.load_model(path)
+        for made in (network, loaded):
+            first = keras.Model(made.inputs, made.layers[1].output)
+            np.testing.assert_allclose(first(pixels)[0, 0, 0], [2, 1], rtol=1e-6)
+        np.testing.assert_allclose(loaded(pixels), network(pixels), rtol=1e-4, atol=1e-5)
+
+
+def reference_wide_resnet(name, values, pixels):
+    """Computes a wide ResNet of 10 layers in NumPy, in evaluation, from weights by name.
+
+    Written from the authors' block diagrams: a convolution is a sum over its window, padded with
+    zeros, here by one on each side, there as TensorFlow pads.
+    """
+    source = name.split("_")[-1]
+    epsilons = {"torchssl": (1e-3, 1e-3), "usb": (1e-5, 1e-3), "uda": (1e-5, 1e-5)}[source]
+    slope = 0.0 if source == "uda" else 0.1
+    queue = {"conv": values["conv"][:], "norm": values["norm"][:]}
+
+    def convolve(x, kernel, stride):
+        size = -(-x.shape[1] // stride)
+        reach = (size - 1) * stride + len(kernel) - x.shape[1]
+        before = len(kernel) // 2 if source != "uda" else max(reach, 0) // 2
+        x = np.pad(x, ((0, 0), (before, 2), (before, 2), (0, 0)))
+        out = np.zeros((len(x), size, size, kernel.shape[-1]))
+        for i in range(size):
+            for j in range(size):
+                top, left = i * stride, j * stride
+                window = x[:, top : top + len(kernel), left : left + len(kernel)]
+                out[:, i, j] = np.einsum("nhwc,hwcf->nf", window, kernel)
+        return out
+
+    def activate(x, parameters, epsilon):
+        gamma, beta, mean, variance = parameters
+        x = gamma * (x - mean) / np.sqrt(variance + epsilon) + beta
+        return np.where(x > 0, x, slope * x)
+
+    x = convolve(pixels / 127.5 - 1, values["stem"], 1)
+    for group in range(3):
+        stride = 1 if group == 0 else 2
+        if source == "uda":
+            body, skip = activate(x, queue["norm"].pop(0), epsilons[0]), x
+        elif group == 0:
+            body = skip = activate(x, queue["norm"].pop(0), epsilons[0])
+        else:
+            body = skip = x  # raw, in both branches
+        skip = convolve(skip, queue["conv"].pop(0), stride)
+        body = convolve(body, queue["conv"].pop(0), stride)
+        body = activate(body, queue["norm"].pop(0), epsilons[0])
+        x = convolve(body, queue["conv"].pop(0), 1) + skip
+    x = activate(x, queue["norm"].pop(0), epsilons[1]).mean((1, 2))
+    kernel, bias = values["dense"]
+    return x @ kernel + bias
+
+
+class WideVariantTest(parameterized.TestCase):
+    @parameterized.parameters("wrn_10_2_torchssl", "wrn_10_2_usb", "wrn_10_2_uda")
+    def test_it_computes_what_the_authors_network_does(self, name):
+        network = shared(name)
+        rng = np.random.default_rng(5)
+        before = network.get_weights()
+        self.addCleanup(network.set_weights, before)
+        network.set_weights([rng.uniform(0.2, 1, w.shape) - 0.5 * (w.ndim > 1) for w in before])
+        # Small variances, so that epsilons matter.
+        norms = [x for x in network.layers if isinstance(x, layers.BatchNormalization)]
+        for layer in norms:
+            layer.moving_variance.assign(layer.moving_variance * 1e-3)
+        kernels = [x.get_weights()[0] for x in network.layers if isinstance(x, layers.Conv2D)]
+        by_shape = self.in_order_of_use(network)
+        values = {
+            "stem": kernels[0],
+            "conv": by_shape,
+            "norm": [x.get_weights() for x in norms],
+            "dense": network.get_layer("logits").get_weights(),
+        }
+        pixels = images((12, 12, 1), 2)
+        expected = reference_wide_resnet(name, values, pixels)
+        np.testing.assert_allclose(network(pixels), expected, rtol=1e-4)
+
+    def in_order_of_use(self, network):
+        """Kernels of each unit: shortcut (1x1), first, second."""
+        convolutions = [x for x in network.layers if isinstance(x, layers.Conv2D)][1:]
+        found = []
+        for filters in (32, 64, 128):
+            of_group = [x.get_weights()[0] for x in convolutions if x.filters == filters]
+            self.assertLen(of_group, 3)
+            shortcut = next(k for k in of_group if len(k) == 1)
+            second = next(k for k in of_group if len(k) == 3 and k.shape[2] == filters)
+            first = next(k for k in of_group if len(k) == 3 and k.shape[2] != filters)
+            found += [shortcut, first, second]
+        return found
+
+    def test_a_unit_of_as_many_filters_is_an_ordinary_one(self):
+        network = networks.build("wrn_16_2_torchssl", SHAPE, 3)
+        producer = {id(layer.output): layer for layer in network.layers}
+        units = [x for x in network.layers if isinstance(x, layers.Add)]
+        shortcuts = [type(producer[id(x.input[1])]).__name__ for x in units]
+        self.assertEqual(shortcuts, ["Conv2D", "Add"] * 3)
 
 
 class ShortcutTest(parameterized.TestCase):
@@ -390,9 +582,9 @@ class WeightNormTest(absltest.TestCase):
         kernel, gain, bias = layer.get_weights()
         np.testing.assert_allclose(gain, np.sqrt((kernel**2).sum((0, 1, 2))), rtol=1e-5)
         plain = ops.convert_to_numpy(ops.conv(x, kernel, padding="valid"))
-        np.testing.assert_allclose(first, plain, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(first, plain + bias, rtol=1e-4, atol=1e-5)
         layer.set_weights([kernel * 7, gain * 3, bias + 1])
-        np.testing.assert_allclose(layer(x), 3 * plain + 1, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(layer(x), 3 * plain + bias + 1, rtol=1e-4, atol=1e-4)
 
 
 class SavingTest(parameterized.TestCase):

@@ -96,12 +96,48 @@ class RecipeTest(parameterized.TestCase):
         elr = {"--target_momentum=0.9", "--early_learning_weight=1.0", "--steps=42240"}
         self.assertLessEqual(elr, set(lines("elr_cifar10_asym40_authors")))
 
+    def test_every_network_builds(self):
+        names = set()
+        for _, path in RECIPES:
+            names |= set(re.findall("--network=(.*)", path.read_text()))
+        self.assertGreater(len(names), 10)
+        for name in names:
+            network = networks.build(name, (32, 32, 3), 10)
+            self.assertEqual(network.output_shape, (None, 10))
+
+    @parameterized.named_parameters(RECIPES)
+    def test_those_named_after_code_have_its_network_and_say_how_they_differ(self, path):
+        method, source, text = (
+            path.stem.split("_cifar")[0],
+            path.stem.split("_")[-1],
+            path.read_text(),
+        )
+        wide = "wrn_28_8" if "cifar100" in path.stem else "wrn_28_2"
+        imagenet = "imagenet" if "cifar10_" in path.stem else "dataset"
+        wanted = {
+            "torchssl": {
+                f"network={wide}_torchssl",
+                "normalization=dataset",
+                "steps_per_epoch=5000",
+            },
+            "usb": {"network=wrn_28_2_usb", f"normalization={imagenet}", "steps_per_epoch=5120"},
+        }.get(source, set())
+        if method == "uda" and source == "code":
+            wanted = {"network=wrn_28_2_uda", "normalization=dataset"}
+        if method == "arazo" and source == "authors":
+            wanted = {"network=cnn_13", "normalization=dataset"}
+        if method == "co_teaching" and "cifar10_" in path.stem:
+            wanted = {"network=cnn_9", "weak_augmentation=none"}
+        self.assertLessEqual({f"--{flag}" for flag in wanted}, set(text.splitlines()))
+        if wanted:
+            self.assertRegex(text, "\n# Departures")
+
     def test_wide_networks_and_decay_of_cifar100(self):
         for name, path in RECIPES:
             if "cifar100" in name and not name.startswith(("arazo", "beta_mixture", "aum")):
                 self.assertIn("--weight_decay=0.001\n", path.read_text())
             if name.startswith("fixmatch_cifar100"):
-                self.assertIn("--network=wrn_28_8\n", path.read_text())
+                self.assertRegex(path.read_text(), "--network=wrn_28_8(_torchssl)?\n")
 
 
 class ListingTest(absltest.TestCase):

@@ -27,6 +27,12 @@ class SchedulesTest(parameterized.TestCase):
         self.assertAlmostEqual(float(rate(10)), 0.0, places=6)
         self.assertAlmostEqual(float(rate(5)), 0.0707107, places=6)
 
+    @parameterized.parameters((0, 0.1), (80, 0.1), (110, 0.075), (140, 0.05), (200, 0), (300, 0))
+    def test_linear_from_two_fifths_on(self, step, expected):
+        # 200 steps stand for Co-teaching's 200 epochs: (200 - step) / 120 of the rate from 80 on.
+        rate = schedules.learning_rate("linear_2_5", 0.1, 200)
+        self.assertAlmostEqual(float(rate(step)), expected, places=6)
+
     def test_constant_is_the_number(self):
         self.assertEqual(schedules.learning_rate("constant", 0.1, 10), 0.1)
 
@@ -121,11 +127,19 @@ class SchedulesTest(parameterized.TestCase):
         copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rate))
         self.assertEqual(copy.get_config(), rate.get_config())
         self.assertEqual(float(copy(3)), float(rate(3)))
+        rate = schedules.LinearDecay(0.3, 7, 0.25)
+        copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rate))
+        self.assertEqual(copy.get_config(), rate.get_config())
 
     @parameterized.parameters((0, 0.4), (10, 0.7), (10, -0.1))
     def test_arguments_out_of_range(self, steps, fraction):
         with self.assertRaisesRegex(ValueError, "Received"):
             schedules.CosineDecay(0.1, steps, fraction)
+
+    @parameterized.parameters((0, 0.4), (10, 1.0), (10, -0.1))
+    def test_arguments_of_a_linear_decay_out_of_range(self, steps, start):
+        with self.assertRaisesRegex(ValueError, "Received"):
+            schedules.LinearDecay(0.1, steps, start)
 
     def test_an_unknown_schedule_lists_the_known(self):
         with self.assertRaisesRegex(ValueError, ", ".join(schedules.SCHEDULES)):

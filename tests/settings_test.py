@@ -35,6 +35,35 @@ class SettingsTest(parameterized.TestCase):
         self.assertEqual(resolved.method_arguments["unlabeled_ratio"], 7)
         self.assertEqual(parse("--seed=4").resolved().label_seed, 4)
 
+    def test_another_optimizer_has_its_own_defaults(self):
+        names = ("optimizer", "learning_rate", "momentum", "nesterov")
+
+        def resolved(*arguments):
+            made = parse(*arguments).resolved()
+            return [getattr(made, name) for name in names]
+
+        self.assertEqual(resolved(), ["sgd", 0.03, 0.9, True])
+        self.assertEqual(resolved("--optimizer=sgd", "--method=gce"), ["sgd", 0.01, 0.9, False])
+        self.assertEqual(resolved("--optimizer=adam"), ["adam", 0.001, 0.9, None])
+        self.assertEqual(resolved("--optimizer=muon"), ["muon", 0.001, 0.95, True])
+        self.assertEqual(
+            resolved("--optimizer=adamw", "--learning_rate=0.1", "--momentum=0.5"),
+            ["adamw", 0.1, 0.5, None],
+        )
+        co_teaching = "--method=co_teaching"
+        self.assertEqual(resolved(co_teaching), ["adam", 0.001, 0.9, None])
+        self.assertEqual(resolved(co_teaching, "--optimizer=sgd"), ["sgd", 0.03, 0.9, True])
+        # A baseline trains like the method.
+        baseline = parse("--optimizer=adam", "--baseline=supervised").for_baseline().resolved()
+        self.assertEqual([getattr(baseline, name) for name in names], ["adam", 0.001, 0.9, None])
+
+    def test_nesterov_is_refused_where_it_has_no_effect(self):
+        for arguments in (("--optimizer=adam", "--nesterov"), ("--method=co_teaching",)):
+            with self.assertRaisesRegex(
+                ValueError, "no effect with --optimizer=adam, only with sg"
+            ):
+                parse(*arguments, "--nonesterov")
+
     def test_a_short_run_is_one_epoch(self):
         self.assertEqual(parse("--steps=10").resolved().steps_per_epoch, 10)
 
@@ -55,6 +84,9 @@ class SettingsTest(parameterized.TestCase):
         ("--momentum=1", r"--momentum must be in \[0, 1\)"),
         ("--precision=float8", "--precision must be one of float32"),
         ("--seed=4294967296", r"--seed must be below 2\*\*32"),
+        ("--batch_norm_epsilon=0", "--batch_norm_epsilon must be above 0"),
+        ("--normalization=zscore", "--normalization must be one of scale, dataset, imagenet"),
+        ("--optimizer=lion", "--optimizer must be one of sgd, adam, adamw, muon"),
         ("--schedule=linear", "--schedule must be one of cosine_7_16"),
         ("--label_draw=best", "--label_draw must be one of balanced"),
         ("--jit_compile=maybe", "--jit_compile must be one of auto, on, off"),

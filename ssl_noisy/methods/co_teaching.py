@@ -4,7 +4,7 @@
 import keras
 from keras import ops
 
-from ssl_noisy import losses, schedules
+from ssl_noisy import losses
 from ssl_noisy.robust import TwoNetworkLearner
 
 
@@ -12,19 +12,19 @@ from ssl_noisy.robust import TwoNetworkLearner
 class CoTeaching(TwoNetworkLearner):
     """Trains two networks, each on the smallest losses that the other has in a batch.
 
-    At first all of a batch is taken; the share that is left out rises to that of wrong
-    labels, which must be known or guessed. The first network is the one that is evaluated.
+    At first nearly all of a batch is taken; the share that is left out rises pass by pass to that
+    of wrong labels, which must be known or guessed. The first network is the one that is evaluated.
 
-    Departures from the authors' code (bhanML/Co-teaching): that takes the mean over
-    the labels taken and divides it by their number once more; here it is the mean. SGD trains both
-    networks in one step, with weight decay and a cosine, where they have an Adam each,
-    without weight decay, and a linear decay from epoch 80 of 200 on.
+    Departures from the authors' code (bhanML/Co-teaching): that takes the mean over the labels
+    taken and divides it by their number once more, which Adam hardly notices; here it is the mean.
+    It lowers Adam's `beta_1` from 0.9 to 0.1 where the learning rate begins to fall; here
+    `beta_1` stays, and the rate falls in every step instead of every epoch.
 
     Args:
         assumed_noise_rate: Float in [0, 1), the share of wrong labels, the paper's tau. Of a
             batch that share is left out, rounded up; one example stays at least.
         selection_end: Float in [0, 1], the share of the training at which the share that is left
-            out, rising from 0, reaches `assumed_noise_rate`.
+            out, rising with each pass through the labels, reaches `assumed_noise_rate`.
 
     Reference:
         [Han et al., 2018](https://arxiv.org/abs/1804.06872), algorithm 1.
@@ -35,10 +35,10 @@ class CoTeaching(TwoNetworkLearner):
     training_defaults = {
         "steps": 78_200,  # 200 epochs
         "steps_per_epoch": 391,
-        "learning_rate": 0.02,
-        "schedule": "cosine",
+        "optimizer": "adam",
+        "learning_rate": 0.001,
+        "schedule": "linear_2_5",
         "momentum": 0.9,
-        "nesterov": False,
     }
 
     def __init__(
@@ -48,9 +48,10 @@ class CoTeaching(TwoNetworkLearner):
         *,
         assumed_noise_rate: float = 0.2,
         selection_end: float = 0.05,
+        weight_decay: float = 0.0,
         **kwargs,
     ):
-        super().__init__(network, task, **kwargs)
+        super().__init__(network, task, weight_decay=weight_decay, **kwargs)
         self.check_momentum(assumed_noise_rate=assumed_noise_rate)
         self.check_share(selection_end=selection_end)
         self.assumed_noise_rate = assumed_noise_rate
@@ -77,6 +78,10 @@ class CoTeaching(TwoNetworkLearner):
 
     def num_kept(self, size):
         """Returns how many of a batch of `size` examples are taken now, a float32 scalar."""
-        ramp = schedules.linear_ramp(self.progress(), 0.0, self.selection_end)
+        # As the authors train: the first pass is number 1 of 0 to T - 1, with T passes of rising.
+        length = self.steps_per_pass(self.task)
+        last = self.selection_end * self.steps / length - 1
+        done = ops.cast(self.step.value // length, "float32")
+        ramp = ops.minimum((done + 1) / last, 1.0) if last > 0 else 1.0
         # 0.4 * 10 is below 4 in float32.
         return ops.maximum(ops.floor((1 - self.assumed_noise_rate * ramp) * size + 1e-3), 1.0)

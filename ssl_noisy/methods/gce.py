@@ -16,7 +16,7 @@ class GeneralizedCrossEntropy(RobustLearner):
     less it learns it. The truncated loss of the paper's section 3.4, which leaves labels below a
     probability out and chooses them anew every ten epochs, is not here.
 
-    Training defaults are those of AlanChou/Truncated-Loss (93a2466), not by the authors.
+    Training defaults are those of AlanChou/Truncated-Loss (93a2464), not by the authors.
 
     Args:
         loss_exponent: Float in (0, 1], the paper's q. Towards 0 the loss is cross-entropy, at 1
