@@ -385,7 +385,7 @@ class WideVariantTest(parameterized.TestCase):
         values = {
             "stem": kernels[0],
             "conv": by_shape,
-            "norm": [x.get_weights() for x in norms],
+            "norm": [x.plain_weights() for x in norms],
             "dense": network.get_layer("logits").get_weights(),
         }
         pixels = images((12, 12, 1), 2)
