@@ -114,6 +114,7 @@ class RecordTest(absltest.TestCase):
         kept = take_in([([0, 1], [-1, 0], [[1.0, 0.0], [1.0, 0.0]])] * 2)
         self.assertEqual(kept["observations"].tolist(), [0, 2, 0])
         self.assertEqual(kept["prediction"].tolist(), [-1, 0, -1])
+        self.assertEqual(np.isnan(kept["label_probability"]).tolist(), [True, False, True])
 
     def test_an_example_twice_in_a_batch_counts_twice_and_its_last_place_is_remembered(self):
         first = ([0, 1], [0, 0], [[9.0, 0.0], [9.0, 0.0]])
