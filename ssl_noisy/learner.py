@@ -68,7 +68,7 @@ class Learner(keras.Model):
             `alternating_flip_shift`, `shift`, `jitter` (colors, half the shift, and a
             flip as `auto`), `none`.
         record_examples: Whether to keep a record of every labeled example: margins, losses,
-            agreement, forgetting (see `record`).
+            mean probabilities, agreement, forgetting (see `record`).
         steps: Integer, the length of the training, which ramps and milestones
             follow. None takes `training_defaults["steps"]`.
         seed: Integer, the seed of the augmentation.
@@ -369,7 +369,9 @@ class Learner(keras.Model):
         Returns:
             A dict from the detector's name to `(score, flagged)`, arrays of shape
             `(num_examples,)`: float in [0, 1], larger where the label is more suspicious, NaN
-            where it does not know, and bool. The first is the method's own choice.
+            where it does not know, and bool. A run reports them beside the detectors of the
+            record; which labels are issues is decided by one rule for all methods
+            (`label_issues.decide`).
         """
         return {}
 

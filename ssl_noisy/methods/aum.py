@@ -22,7 +22,8 @@ class AreaUnderMargin(RobustLearner):
 
     A run with `--remove_labels=aum` makes the passes before any other method. Methods that draw
     unlabeled examples keep their number of steps: the images whose labels were removed are
-    unlabeled then.
+    unlabeled then. Which labels are issues (`is_label_issue`) is decided on the record of the
+    passes by the rule of all methods: it may differ from what is removed.
 
     Departures from the authors' code (asappresearch/aum at 892e76e):
 
