@@ -169,6 +169,8 @@ def load(
     source = _digits if name == "digits" else {"folder": _folder, "npz": _npz}.get(kind)
     if not source:
         return _tfds(name, data_dir, cache_dir, specs)
+    if kind in ("folder", "npz") and not path:
+        raise DatasetError(f"The data set must be folder:PATH or npz:FILE. Received: {name!r}.")
     version, class_names, splits = source(pathlib.Path(path).expanduser())
     if not version:
         digest = hashlib.sha256()

@@ -441,7 +441,7 @@ def from_flags(flag_values):
             values[field.name] = absolute_path(values[field.name])
     for name, kinds in (("dataset", ("folder", "npz")), ("noise", ("file", "matrix"))):
         kind, colon, path = (values[name] or "").partition(":")
-        if kind in kinds:
+        if kind in kinds and path:
             values[name] = kind + colon + absolute_path(path)
     if values["baseline"] in ("", values["method"]):
         values["baseline"] = None
