@@ -4,7 +4,9 @@
 import os
 import sys
 
-from ssl_noisy.quiet import held_stderr
+from ssl_noisy.quiet import held_stderr, open_closed_streams
+
+open_closed_streams()
 
 _BACKENDS = ("tensorflow", "jax")
 
@@ -30,6 +32,10 @@ def _require_backend(name, is_installed=True):
 # 30 steps on TensorFlow and two cores, its operation determinism switched on or not; with one at a
 # time they were equal, and as fast, for each operation has all cores. A setting of yours stays.
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+
+# No notices, such as "Memory patch applied", by which the operation that feeds batches to `fit`
+# tells how it set the allocator. Warnings and errors still come. A setting of yours stays.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 # TensorFlow greets with a dozen lines at import and at its first look for devices, which
 # TF_CPP_MIN_LOG_LEVEL does not silence (tensorflow issue 100442). They would bury our one-line

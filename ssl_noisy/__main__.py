@@ -6,7 +6,7 @@ import inspect
 import re
 
 import ssl_noisy
-from ssl_noisy import methods, networks, recipes
+from ssl_noisy import command, methods, networks, recipes
 
 COMMANDS = ("train", "benchmark")
 
@@ -31,4 +31,5 @@ def listing():
 
 
 if __name__ == "__main__":
+    command.use_standard_streams()
     print(listing())

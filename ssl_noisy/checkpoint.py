@@ -19,6 +19,10 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read, or belongs to another learner."""
 
 
+class Diverged(UserError):
+    """A training whose loss or weights are not finite any more."""
+
+
 def save(folder, learner, record):
     """Writes the learner's whole state, and keeps the checkpoint before it.
 
@@ -33,25 +37,30 @@ def save(folder, learner, record):
         record: What else to keep, a dict for JSON.
 
     Raises:
-        CheckpointError: If a value is not finite. The checkpoint before it stays.
+        Diverged: If a value is not finite. The checkpoint before it stays.
+        WriteError: If it cannot be written. The checkpoints before it stay.
     """
     state = {key: ops.convert_to_numpy(v.value) for key, v in _variables(learner).items()}
     if not all(np.isfinite(value).all() for value in state.values()):
-        raise CheckpointError(
-            "The weights are not finite any more, and were not saved. Lower the learning rate."
+        raise Diverged(
+            "The weights are not finite any more, and were not saved. Lower --learning_rate."
         )
     current, previous = os.path.join(folder, NAME), os.path.join(folder, PREVIOUS_NAME)
-    with files.replacing(current + ".new") as file:
+    with files.replacing(current, keep=previous) as file:
         np.savez(file, record=np.array(json.dumps(record)), **state)
-    if os.path.exists(current):
-        os.replace(current, previous)
-    os.replace(current + ".new", current)
 
 
-def restore(folder, learner):
+def restore(folder, learner, steps=None, steps_per_epoch=None):
     """Reads the newest whole checkpoint of `folder` into `learner`.
 
     A damaged checkpoint is passed over, with a warning, for the one before.
+
+    Args:
+        folder: Where `NAME` and `PREVIOUS_NAME` lie.
+        learner: A compiled `Learner`, its optimizer built.
+        steps: Optional integer, the length of the training. With it the record must hold the
+            `step` of the learner and the `history` that such a training has at that step.
+        steps_per_epoch: Integer, the steps between two rows of that history.
 
     Returns:
         The `record` that was saved with it, or None if there is no checkpoint.
@@ -59,34 +68,75 @@ def restore(folder, learner):
     Raises:
         CheckpointError: If there are checkpoints and none can be used.
     """
-    found = [os.path.join(folder, n) for n in (NAME, PREVIOUS_NAME)]
-    found = [path for path in found if os.path.exists(path)]
-    for path in found:
+    paths = [os.path.join(folder, name) for name in (NAME, PREVIOUS_NAME)]
+    paths = [path for path in paths if os.path.exists(path)]
+    errors = []
+    for path in paths:
         try:
-            return _read(path, learner)
+            record = _read(path, learner, steps, steps_per_epoch)
         except CheckpointError as error:
+            errors.append(str(error))
+            continue
+        for error in errors:
             logging.warning("%s Falling back to the checkpoint before it.", error)
-    if found:
+        return record
+    if errors:
         raise CheckpointError(
-            f"No checkpoint in {folder} can be read. Remove {' and '.join(found)} to start again."
+            f"{' '.join(errors)} Delete {' and '.join(paths)} to train from the start."
         )
     return None
 
 
-def _read(path, learner):
+def _read(path, learner, steps, steps_per_epoch):
     variables = _variables(learner)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            state = {key: archive[key] for key in archive.files}
-    except Exception as error:  # a damaged archive raises from any layer of zipfile and NumPy
+        state = files.read_npz(path)
+    except ValueError as error:
         raise CheckpointError(f"The checkpoint {path} is damaged ({error}).") from error
-    record = state.pop("record", None)
-    shapes = {key: tuple(v.shape) for key, v in variables.items()}
-    if record is None or {key: value.shape for key, value in state.items()} != shapes:
+    text = state.pop("record", None)
+    kinds = {key: (tuple(v.shape), np.dtype(v.dtype)) for key, v in variables.items()}
+    if text is None or {key: (v.shape, v.dtype) for key, v in state.items()} != kinds:
         raise CheckpointError(f"The checkpoint {path} belongs to another network or method.")
+    try:
+        record = json.loads(str(text))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"The checkpoint {path} is damaged (its record is no JSON: {error})."
+        ) from error
+    if not all(np.isfinite(value).all() for value in state.values()):
+        raise CheckpointError(f"The checkpoint {path} is damaged (a value is not finite).")
+    if steps is not None:
+        step = next(state[key] for key, v in variables.items() if v is learner.step)
+        if not _is_possible(record, int(step), steps, steps_per_epoch):
+            raise CheckpointError(
+                f"The checkpoint {path} is damaged (its record is not that of step {step} in a "
+                f"training of {steps} steps)."
+            )
     for key, variable in variables.items():
         variable.assign(state[key])
-    return json.loads(str(record))
+    return record
+
+
+def _is_possible(record, step, steps, steps_per_epoch):
+    """Whether `record` has the step and history of a training of `steps` at `step`."""
+    if not isinstance(record, dict) or record.get("step") != step or not 0 <= step <= steps:
+        return False
+    done = step // steps_per_epoch + (step == steps and step % steps_per_epoch > 0)
+    history = record.get("history")
+    if not isinstance(history, list) or len(history) != done:
+        return False
+    for epoch, row in enumerate(history, 1):
+        if not isinstance(row, dict) or row.keys() != history[0].keys():
+            return False
+        at = min(epoch * steps_per_epoch, steps)
+        if (row.get("step"), row.get("epoch")) != (at, epoch):
+            return False
+        if any(not isinstance(v, (int, float, type(None))) for v in row.values()):
+            return False
+        shares = [row.get("test_accuracy"), row.get("validation_accuracy", 0.0)]
+        if any(not isinstance(v, (int, float)) or not 0 <= v <= 1 for v in shares):
+            return False
+    return True
 
 
 def _variables(learner):

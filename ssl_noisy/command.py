@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all commands share: flags, one-line errors, exit codes."""
 
+import gc
+import signal
 import sys
 
 from absl import app, flags, logging
 
-from ssl_noisy import settings
+from ssl_noisy import settings, signals
 from ssl_noisy.errors import UserError
+from ssl_noisy.progress import Output
 from ssl_noisy.run import Interrupted
 
 
@@ -18,6 +21,8 @@ def start(program, main, default_arguments=()):
         main: Function of one `Settings`.
         default_arguments: Arguments that stand before the user's own.
     """
+    use_standard_streams()
+    signals.raise_all()
     for name in settings.define_flags(flags.FLAGS):  # for --help to show them
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     wanted = []
@@ -27,6 +32,8 @@ def start(program, main, default_arguments=()):
             wanted.append(parse_settings(argv, flags.FLAGS))
         except (flags.Error, UserError) as error:
             sys.exit(fail(program, error))
+        except SystemExit:  # of --help and its like, which absl ends with 1
+            sys.exit(0)
         return argv[:1]
 
     def run(_):
@@ -54,22 +61,40 @@ def parse_settings(argv, flag_values):
     return settings.from_flags(flag_values)
 
 
+def use_standard_streams():
+    """Makes the standard streams such that printing never fails: see `Output`."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):  # class names may be in any script
+            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, Output(stream))
+
+
 def execute(program, main, wanted):
     """Calls `main(wanted)`, and returns the exit code.
 
-    A mistake is one line on standard error, and 2. An interruption says how to
-    go on, and is 130, as shells expect.
+    A mistake is one line on standard error, and 2. An interruption says how to go on, and is 128
+    plus the number of the signal, as shells tell it: 130 after Ctrl-C.
     """
+    code = _execute(program, main, wanted)
+    # An exception leaves cycles that hold the iterator of `fit`. TensorFlow must end it while there
+    # is a Python to run its generator, or complains: "FAILED_PRECONDITION: Python interpreter
+    # state is not initialized".
+    gc.collect()
+    return code
+
+
+def _execute(program, main, wanted):
     try:
         main(wanted)
     except UserError as error:
         return fail(program, error)
     except Interrupted as stop:
         print(f"\n{stop} The same command goes on from there.", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:
+        return signals.exit_code(stop.signum)
+    except KeyboardInterrupt as stop:
         print(f"\n{program}: stopped. The same command goes on, or starts anew.", file=sys.stderr)
-        return 130
+        return signals.exit_code(getattr(stop, "signum", signal.SIGINT))
     return 0
 
 

@@ -391,7 +391,7 @@ def _tfds(name, data_dir, cache_dir, specs) -> Dataset:
     try:
         with files.replacing(pathlib.Path(folder, f"{stem}{dataset.version}.npz")) as file:
             np.savez(file, fields=np.array(json.dumps(fields)), **arrays)
-    except UserError as error:
+    except files.WriteError as error:
         logging.warning("Cannot write the cache of %s: %s Set SSL_NOISY_CACHE.", base, error)
     return dataset
 

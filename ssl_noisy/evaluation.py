@@ -12,14 +12,21 @@ def evaluate(learner, images, labels, batch_size=250):
         learner: A `Learner`.
         images: uint8 array of shape `(num_images, height, width, channels)`.
         labels: Integer array of shape `(num_images,)`.
-        batch_size: Positive integer, images at a time; it changes no result.
+        batch_size: Positive integer, images at a time; it changes no result. The last batch is
+            filled up: on TensorFlow a batch of another size would be traced and compiled anew.
 
     Returns:
         A tuple `(accuracy, recall)`: a float in [0, 1], and a float array of
         shape `(num_classes,)`, NaN for a class without images.
     """
+    whole = len(images) // batch_size * batch_size
+    parts = [images[:whole]] if whole else []
+    if whole < len(images):
+        last = np.arange(whole, whole + batch_size)
+        parts.append(np.take(images, last, axis=0, mode="wrap"))
     with learner.averaged_weights():
-        logits = learner.network.predict(images, batch_size=batch_size, verbose=0)
+        logits = [learner.network.predict(p, batch_size=batch_size, verbose=0) for p in parts]
+    logits = np.concatenate(logits)[: len(images)]
     counts = metrics.confusion_matrix(
         labels, np.argmax(logits, axis=-1), labels=np.arange(logits.shape[-1])
     )

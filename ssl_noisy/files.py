@@ -2,9 +2,12 @@
 """Files that are whole or not there."""
 
 import contextlib
+import errno
+import io
 import math
 import os
 import pathlib
+import re
 import stat
 import uuid
 import zipfile
@@ -14,49 +17,114 @@ import numpy as np
 from ssl_noisy import cost
 from ssl_noisy.errors import UserError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_LEFT_OVER = re.compile(r".+\.[0-9a-f]{32}\.tmp(\.\w+)?")
+
+
+class WriteError(UserError):
+    """A file that cannot be written."""
+
 
 @contextlib.contextmanager
 def writing(path):
-    """Turns an `OSError` of the block, which writes `path`, into a `UserError`."""
+    """Turns an `OSError` of the block, which writes `path` and reads nothing, into a `WriteError`.
+
+    Raises:
+        WriteError: With the path and what to do.
+    """
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"Cannot write {str(path)!r}: {error.strerror or error}. Free some space, or choose "
-            "another folder that you may write to."
+        if error.errno in _FULL:
+            advice = "Free some space"
+        elif error.errno == errno.EISDIR:
+            advice = "Remove the directory of that name"
+        elif error.errno in _FORBIDDEN:
+            advice = "Choose another folder, which you may write to"
+        else:
+            advice = "Free some space, or choose another folder"
+        raise WriteError(
+            f"Cannot write {str(error.filename2 or path)!r}: {error.strerror or error}. {advice}."
         ) from error
 
 
+class _Raw(io.FileIO):
+    """A file whose failed writes are `WriteError`s: other errors of a block keep their type."""
+
+    def __init__(self, path, target):
+        super().__init__(path, "x")
+        self._target = target
+
+    def write(self, data):
+        with writing(self._target):
+            return super().write(data)
+
+
 @contextlib.contextmanager
-def replacing(path, mode="wb"):
+def _replacing(path, suffix=""):
+    """Yields the path of a file to make, which replaces `path` when the block succeeds."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp{suffix}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def replacing(path, mode="wb", keep=None):
     """Opens a new file that replaces `path` when the block succeeds, and vanishes if not.
 
     Args:
         path: Path of the file; its folder is made.
         mode: `wb` for bytes, `w` for UTF-8 text.
+        keep: Optional path: the file that was there goes there.
 
     Raises:
-        UserError: If it cannot be written. The file that was there stays.
+        WriteError: If it cannot be written. The file that was there stays.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
-                yield file
-                file.flush()
+    with _replacing(path) as temporary:
+        with writing(path):
+            raw = _Raw(temporary, path)
+        file = io.BufferedWriter(raw)
+        with file if "b" in mode else io.TextIOWrapper(file, encoding="utf-8") as file:
+            yield file
+            file.flush()
+            with writing(path):
                 os.fsync(file.fileno())
+        with writing(path):
+            if keep and path.exists():
+                os.replace(path, keep)
             os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_path(path):
+    """Like `replacing`, for a writer that opens its file itself: yields a path of the same suffix.
+
+    Raises:
+        WriteError: If an `OSError` leaves the block, which must read no file.
+    """
+    path = pathlib.Path(path)
+    with _replacing(path, path.suffix) as temporary, writing(path):
+        yield str(temporary)
+        os.replace(temporary, path)
+
+
+def is_left_over(name):
+    """Whether a file of this name is what a killed process left of a file that it replaced."""
+    return bool(_LEFT_OVER.fullmatch(name))
 
 
 def make_folder(path):
     """Makes a folder and its parents, unless it is there.
 
     Raises:
-        UserError: If it cannot be made.
+        WriteError: If it cannot be made.
     """
     with writing(path):
         os.makedirs(path, exist_ok=True)

@@ -65,8 +65,30 @@ def write(run_dir, dataset, positions, given_labels, kept, *, own, aum_threshold
     return {"label_issues": decision.summary(), **report}
 
 
-def read_record(run_dir):
-    """Returns the record that `write` wrote in a run folder, as `record.read` gives it."""
-    examples = detection.read_examples(os.path.join(run_dir, EXAMPLES))
+def read_record(run_dir, ids, num_classes):
+    """Returns the record that `write` wrote in a run folder, as `record.read` gives it.
+
+    Args:
+        run_dir: The run folder.
+        ids: Integer array `(n,)`, the published indices of its labeled examples.
+        num_classes: Integer, without a class of threshold samples.
+
+    Raises:
+        ExamplesFileError: If the file cannot be read, or is of other examples.
+    """
+    path = os.path.join(run_dir, EXAMPLES)
+    advice = f"{path} belongs to this run: delete it, and the same command writes it again."
+    try:
+        examples = detection.read_examples(path)
+    except detection.ExamplesFileError as error:
+        raise detection.ExamplesFileError(f"{error} {advice}") from error
+    predicted = examples["predicted_label"]
+    if (
+        not np.array_equal(examples["index"], ids)
+        or not np.isin(predicted, np.arange(-1, num_classes + 1)).all()
+    ):
+        raise detection.ExamplesFileError(
+            f"The file of examples {path!r} holds other examples or classes than this run. {advice}"
+        )
     names = (*record.MEANS, *record.COUNTS, "last_correct")
-    return {"prediction": examples["predicted_label"], **{name: examples[name] for name in names}}
+    return {"prediction": predicted, **{name: examples[name] for name in names}}

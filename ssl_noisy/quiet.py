@@ -7,10 +7,24 @@ import sys
 import tempfile
 
 
+def open_closed_streams():
+    """Opens /dev/null as each standard descriptor that the caller closed (`>&-`).
+
+    Otherwise the next file to be opened gets that descriptor, and what libraries print goes into
+    the file.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
+
+
 @contextlib.contextmanager
 def held_stderr():
     """Holds back what C++ writes to standard error, and lets it out only if the block fails."""
-    sys.stderr.flush()
+    if sys.stderr is not None:
+        sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
@@ -18,7 +32,8 @@ def held_stderr():
             yield
         except BaseException:
             held.seek(0)
-            os.write(stderr, held.read())
+            with contextlib.suppress(OSError):  # nobody reads: the block's own error matters
+                os.write(stderr, held.read())
             raise
         finally:
             os.dup2(stderr, 2)

@@ -3,15 +3,11 @@
 
 import contextlib
 import dataclasses
-import fcntl
-import glob
 import json
 import os
 import platform
 import random
-import signal
 import sys
-import threading
 import time
 
 import keras
@@ -25,6 +21,7 @@ from ssl_noisy import (
     datasets,
     evaluation,
     files,
+    folder,
     label_budget,
     label_noise,
     label_report,
@@ -34,16 +31,20 @@ from ssl_noisy import (
     plots,
     record,
     schedules,
+    signals,
 )
 from ssl_noisy.errors import UserError
 from ssl_noisy.learner import PSEUDO_LABEL_ACCURACY
 from ssl_noisy.progress import Progress, TensorBoard, write_metrics
-from ssl_noisy.settings import without_places
 from ssl_noisy.task import Task
 
 
 class Interrupted(Exception):
-    """The user stopped the run; it is saved."""
+    """A signal stopped the run; it is saved."""
+
+    def __init__(self, message, signum):
+        super().__init__(message)
+        self.signum = signum
 
 
 def run(settings, stream=None):
@@ -60,15 +61,22 @@ def run(settings, stream=None):
     Raises:
         UserError: With one line that says what to mend. Nothing is written if
             a setting is wrong.
-        Interrupted: On the first SIGINT or SIGTERM, after saving.
+        Interrupted: On the first SIGINT, SIGTERM or SIGHUP, after saving.
     """
     run_dir = settings.run_dir or settings.default_run_dir()
-    finished = _look_into(run_dir, settings)
+    finished = folder.look_into(run_dir, settings)
     if finished is not None:
         return finished
     dataset, labels = load_labels(settings, run_dir)
     task = Task.from_dataset(dataset, labels.positions, labels.given)
-    return _train(settings, run_dir, dataset, labels, task, stream)
+    try:
+        return _train(settings, run_dir, dataset, labels, task, stream)
+    except checkpoint.Diverged as error:
+        if folder.has_progress(run_dir):
+            advice = f"For other flags choose another --run_dir: {run_dir} keeps what is saved."
+        else:
+            advice = f"Nothing is saved yet: corrected flags may use {run_dir} again."
+        raise UserError(f"{error} {advice}") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,14 +107,14 @@ def _train(settings, run_dir, dataset, labels, task, stream):
     learner = make_learner(settings, task)
     remover, samples = _remover(settings, learner, labels)
     files.make_folder(run_dir)
-    with _only_process(run_dir):
+    with folder.only_process(run_dir):
         _open_folder(run_dir, settings, dataset, labels)
         baseline = None
         if settings.baseline:
-            folder, its_settings = os.path.join(run_dir, "baseline"), settings.for_baseline()
-            baseline = _look_into(folder, its_settings)
+            its_dir, its_settings = os.path.join(run_dir, "baseline"), settings.for_baseline()
+            baseline = folder.look_into(its_dir, its_settings)
             if baseline is None:
-                baseline = _train(its_settings, folder, dataset, labels, task, stream)
+                baseline = _train(its_settings, its_dir, dataset, labels, task, stream)
         found = None
         if remover is not None:
             found = _passes(settings, remover, samples, run_dir, dataset, labels, task, stream)
@@ -179,14 +187,15 @@ def _passes(settings, remover, sets, run_dir, dataset, labels, task, stream):
     its_settings = settings.for_pass()
     records, flags, judges, thresholds = [], [], [], []
     for number, samples in enumerate(sets, 1):
-        folder = os.path.join(run_dir, f"pass_{number}")
-        if _look_into(folder, its_settings) is None:
+        its_dir = os.path.join(run_dir, f"pass_{number}")
+        is_done = folder.look_into(its_dir, its_settings) is not None
+        if not is_done or not os.path.exists(os.path.join(its_dir, folder.EXAMPLES)):
             its_task = task.relabeled(samples, task.num_classes, "threshold sample")
             its_labels = dataclasses.replace(
                 labels, given=its_task.given_labels[labels.positions], noise=None
             )
-            _train(its_settings, folder, dataset, its_labels, its_task, stream)
-        one = label_report.read_record(folder)
+            _train(its_settings, its_dir, dataset, its_labels, its_task, stream)
+        one = label_report.read_record(its_dir, dataset.ids[labels.positions], task.num_classes)
         # The class of the threshold samples is no suggestion.
         one["prediction"] = np.where(
             one["prediction"] < task.num_classes, one["prediction"], record.UNKNOWN
@@ -238,20 +247,6 @@ def _examine(settings, learner, dataset, labels, found, run_dir):
     return result
 
 
-@contextlib.contextmanager
-def _only_process(run_dir):
-    """Holds a lock on the folder, which ends with the process however that ends."""
-    folder = os.open(run_dir, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"Another process trains in {run_dir}. Wait for it, or stop it.") from None
-    try:
-        yield
-    finally:
-        os.close(folder)
-
-
 def load_labels(settings, run_dir=None):
     """Loads the data, chooses the labeled examples and their labels, or reads what a run chose.
 
@@ -269,9 +264,10 @@ def load_labels(settings, run_dir=None):
     positions, origin = _labeled_positions(settings, dataset, run_dir)
     noise = None
     if settings.noise:
-        kept = run_dir and os.path.join(run_dir, "noise.npz")
+        kept = run_dir and os.path.join(run_dir, folder.NOISE)
         if kept and os.path.exists(kept):
-            noise = label_noise.read(kept, dataset, positions)
+            with _own_file(kept):
+                noise = label_noise.read(kept, dataset, positions)
         else:
             resolved = settings.resolved()
             noise = label_noise.make(
@@ -289,10 +285,12 @@ def load_labels(settings, run_dir=None):
 
 def _labeled_positions(settings, dataset, run_dir):
     # A run that goes on reads its labels; drawing again would let new labels in.
-    kept = run_dir and os.path.join(run_dir, "labels.json")
-    label_file = kept if kept and os.path.exists(kept) else settings.label_file
+    kept = run_dir and os.path.join(run_dir, folder.LABELS)
+    is_kept = bool(kept) and os.path.exists(kept)
+    label_file = kept if is_kept else settings.label_file
     if label_file:
-        positions, content = label_budget.read(label_file, dataset)
+        with _own_file(kept) if is_kept else contextlib.nullcontext():
+            positions, content = label_budget.read(label_file, dataset)
         if settings.num_labels not in (None, len(positions)):
             raise UserError(
                 f"{label_file} labels {len(positions)} examples. Received: "
@@ -306,6 +304,17 @@ def _labeled_positions(settings, dataset, run_dir):
         dataset.labels, settings.num_labels, num_classes=dataset.num_classes, **origin
     )
     return positions, origin
+
+
+@contextlib.contextmanager
+def _own_file(path):
+    """Says what to do about a file of the run itself that its reader refuses."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(
+            f"{error} {path} belongs to this run: delete it, and the same command writes it again."
+        ) from error
 
 
 def make_learner(settings, task):
@@ -361,45 +370,14 @@ def _rehearse(learner):
     learner.seed_generator.state.assign(before)
 
 
-def _look_into(run_dir, settings):
-    """Returns the result of a finished run, None of an unfinished one or an empty folder."""
-    flagfile = os.path.join(run_dir, "flags.cfg")
-    if not os.path.exists(flagfile):
-        names = os.listdir(run_dir) if os.path.exists(run_dir) else []
-        if any(".tmp" not in name for name in names):  # such are left by a kill at the very start
-            raise UserError(f"{run_dir} is not empty and holds no run. Choose another --run_dir.")
-        return None
-    with open(flagfile) as file:
-        there = set(without_places(file.read().splitlines()))
-    here = set(settings.flag_lines(places=False))
-    if there != here:
-        raise UserError(
-            f"{run_dir} holds a run with other flags: {' '.join(sorted(there - here)) or '(none)'} "
-            f"there, {' '.join(sorted(here - there)) or '(none)'} here. Choose another --run_dir."
-        )
-    result = os.path.join(run_dir, "result.json")
-    if not os.path.exists(result):
-        return None
-    with open(result) as file:
-        return json.load(file)
-
-
 def _open_folder(run_dir, settings, dataset, labels):
-    for left_by_a_kill in glob.glob(os.path.join(glob.escape(run_dir), "*.tmp*")):
-        os.remove(left_by_a_kill)
-    # The flags come first: a folder with them is a run, whatever else is missing yet.
-    _write_text(run_dir, "flags.cfg", "\n".join(settings.flag_lines()) + "\n")
-    path = os.path.join(run_dir, "labels.json")
+    folder.begin(run_dir, settings)
+    path = os.path.join(run_dir, folder.LABELS)
     if not os.path.exists(path):
         label_budget.write(path, dataset, labels.positions, how=labels.how, seed=labels.seed)
-    path = os.path.join(run_dir, "noise.npz")
+    path = os.path.join(run_dir, folder.NOISE)
     if labels.noise is not None and not os.path.exists(path):
         label_noise.write(path, dataset, labels.positions, labels.noise)
-
-
-def _write_text(run_dir, name, text):
-    with files.replacing(os.path.join(run_dir, name), "w") as file:
-        file.write(text)
 
 
 class Session(keras.callbacks.Callback):
@@ -418,13 +396,14 @@ class Session(keras.callbacks.Callback):
         self.history = []
         self.done = 0
         self.progress = Progress(self.settings.steps, self.settings.method, stream)
-        self.stop_requested = False
+        self.request = signals.Request()
         self.began_at = time.monotonic()
         self._unfinished_epoch = None
 
     def train(self):
         """Restores the newest checkpoint and trains to the end."""
-        record = checkpoint.restore(self.run_dir, self.learner)
+        steps, length = self.settings.steps, self.settings.steps_per_epoch
+        record = checkpoint.restore(self.run_dir, self.learner, steps, length)
         if record is not None:
             self.done, self.history = record["step"], record["history"]
             self._unfinished_epoch = [v.numpy() for v in self._metric_variables()]
@@ -433,8 +412,7 @@ class Session(keras.callbacks.Callback):
         self.done_before = self.done
         self.tensorboard = TensorBoard(self.run_dir, self.done)
         self._introduce()
-        steps, length = self.settings.steps, self.settings.steps_per_epoch
-        with self._stop_on_signals():
+        with signals.deferred() as self.request:
             while self.done < steps:
                 # Keras epochs are of one length: the rest of an epoch, and a short last one, are
                 # calls of their own.
@@ -451,8 +429,7 @@ class Session(keras.callbacks.Callback):
                     verbose=0,
                     shuffle=False,  # the batches come shuffled
                 )
-        if self.stop_requested:
-            self._stop()
+            self._stop_if_asked()
 
     def _introduce(self):
         network, task, settings = self.learner.network, self.learner.task, self.settings
@@ -475,9 +452,9 @@ class Session(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         self.done = self._first + batch
-        if self.stop_requested:
+        if self.request.signum:
             self.save()
-            self._stop()
+            self._stop_if_asked()
         if time.monotonic() - self.saved_at > self.settings.checkpoint_seconds:
             self.save()
         if self.progress.is_due():
@@ -493,11 +470,10 @@ class Session(keras.callbacks.Callback):
         self.save()
         self.progress.accuracy = self.history[-1]["test_accuracy"]
         self.progress.show(self.done, self._running_metrics(), is_final=True)
-        if self.stop_requested:
-            self._stop()
+        self._stop_if_asked()
 
     def _row(self, epoch, logs):
-        data, batch_size = self.dataset, self.settings.evaluation_batch_size
+        data, batch_size = self.dataset, _evaluation_batch_size(self.settings, self.dataset)
         row = {"step": self.done, "epoch": epoch + 1}
         row["learning_rate"] = float(ops.convert_to_numpy(self.learner.optimizer.learning_rate))
         row.update({k: float(v) for k, v in logs.items()})
@@ -524,11 +500,9 @@ class Session(keras.callbacks.Callback):
         step = int(ops.convert_to_numpy(self.learner.first_nonfinite_step))
         if step >= 0:
             terms = ", ".join(f"{k} {v:.4g}" for k, v in self._running_metrics().items())
-            kept = os.path.exists(os.path.join(self.run_dir, checkpoint.NAME))
-            raise UserError(
+            raise checkpoint.Diverged(
                 f"The loss is not finite from step {step} on ({terms}). Look at --learning_rate, "
-                f"--precision and --weight_decay. "
-                + (f"The checkpoint before it stays in {self.run_dir}." if kept else "")
+                "--precision and --weight_decay."
             )
 
     def _running_metrics(self):
@@ -546,40 +520,22 @@ class Session(keras.callbacks.Callback):
         if hasattr(self.learner, "jax_state_sync"):
             self.learner.jax_state_sync()
 
-    def _stop(self):
-        raise Interrupted(f"Stopped at step {self.done}; {self.run_dir} is saved.")
-
-    @contextlib.contextmanager
-    def _stop_on_signals(self):
-        """The first SIGINT or SIGTERM asks to save and stop; a second one stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def request(signum, frame):
-            self.stop_requested = True
-            signal.signal(signum, before[signum])
-
-        before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
+    def _stop_if_asked(self):
+        if self.request.signum:
+            message = f"Stopped at step {self.done}; {self.run_dir} is saved."
+            raise Interrupted(message, self.request.signum)
 
     def finish(self, result):
         """Writes the model, the pictures and at last `result.json`, which marks the end."""
         self.tensorboard.close()
-        model = os.path.join(self.run_dir, "model.keras")
-        temporary = os.path.join(self.run_dir, "model.tmp.keras")
-        with self.learner.averaged_weights():
-            networks.portable(self.learner.network).save(temporary)
-        os.replace(temporary, model)
+        model = os.path.join(self.run_dir, folder.MODEL)
+        with self.learner.averaged_weights(), files.replacing_path(model) as path:
+            networks.portable(self.learner.network).save(path)
         if self.settings.plots:
             plots.curves(self.history, os.path.join(self.run_dir, "curves.png"))
             plots.views(self.learner, os.path.join(self.run_dir, "views.png"))
         self._write_timing()
-        _write_text(self.run_dir, "result.json", json.dumps(result, indent=2) + "\n")
+        folder.write_result(self.run_dir, result)
 
     def _write_timing(self):
         """Writes what may differ between two equal runs: times, machine, versions."""
@@ -591,7 +547,14 @@ class Session(keras.callbacks.Callback):
             "steps_per_second": round(steps / seconds, 2),
             **environment(),
         }
-        _write_text(self.run_dir, "timing.json", json.dumps(timing, indent=2) + "\n")
+        folder.write_text(self.run_dir, folder.TIMING, json.dumps(timing, indent=2) + "\n")
+
+
+def _evaluation_batch_size(settings, dataset):
+    """Returns the one size of all batches of evaluations: no larger than the larger set."""
+    validation = dataset.validation_labels
+    largest = max(len(dataset.test_labels), 0 if validation is None else len(validation))
+    return min(settings.evaluation_batch_size, largest)
 
 
 def num_parameters(network):
@@ -614,7 +577,10 @@ def environment():
 def _result(settings, learner, dataset, labels, history):
     settings = settings.resolved()
     _, recall = evaluation.evaluate(
-        learner, dataset.test_images, dataset.test_labels, settings.evaluation_batch_size
+        learner,
+        dataset.test_images,
+        dataset.test_labels,
+        _evaluation_batch_size(settings, dataset),
     )
     last = {k: v for k, v in history[-1].items() if k not in ("step", "epoch")}
     return {

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ssl_noisy"
 FLOORS = [
     {"errors"},
     {"cost"},
-    {"files", "quiet", "schedules"},
+    {"files", "quiet", "schedules", "signals"},
     {"losses", "networks", "optimizers", "datasets", "augment", "mixture"},
     {"task", "label_budget", "batches", "checkpoint", "ctaugment", "cifar_n", "record", "aum"}
     | {"label_issues"},
@@ -21,7 +21,7 @@ FLOORS = [
     {"semi_supervised", "robust"},
     {"methods"},
     {"settings", "progress", "plots", "recipes"},
-    {"label_report"},
+    {"folder", "label_report"},
     {"run"},
     {"command"},
     {"train", "benchmark", "__main__"},

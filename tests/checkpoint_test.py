@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 
+import commands
 import numpy as np
 import toy
 from absl.testing import absltest, parameterized
 
-from ssl_noisy import checkpoint
+from ssl_noisy import checkpoint, files
 
 
 class CheckpointTest(parameterized.TestCase):
@@ -75,17 +76,91 @@ class CheckpointTest(parameterized.TestCase):
         os.rename(self.path(), self.path(checkpoint.PREVIOUS_NAME))
         self.assertEqual(checkpoint.restore(self.folder, self.other()), {"step": 1})
 
-    def test_none_that_can_be_used_is_an_error(self):
-        checkpoint.save(self.folder, self.learner, {"step": 1})
+    def test_none_that_can_be_used_is_an_error_that_names_both(self):
+        for step in (1, 2):
+            checkpoint.save(self.folder, self.learner, {"step": step})
         other, _ = toy.learner("supervised", ema_momentum=0.0)
         other.optimizer.build(other.trainable_variables)
         with (
-            self.assertLogs(level="WARNING"),
-            self.assertRaisesRegex(
-                checkpoint.CheckpointError, "No checkpoint in .* can be read. Remove"
-            ),
+            self.assertNoLogs(level="WARNING"),  # the error says it all, in one line
+            self.assertRaises(checkpoint.CheckpointError) as caught,
         ):
             checkpoint.restore(self.folder, other)
+        both = f"{self.path()} and {self.path(checkpoint.PREVIOUS_NAME)}"
+        self.assertEndsWith(str(caught.exception), f"Delete {both} to train from the start.")
+        self.assertIn(f"{self.path()} belongs to another network or method", str(caught.exception))
+
+    def rewrite(self, record=None, **changes):
+        """Writes the checkpoint again with other content, as whole as any."""
+        with np.load(self.path()) as archive:
+            state = dict(archive)
+        if record is not None:
+            state["record"] = np.array(record)
+        for key, change in changes.items():
+            state[key] = change(state[key])
+        np.savez(self.path(), **state)
+
+    @parameterized.named_parameters(
+        ("no_json", "{", "its record is no JSON"),
+        ("a_list", "[]", "its record is not that of step 2"),
+        ("no_step", '{"history": []}', "its record is not that of step 2"),
+        ("a_negative_step", '{"step": -1, "history": []}', "its record is not that of step 2"),
+        ("another_step", '{"step": 3, "history": []}', "its record is not that of step 2"),
+        ("no_history", '{"step": 2}', "its record is not that of step 2"),
+        ("a_shorter_history", '{"step": 2, "history": []}', "is not that of step 2"),
+        ("rows_of_text", '{"step": 2, "history": ["row"]}', "is not that of step 2"),
+        (
+            "another_row",
+            '{"step": 2, "history": [{"step": 1, "epoch": 1, "test_accuracy": 0.5}]}',
+            "is not that of step 2",
+        ),
+        (
+            "no_share",
+            '{"step": 2, "history": [{"step": 2, "epoch": 1, "test_accuracy": NaN}]}',
+            "is not that of step 2",
+        ),
+    )
+    def test_a_record_that_cannot_be(self, record, message):
+        toy.fit(self.learner, steps=1, start=1)
+        right = {"step": 2, "history": [{"step": 2, "epoch": 1, "test_accuracy": 0.5}]}
+        checkpoint.save(self.folder, self.learner, right)
+        self.assertEqual(checkpoint.restore(self.folder, self.other(), 8, 2), right)
+        self.rewrite(record)
+        with self.assertRaisesRegex(checkpoint.CheckpointError, f"{message}.* Delete"):
+            checkpoint.restore(self.folder, self.other(), 8, 2)
+
+    def test_a_step_beyond_the_end(self):
+        checkpoint.save(self.folder, self.learner, {"step": 1, "history": []})
+        with self.assertRaisesRegex(checkpoint.CheckpointError, "step 1 in a training of 0 steps"):
+            checkpoint.restore(self.folder, self.other(), 0, 8)
+
+    @parameterized.named_parameters(
+        ("another_type", lambda v: v.astype("float64"), "belongs to another network or method"),
+        ("not_finite", lambda v: v * np.nan, "a value is not finite"),
+        ("objects", lambda v: np.array([{}]), "Object arrays are pickles"),
+        ("another_shape", lambda v: v[:-1], "belongs to another network or method"),
+    )
+    def test_values_that_cannot_be(self, change, message):
+        checkpoint.save(self.folder, self.learner, {})
+        with np.load(self.path()) as archive:
+            key = next(k for k in archive if archive[k].dtype == "float32" and archive[k].ndim)
+        self.rewrite(**{key: change})
+        before, other = toy.state(self.other()), self.other()
+        with self.assertRaisesRegex(checkpoint.CheckpointError, message):
+            checkpoint.restore(self.folder, other)
+        for a, b in zip(before, toy.state(other), strict=True):
+            np.testing.assert_array_equal(a, b)  # nothing of it was taken
+
+    def test_one_that_cannot_be_written_leaves_those_before(self):
+        for step in (1, 2):
+            checkpoint.save(self.folder, self.learner, {"step": step})
+        names = sorted(os.listdir(self.folder))
+        with commands.largest_file(10_000), self.assertRaisesRegex(files.WriteError, self.path()):
+            checkpoint.save(self.folder, self.learner, {"step": 3})
+        self.assertEqual(sorted(os.listdir(self.folder)), names)
+        self.assertEqual(checkpoint.restore(self.folder, self.other()), {"step": 2})
+        os.remove(self.path())
+        self.assertEqual(checkpoint.restore(self.folder, self.other()), {"step": 1})
 
 
 if __name__ == "__main__":

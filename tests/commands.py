@@ -4,6 +4,7 @@
 import contextlib
 import io
 import os
+import resource
 import subprocess
 import sys
 import warnings
@@ -47,6 +48,17 @@ def call(*arguments):
         else:
             code = command.execute("train", train.main, wanted)
     return code, out.getvalue(), err.getvalue().splitlines()
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Within this context the system lets no file of this process grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def read(folder, name):

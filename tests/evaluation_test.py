@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+from unittest import mock
+
 import keras
 import numpy as np
+import toy
 from absl.testing import absltest
 
 import ssl_noisy
@@ -52,6 +55,25 @@ class EvaluateTest(absltest.TestCase):
         self.assertEqual(accuracy, 0.75)
         np.testing.assert_array_equal(recall, [0.0, 1.0, np.nan])
         np.testing.assert_array_equal(bias, live)
+
+    def test_the_batch_size_changes_no_result_and_all_batches_have_it(self):
+        inputs = keras.Input((1, 1, 1))
+        network = keras.Model(inputs, toy.LookUp(4, 3)(inputs))
+        network.set_weights([np.eye(4, 3, dtype="float32")])  # image i is class i, and 3 is class 0
+        learner = ssl_noisy.Supervised(network, ema_momentum=0.0)
+        images = np.arange(4, dtype="uint8").reshape(-1, 1, 1, 1)
+        labels, sizes, predict = np.array([0, 1, 1, 1]), [], network.predict
+
+        def recorded(images, **kwargs):
+            sizes.append(len(images))
+            return predict(images, **kwargs)
+
+        with mock.patch.object(network, "predict", recorded):
+            for batch_size in (1, 2, 3, 4, 7):
+                accuracy, recall = evaluation.evaluate(learner, images, labels, batch_size)
+                self.assertEqual(accuracy, 0.5, batch_size)
+                np.testing.assert_allclose(recall, [1.0, 1 / 3, np.nan])
+        self.assertEqual(sizes, [4, 4, 3, 3, 4, 7])
 
 
 if __name__ == "__main__":

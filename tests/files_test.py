@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import io
 import os
 import zipfile
 from unittest import mock
 
+import commands
 import numpy as np
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
 from ssl_noisy import cost, files
 
 
-class ReplacingTest(absltest.TestCase):
+class ReplacingTest(parameterized.TestCase):
     def test_a_failure_leaves_the_old_file_and_no_trace(self):
         path = os.path.join(self.create_tempdir().full_path, "deep", "result.json")
         with files.replacing(path, "w") as file:
@@ -21,6 +23,83 @@ class ReplacingTest(absltest.TestCase):
         with open(path) as file:
             self.assertEqual(file.read(), "old")
         self.assertEqual(os.listdir(os.path.dirname(path)), ["result.json"])
+
+    def test_what_was_there_goes_to_keep(self):
+        folder = self.create_tempdir().full_path
+        path, before = os.path.join(folder, "a"), os.path.join(folder, "before")
+        for text in ("first", "second", "third"):
+            with files.replacing(path, "w", keep=before) as file:
+                file.write(text)
+        with open(path) as new, open(before) as old:
+            self.assertEqual((new.read(), old.read()), ("third", "second"))
+
+    def test_a_failed_write_is_one_line_and_leaves_the_old_file(self):
+        folder = self.create_tempdir().full_path
+        path = os.path.join(folder, "a")
+        for mode, data in (("wb", b"0" * 20_000), ("w", "0" * 20_000)):
+            with files.replacing(path) as file:
+                file.write(b"old")
+            with (
+                commands.largest_file(10_000),
+                self.assertRaisesRegex(files.WriteError, f"Cannot write '{path}': File too large"),
+                files.replacing(path, mode) as file,
+            ):
+                file.write(data)
+            with open(path) as file:
+                self.assertEqual(file.read(), "old")
+            self.assertEqual(os.listdir(folder), ["a"])
+
+    def test_a_directory_in_the_place_of_the_file(self):
+        path = os.path.join(self.create_tempdir().full_path, "a")
+        os.mkdir(path)
+        message = f"Cannot write '{path}': Is a directory. Remove the directory of that name."
+        with self.assertRaisesRegex(files.WriteError, message), files.replacing(path) as file:
+            file.write(b"new")
+        with self.assertRaisesRegex(files.WriteError, message), files.replacing_path(path) as new:
+            with open(new, "w"):
+                pass
+        self.assertEqual(os.listdir(os.path.dirname(path)), ["a"])
+
+    def test_a_file_in_the_place_of_the_folder(self):
+        path = os.path.join(self.create_tempfile().full_path, "a")
+        for write in (files.replacing, files.replacing_path, lambda path: files.make_folder(path)):
+            with self.assertRaisesRegex(files.WriteError, "Not a directory|File exists"):
+                with write(path):
+                    pass
+
+    @parameterized.parameters(
+        (errno.ENOSPC, "Free some space."), (errno.EACCES, "which you may write to.")
+    )
+    def test_the_advice_fits_the_error(self, number, advice):
+        error = OSError(number, os.strerror(number))
+        with mock.patch.object(os, "replace", side_effect=error):
+            with self.assertRaisesRegex(files.WriteError, advice):
+                with files.replacing(os.path.join(self.create_tempdir().full_path, "a")) as file:
+                    file.write(b"new")
+
+    def test_a_failed_read_is_no_failed_write(self):
+        path = os.path.join(self.create_tempdir().full_path, "a")
+        with self.assertRaises(FileNotFoundError), files.replacing(path) as file:
+            file.write(b"half")
+            open("/no/such/file")
+        self.assertEmpty(os.listdir(os.path.dirname(path)))
+
+    def test_a_path_of_the_same_suffix(self):
+        path = os.path.join(self.create_tempdir().full_path, "a.keras")
+        with self.assertRaises(KeyError), files.replacing_path(path) as new:
+            with open(new, "w"):
+                self.assertEqual(os.path.dirname(new), os.path.dirname(path))
+            raise KeyError
+        self.assertEmpty(os.listdir(os.path.dirname(path)))
+        with files.replacing_path(path) as new, open(new, "w"):
+            self.assertTrue(files.is_left_over(os.path.basename(new)))
+            self.assertEndsWith(new, ".keras")
+        self.assertEqual(os.listdir(os.path.dirname(path)), ["a.keras"])
+
+    def test_files_of_others_are_no_left_overs(self):
+        for name in ("thesis.tmp", "thesis.tmp.tex", "a.0f.tmp", "model.keras"):
+            self.assertFalse(files.is_left_over(name), name)
+        self.assertTrue(files.is_left_over(f"flags.cfg.{'0f' * 16}.tmp"))
 
     def test_bytes_by_default(self):
         path = os.path.join(self.create_tempdir().full_path, "a")

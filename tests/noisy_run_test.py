@@ -167,8 +167,8 @@ class PassesTest(absltest.TestCase):
     def test_the_class_of_threshold_samples_is_no_suggestion(self):
         read_record, whole = label_report.read_record, np.array([True] * 100 + [False] * 100)
 
-        def taken_for_threshold_samples(folder):
-            kept = read_record(folder)
+        def taken_for_threshold_samples(*args):
+            kept = read_record(*args)
             return {**kept, "prediction": np.where(whole, 10, kept["prediction"])}
 
         folder = os.path.join(self.create_tempdir().full_path, "run")

@@ -15,7 +15,19 @@ from absl import logging
 from absl.testing import absltest, parameterized
 from commands import MistakeCase, call, read, start
 
-from ssl_noisy import checkpoint, run, train
+from ssl_noisy import (
+    checkpoint,
+    datasets,
+    evaluation,
+    label_budget,
+    label_report,
+    networks,
+    plots,
+    run,
+    train,
+)
+from ssl_noisy import folder as run_folder
+from ssl_noisy.errors import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SMALL = (
@@ -64,8 +76,6 @@ class RunTest(absltest.TestCase):
         self.assertIn(f"{result['test_accuracy']['last']:.2%}", out)
 
         # The model alone gives the accuracy of the result: it holds the averaged weights.
-        from ssl_noisy import datasets
-
         data = datasets.load("digits")
         network = keras.models.load_model(os.path.join(folder, "model.keras"), safe_mode=True)
         predicted = np.argmax(network.predict(data.test_images, verbose=0), -1)
@@ -283,28 +293,6 @@ class MistakeTest(MistakeCase):
         self.assertLen(errors, 1)
         self.assertIn("Cannot write", errors[0])
 
-    def test_a_full_disk_keeps_the_last_checkpoint(self):
-        folder = os.path.join(self.create_tempdir().full_path, "run")
-        real, calls = checkpoint.np.savez, []
-
-        def savez(file, **arrays):
-            calls.append(file.name)
-            if len(calls) == 2:
-                real(file, record=arrays["record"])
-                raise OSError(28, "No space left on device")
-            real(file, **arrays)
-
-        with mock.patch.object(checkpoint.np, "savez", savez):
-            code, _, errors = call(*SMALL, f"--run_dir={folder}")
-        self.assertEqual(code, 2)
-        self.assertLen(errors, 1)
-        self.assertIn("No space left on device", errors[0])
-        self.assertFalse(any(name.endswith(".tmp") for name in os.listdir(folder)))
-        with np.load(os.path.join(folder, checkpoint.NAME)) as archive:
-            self.assertEqual(json.loads(str(archive["record"]))["step"], 20)
-        code, _, _ = call(*SMALL, f"--run_dir={folder}")
-        self.assertEqual(code, 0)
-
     def test_a_loss_that_is_not_finite_stops_the_run(self):
         folder = os.path.join(self.create_tempdir().full_path, "run")
         code, _, errors = call(
@@ -314,6 +302,7 @@ class MistakeTest(MistakeCase):
         self.assertLen(errors, 1)
         self.assertRegex(errors[0], r"not finite from step \d+ on \(.*supervised_loss")
         self.assertIn("--learning_rate", errors[0])
+        self.assertIn(f"choose another --run_dir: {folder} keeps what is saved", errors[0])
         self.assertFalse(os.path.exists(os.path.join(folder, "result.json")))
         with np.load(os.path.join(folder, checkpoint.NAME)) as archive:
             for key in archive.files:
@@ -348,7 +337,7 @@ class MistakeTest(MistakeCase):
         arguments = [argument.format(path) for argument in arguments]
         self.assertIn(message, self.refuse(*SMALL, "--label_draw=uniform", *arguments))
 
-    @parameterized.parameters("flags.cfg.0123.tmp", "")
+    @parameterized.parameters(f"flags.cfg.{'0f' * 16}.tmp", "")
     def test_a_kill_at_the_very_start_does_not_spoil_the_folder(self, left):
         folder = self.create_tempdir()
         if left:
@@ -359,7 +348,7 @@ class MistakeTest(MistakeCase):
 
     def test_a_folder_in_which_another_process_trains(self):
         folder = self.create_tempdir().full_path
-        with run._only_process(folder):
+        with run_folder.only_process(folder):
             code, _, errors = call(*SMALL, f"--run_dir={folder}")
         self.assertEqual(code, 2)
         self.assertIn("Another process trains in", errors[0])
@@ -372,7 +361,9 @@ class MistakeTest(MistakeCase):
         self.assertEqual(errors[-1], "train: stopped. The same command goes on, or starts anew.")
 
     def test_help_lists_the_flags_and_the_methods_that_take_them(self):
-        out, _ = start("--help").communicate()
+        process = start("--help")
+        out, errors = process.communicate()
+        self.assertEqual((process.returncode, errors), (0, ""))
         for text in ("--num_labels", "--confidence_threshold", "(methods: fixmatch)", "--run_dir"):
             self.assertIn(text, out)
 
@@ -390,9 +381,40 @@ class MistakeTest(MistakeCase):
         self.assertStartsWith(errors, "ssl_noisy.train: Unknown data set 'digts'. Nearest: digits")
 
     def test_bugs_keep_their_traceback(self):
-        with mock.patch.object(run.Session, "train", side_effect=ValueError("a bug")):
-            with self.assertRaisesRegex(ValueError, "a bug"):
-                call(*SMALL, f"--run_dir={self.create_tempdir().full_path}/run")
+        """An unpacking that fails is a ValueError, as a mistake is; a failed read an OSError."""
+
+        def unpack(*args, **kwargs):
+            _, _ = [1]
+
+        def look_up(*args, **kwargs):
+            return {}["a"]
+
+        def read_a_file(*args, **kwargs):
+            open("/no/such/file")
+
+        small = [argument for argument in SMALL if "unlabeled" not in argument]
+        small += ["--method=supervised", "--steps=1", "--steps_per_epoch=1", "--plots"]
+        folder = os.path.join(self.create_tempdir().full_path, "run")
+        for module, name, bug, error in (
+            (datasets, "load", unpack, ValueError),
+            (label_budget, "draw", read_a_file, OSError),
+            (networks, "build", look_up, KeyError),
+            (json, "dumps", unpack, ValueError),  # where labels.json is written
+            (checkpoint, "restore", read_a_file, OSError),
+            (evaluation, "evaluate", unpack, ValueError),
+            (run, "write_metrics", read_a_file, OSError),
+            (checkpoint.np, "savez", read_a_file, OSError),
+            (label_report, "write", look_up, KeyError),
+            (plots, "curves", unpack, ValueError),
+            (run, "environment", read_a_file, OSError),
+        ):
+            with (
+                self.subTest(name),
+                mock.patch.object(module, name, bug),
+                self.assertRaises(error) as caught,
+            ):
+                call(*small, f"--run_dir={folder}")
+            self.assertNotIsInstance(caught.exception, UserError)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run folders that were damaged, or cannot be written: one line, and what it says to do helps."""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from unittest import mock
+
+from absl import logging
+from absl.testing import absltest, parameterized
+from commands import call, largest_file, read
+
+from ssl_noisy import checkpoint, files, folder, settings
+
+SMALL = (
+    "--dataset=digits",
+    "--method=supervised",
+    "--noise=symmetric:0.4",
+    "--num_labels=100",
+    "--network=small_cnn",
+    "--batch_size=20",
+    "--steps=4",
+    "--steps_per_epoch=2",
+    "--noplots",
+)
+
+
+def setUpModule():  # noqa: N802
+    logging.set_verbosity(logging.WARNING)  # as the command does
+
+
+def contents(run_dir):
+    """Returns the bytes of each file of a run that two equal runs have in common."""
+    found = {}
+    for name in folder.FILES - {folder.TIMING, folder.MODEL, folder.FLAGS}:
+        path = os.path.join(run_dir, name)
+        if os.path.exists(path) and not path.endswith(("npz", "png")):
+            found[name] = read(run_dir, name)
+    return found
+
+
+class FolderCase(parameterized.TestCase):
+    arguments = SMALL
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        parent = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(parent.cleanup)
+        cls.finished = os.path.join(parent.name, "run")
+        code, _, errors = call(*cls.arguments, f"--run_dir={cls.finished}")
+        if code:
+            raise AssertionError(errors)
+
+    def setUp(self):
+        super().setUp()
+        self.folder = os.path.join(self.create_tempdir().full_path, "run")
+        shutil.copytree(self.finished, self.folder)
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def remove(self, *names):
+        for name in names:
+            path = self.path(name)
+            (shutil.rmtree if os.path.isdir(path) else os.remove)(path)
+
+    def call(self, *arguments):
+        return call(*self.arguments, *arguments, f"--run_dir={self.folder}")
+
+    def refuse(self, name, *arguments):
+        """The error is one line that names the file."""
+        code, out, errors = self.call(*arguments)
+        self.assertEqual(code, 2, errors)
+        self.assertLen(errors, 1)
+        self.assertIn(self.path(name), errors[0])
+        self.assertNotIn("by protocol", out)  # no result is shown
+        return errors[0]
+
+    def assert_it_ends_as_before(self):
+        code, _, errors = self.call()
+        self.assertEqual((code, errors), (0, []))
+        self.assertEqual(contents(self.folder), contents(self.finished))
+
+
+class DamagedTest(FolderCase):
+    def test_result(self):
+        text = read(self.folder, "result.json")
+        for damaged in (
+            "",
+            text[: len(text) // 2],
+            "\0\udcff\udcfe",
+            "[]",
+            "[" * 100_000,
+            "{}",
+            text.replace('"last": 0.', '"last": NaN, "was": 0.'),
+            text.replace('"steps": 4', '"steps": 5'),
+            text.replace('"method"', '"way"'),
+        ):
+            self.assertNotEqual(damaged, text)
+            with open(self.path("result.json"), "wb") as file:
+                file.write(damaged.encode(errors="surrogateescape"))
+            error = self.refuse("result.json")
+            self.assertIn("Delete it and run the same command again", error)
+        with mock.patch.object(checkpoint, "save", side_effect=AssertionError):  # trains no step
+            self.remove("result.json")
+            self.assert_it_ends_as_before()
+
+    def test_a_result_that_a_tool_indented_otherwise(self):
+        result = json.loads(read(self.folder, "result.json"))
+        with open(self.path("result.json"), "w") as file:
+            json.dump(result, file, sort_keys=True)
+        self.assertEqual(self.call()[0], 0)
+
+    def test_flags(self):
+        for content in (b"--steps=\xff\n", None):
+            self.remove("flags.cfg")
+            if content is None:
+                os.mkdir(self.path("flags.cfg"))
+            else:
+                with open(self.path("flags.cfg"), "wb") as file:
+                    file.write(content)
+            error = self.refuse("flags.cfg")
+            self.assertIn("Restore that file, or choose another --run_dir", error)
+        self.remove("flags.cfg")
+        shutil.copy(os.path.join(self.finished, "flags.cfg"), self.path("flags.cfg"))
+        self.assertEqual(self.call()[0], 0)
+
+    def test_files_that_the_run_reads(self):
+        self.remove("result.json", checkpoint.PREVIOUS_NAME)
+        for name, message in (
+            ("labels.json", "belongs to this run: delete it"),
+            ("noise.npz", "belongs to this run: delete it"),
+            ("checkpoint.npz", "to train from the start"),
+        ):
+            for content in (b"", b"PK\xff{"):
+                with open(self.path(name), "wb") as file:
+                    file.write(content)
+                self.assertIn(message, self.refuse(name))
+            self.remove(name)
+        self.assert_it_ends_as_before()
+
+    def test_both_checkpoints(self):
+        self.remove("result.json")
+        for name in (checkpoint.NAME, checkpoint.PREVIOUS_NAME):
+            with open(self.path(name), "r+b") as file:
+                file.truncate(1000)
+        self.assertIn(self.path(checkpoint.NAME), self.refuse(checkpoint.PREVIOUS_NAME))
+
+    def test_a_directory_in_the_place_of_a_file(self):
+        """It is found before the training, not after it."""
+        self.remove("result.json")
+        for name in ("model.keras", "metrics.csv", "checkpoint.npz", "aum.png"):
+            kept = os.path.exists(self.path(name))
+            if kept:
+                os.rename(self.path(name), self.path("kept"))
+            os.mkdir(self.path(name))
+            self.assertIn("is no regular file. Remove it", self.refuse(name))
+            self.remove(name)
+            if kept:
+                os.rename(self.path("kept"), self.path(name))
+
+    def test_a_pipe_in_the_place_of_a_file_and_a_file_in_that_of_a_directory(self):
+        self.remove("result.json", "tensorboard")
+        os.mkfifo(self.path("result.json"))
+        self.assertIn("is no regular file. Remove it", self.refuse("result.json"))
+        self.remove("result.json")
+        with open(self.path("tensorboard"), "w"):
+            pass
+        self.assertIn("is no directory. Remove it", self.refuse("tensorboard"))
+        self.remove("tensorboard")
+        self.assert_it_ends_as_before()
+
+    def test_a_run_writes_only_what_it_checks(self):
+        names = set(os.listdir(self.folder))
+        self.assertContainsSubset(names, folder.FILES | folder.FOLDERS)
+        code, _, _ = call(*SMALL, "--plots", "--steps=2", f"--run_dir={self.folder}/plots")
+        pictures = {n for n in os.listdir(self.path("plots")) if n.endswith(".png")}
+        self.assertEqual(code, 0)
+        self.assertGreater(len(pictures), 3)
+        self.assertContainsSubset(pictures, folder.FILES)
+
+    def test_a_run_dir_that_is_a_file(self):
+        path = self.create_tempfile().full_path
+        code, _, errors = call(*SMALL, f"--run_dir={path}")
+        self.assertEqual((code, len(errors)), (2, 1))
+        self.assertIn(f"Cannot read the folder {path}: Not a directory", errors[0])
+
+
+class UnwritableTest(FolderCase):
+    def test_at_the_end(self):
+        self.remove("result.json")
+        replace = os.replace
+        for name in ("flags.cfg", "examples.csv", "model.keras", "timing.json", "result.json"):
+
+            def full(source, target, name=name):
+                if os.path.basename(target) == name:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                replace(source, target)
+
+            there = os.path.exists(self.path(name)) and os.stat(self.path(name)).st_mtime_ns
+            with mock.patch.object(os, "replace", full):
+                error = self.refuse(name)
+            self.assertIn("No space left on device. Free some space.", error)
+            self.assertFalse(any(files.is_left_over(n) for n in os.listdir(self.folder)))
+            self.assertFalse(os.path.exists(self.path("result.json")))
+            if there:
+                self.assertEqual(os.stat(self.path(name)).st_mtime_ns, there)
+        self.assert_it_ends_as_before()
+
+    def test_from_the_start(self):
+        """No file may grow beyond a size: the small ones are written, the larger ones are not."""
+        self.remove(*os.listdir(self.folder))
+        for size, name in ((100, "flags.cfg"), (1200, "noise.npz"), (20_000, "checkpoint.npz")):
+            with largest_file(size):
+                self.assertIn("File too large", self.refuse(name))
+            self.assertFalse(os.path.exists(self.path(name)))
+            self.assertFalse(any(files.is_left_over(n) for n in os.listdir(self.folder)))
+        self.assert_it_ends_as_before()
+
+
+class FailedStartTest(FolderCase):
+    wrong = ("--learning_rate=1e38", "--steps=8", "--steps_per_epoch=8")
+
+    def test_corrected_flags_may_use_a_folder_in_which_nothing_is_saved(self):
+        self.remove(*os.listdir(self.folder))
+        code, _, errors = self.call(*self.wrong)
+        self.assertEqual((code, len(errors)), (2, 1), errors)
+        self.assertIn("not finite", errors[0])
+        self.assertIn(f"corrected flags may use {self.folder} again", errors[0])
+        self.assert_it_ends_as_before()
+        self.assertLen(os.listdir(self.path("tensorboard")), 1)  # nothing is left of it
+
+    def test_a_folder_with_something_saved_is_kept(self):
+        self.remove("result.json")
+        kept = contents(self.folder)
+        code, _, errors = self.call("--learning_rate=0.5")
+        self.assertEqual((code, len(errors)), (2, 1))
+        self.assertIn("holds a run with other flags: --learning_rate=0.03", errors[0])
+        self.assertEqual(contents(self.folder), kept)
+
+    def test_what_is_not_of_the_run_stays(self):
+        self.remove(*[n for n in os.listdir(self.folder) if n != "flags.cfg"])
+        with open(self.path("thesis.tex"), "w"):
+            pass
+        self.assertIsNone(folder.look_into(self.folder, settings.Settings()))
+        self.assertEqual(os.listdir(self.folder), ["thesis.tex"])
+
+
+class PassesTest(FolderCase):
+    arguments = (*SMALL, "--method=aum", "--pass_batch_size=20", "--baseline=supervised")
+
+    def test_damaged_files_of_its_parts(self):
+        self.remove("result.json")
+        names = ("pass_1/result.json", "pass_2/examples.csv", "baseline/result.json")
+        texts = {name: read(self.folder, name) for name in names}
+        for name, text in texts.items():
+            for content in (text[: len(text) // 2], ""):
+                with open(self.path(name), "w") as file:
+                    file.write(content)
+                self.assertIn("delete it", self.refuse(name).lower())
+            with open(self.path(name), "w") as file:
+                file.write(text)
+        self.remove(*names)
+        self.assert_it_ends_as_before()
+        self.assertEqual({name: read(self.folder, name) for name in names}, texts)
+
+    def test_examples_of_another_run(self):
+        text = read(self.folder, "pass_1/examples.csv").splitlines(keepends=True)
+        self.remove("result.json")
+        cells = text[1].split(",")
+        for changed in (
+            text[:-1],
+            [*text[:1], ",".join(["99999", *cells[1:]]), *text[2:]],
+            [*text[:1], ",".join([*cells[:2], "77", *cells[3:]]), *text[2:]],
+        ):
+            with open(self.path("pass_1/examples.csv"), "w") as file:
+                file.write("".join(changed))
+            self.assertIn("delete it", self.refuse("pass_1/examples.csv"))
+
+
+if __name__ == "__main__":
+    absltest.main()

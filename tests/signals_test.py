@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signals, and standard streams that end early: a training is saved, or not disturbed at all."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from unittest import mock
+
+from absl import logging
+from absl.testing import absltest
+from commands import ROOT, call, read
+
+from ssl_noisy import checkpoint, files, folder, run, signals
+
+SMALL = (
+    "--dataset=digits",
+    "--method=supervised",
+    "--num_labels=20",
+    "--network=small_cnn",
+    "--batch_size=8",
+    "--steps=40",
+    "--steps_per_epoch=20",
+    "--noplots",
+)
+LONG = (*SMALL, "--steps=1000000", "--checkpoint_seconds=0")
+
+
+def setUpModule():  # noqa: N802
+    logging.set_verbosity(logging.WARNING)  # as the command does
+
+
+def start(shell, *arguments, **kwargs):
+    """Starts the train command in a shell that gives it its streams, and becomes it."""
+    return subprocess.Popen(
+        ["bash", "-c", shell, "bash", sys.executable, "-m", "ssl_noisy.train", *arguments],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        text=True,
+        **kwargs,
+    )
+
+
+class SignalCase(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = os.path.join(self.create_tempdir().full_path, "run")
+
+    def path(self, *names):
+        return os.path.join(self.folder, *names)
+
+    def assert_clean(self):
+        for _, _, names in os.walk(self.folder):
+            self.assertFalse(any(files.is_left_over(name) for name in names), names)
+
+
+class ProcessTest(SignalCase):
+    def wait_for_checkpoint(self, process, *names):
+        path, before = self.path(*names, checkpoint.NAME), None
+        while True:
+            self.assertIsNone(process.poll(), "the run ended before it could be stopped")
+            with contextlib.suppress(OSError):
+                now = os.stat(path).st_mtime_ns
+                if before not in (None, now):
+                    return
+                before = before or now
+            time.sleep(0.002)
+
+    def step(self, *names):
+        with open(self.path(*names, "metrics.csv")) as file:
+            return len(file.readlines())
+
+    def test_sighup_saves_in_the_baseline_and_nothing_else_is_said(self):
+        process = start(
+            'exec "$@"',
+            *LONG,
+            "--method=mixup",
+            "--baseline=supervised",
+            f"--run_dir={self.folder}",
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        self.wait_for_checkpoint(process, "baseline")
+        process.send_signal(signal.SIGHUP)
+        _, errors = process.communicate()
+        self.assertEqual(process.returncode, 129, errors)
+        # No word of TensorFlow, whose iterator still ran.
+        self.assertRegex(
+            errors,
+            rf"^\nStopped at step \d+; {self.path('baseline')} is saved. The same command goes on "
+            r"from there.\n$",
+        )
+        self.assert_clean()
+
+    def test_under_nohup_sighup_is_ignored_and_two_sigterms_save(self):
+        process = start(
+            'trap "" HUP; exec "$@"',
+            *LONG,
+            f"--run_dir={self.folder}",
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        self.wait_for_checkpoint(process)
+        process.send_signal(signal.SIGHUP)
+        self.wait_for_checkpoint(process)
+        for _ in range(2):  # as `timeout` sends it: to the process and to its group
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.01)
+        _, errors = process.communicate()
+        self.assertEqual(process.returncode, 143, errors)
+        self.assertIn("is saved. The same command goes on from there.", errors)
+        self.assert_clean()
+
+    def test_a_reader_that_leaves_ends_the_lines_and_not_the_training(self):
+        process = start(
+            'exec "$@"',
+            *SMALL,
+            f"--run_dir={self.folder}",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self.assertIn("supervised on digits", process.stdout.readline())
+        process.stdout.close()
+        errors = process.stderr.read()
+        self.assertEqual((process.wait(), errors), (0, ""))
+        process.stderr.close()
+        self.assertIn("sha256", json.loads(read(self.folder, "result.json")))
+
+    def test_a_full_disk_behind_the_output_is_one_warning(self):
+        process = start(
+            'exec "$@" > /dev/full',
+            *SMALL,
+            f"--run_dir={self.folder}",
+            stderr=subprocess.PIPE,
+        )
+        _, errors = process.communicate()
+        self.assertEqual((process.returncode, len(errors.splitlines())), (0, 1), errors)
+        self.assertIn("No space left on device", errors)
+        self.assertTrue(os.path.exists(self.path("result.json")))
+
+    def test_closed_streams(self):
+        process = start('exec "$@" >&- 2>&- <&-', *SMALL, f"--run_dir={self.folder}")
+        self.assertEqual(process.wait(), 0)
+        self.assertTrue(os.path.exists(self.path("result.json")))
+        # A finished run answers into a pipe that nobody reads, at its end.
+        reader, writer = os.pipe()
+        os.close(reader)
+        process = start(
+            'exec "$@"', *SMALL, f"--run_dir={self.folder}", stdout=writer, stderr=subprocess.PIPE
+        )
+        os.close(writer)
+        _, errors = process.communicate()
+        self.assertEqual((process.returncode, errors), (0, ""))
+
+
+class InProcessTest(SignalCase):
+    """At moments that no other process could hit."""
+
+    def setUp(self):
+        super().setUp()
+        for signum in signals.STOPPING:
+            self.addCleanup(signal.signal, signum, signal.getsignal(signum))
+            if signum != signal.SIGINT:
+                signal.signal(signum, signal.SIG_DFL)
+        signals.raise_all()
+
+    def kill(self, signum, target=None):
+        def killed(*args, **kwargs):
+            os.kill(os.getpid(), signum)
+            os.kill(os.getpid(), signum) if signum != signal.SIGINT else None
+            return target(*args, **kwargs) if target else None
+
+        return killed
+
+    def call(self):
+        return call(*SMALL, f"--run_dir={self.folder}")
+
+    def test_while_the_data_is_loaded(self):
+        for signum, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
+            with mock.patch.object(run.datasets, "load", self.kill(signum)):
+                found, out, errors = self.call()
+            self.assertEqual((found, out, len(errors)), (code, "", 2), errors)
+            self.assertIn("stopped. The same command goes on", errors[1])
+            self.assertFalse(os.path.exists(self.folder))
+
+    def test_while_a_checkpoint_is_saved_and_the_model_and_the_result(self):
+        savez = checkpoint.np.savez
+        with mock.patch.object(checkpoint.np, "savez", self.kill(signal.SIGHUP, savez)):
+            code, _, errors = self.call()
+        self.assertEqual(code, 129)
+        self.assertIn("Stopped at step 20", errors[-1])
+        with checkpoint.np.load(self.path(checkpoint.NAME)) as archive:  # it is whole
+            self.assertEqual(json.loads(str(archive["record"]))["step"], 20)
+        for module, name, signum, code in (
+            (run.networks, "portable", signal.SIGTERM, 143),
+            (folder, "write_result", signal.SIGINT, 130),
+        ):
+            target = getattr(module, name)
+            with mock.patch.object(module, name, self.kill(signum, target)):
+                self.assertEqual(self.call()[0], code)
+            self.assertFalse(os.path.exists(self.path("result.json")))
+            self.assert_clean()
+            signals.raise_all()
+            for other in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(other, signal.SIG_DFL)
+            signals.raise_all()
+        self.assertEqual(self.call()[0], 0)
+
+    def test_a_second_ctrl_c_stops_at_once(self):
+        with self.assertRaises(KeyboardInterrupt), signals.deferred() as request:
+            os.kill(os.getpid(), signal.SIGINT)
+            self.assertEqual(request.signum, signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+
+    def test_handlers_come_back(self):
+        before = [signal.getsignal(signum) for signum in signals.STOPPING]
+        with signals.deferred():
+            self.assertNotEqual([signal.getsignal(s) for s in signals.STOPPING], before)
+        self.assertEqual([signal.getsignal(signum) for signum in signals.STOPPING], before)
+
+
+if __name__ == "__main__":
+    absltest.main()
