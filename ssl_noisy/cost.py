@@ -74,12 +74,15 @@ def duration(learner, steps, batch_size=250):
 
 
 def describe(learner, steps, batch_size=250):
-    """Returns how many steps there are to do, and how long they take if that is hours."""
+    """Returns how many steps there are to do, and how long they take unless that is short."""
     text = f"{steps:,} steps"
     if steps < 1000:  # no step takes minutes
         return text
-    hours = duration(learner, steps, batch_size) / 3600
-    if hours < 2:
+    minutes = duration(learner, steps, batch_size) / 60
+    if minutes < 10:
         return text
-    size = f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
+    # No more digits than such an estimate has.
+    units = (("days", 24 * 60), ("hours", 60), ("minutes", 1))
+    unit, size = next((unit, minutes / size) for unit, size in units if minutes >= 2 * size)
+    size = f"{size:,.0f} {unit}"
     return f"{text}, about {size} on this machine (--steps shortens it)"

@@ -59,9 +59,10 @@ class DurationTest(absltest.TestCase):
         for value, variable in zip(before, self.learner.variables):
             keras.tree.map_structure(self.assertEqual, value.tolist(), variable.numpy().tolist())
 
-    def test_the_flag_to_change_is_named_where_it_takes_hours(self):
+    def test_the_flag_to_change_is_named_where_it_takes_long(self):
         for hours, steps, text in (
-            (1.9, 5000, "5,000 steps"),
+            (0.16, 5000, "5,000 steps"),
+            (1.9, 5000, "5,000 steps, about 114 minutes on this machine (--steps shortens it)"),
             (2.6, 5000, "5,000 steps, about 3 hours on this machine (--steps shortens it)"),
             (360, 2**20, "1,048,576 steps, about 15 days on this machine (--steps shortens it)"),
         ):
