@@ -374,8 +374,8 @@ def read(path, dataset: datasets.Dataset, positions) -> Noise:
         if [type(value) for value in origin] != [str, int, str] or origin[1] < 0:
             raise ValueError(f"its definition, seed and draw cannot be {origin}")
         whole = content["examples_sha256"].item()
-    # What NumPy and zipfile raise on a damaged file has many types.
-    except Exception as error:
+    # Beside those above: arrays that are missing, without a length, or of another shape.
+    except (ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise NoiseError(f"{owner} cannot be used: {reason}. Write it anew.") from error
     positions = np.asarray(positions)
@@ -472,16 +472,18 @@ def _checksum(content):
 
 
 def _read_matrix(path, num_classes):
+    owner = f"The matrix file {path!r}"
     try:
         matrix = files.read_npy(pathlib.Path(path).expanduser())
+    except ValueError as error:
+        raise NoiseError(f"{owner} cannot be used: {error}.") from error
+    try:
         model = from_matrix(matrix)
-    except Exception as error:  # as many types as with a noise file
+    except NoiseError as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise NoiseError(f"The matrix file {path!r} cannot be used: {reason}.") from error
+        raise NoiseError(f"{owner} cannot be used: {reason}.") from error
     if len(matrix) != num_classes:
-        raise NoiseError(
-            f"The matrix file {path!r} must be of {num_classes} classes. Received: {matrix.shape}."
-        )
+        raise NoiseError(f"{owner} must be of {num_classes} classes. Received: {matrix.shape}.")
     return model
 
 
