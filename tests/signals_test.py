@@ -68,10 +68,6 @@ class ProcessTest(SignalCase):
                 before = before or now
             time.sleep(0.002)
 
-    def step(self, *names):
-        with open(self.path(*names, "metrics.csv")) as file:
-            return len(file.readlines())
-
     def test_sighup_saves_in_the_baseline_and_nothing_else_is_said(self):
         process = start(
             'exec "$@"',
@@ -168,8 +164,8 @@ class InProcessTest(SignalCase):
 
     def kill(self, signum, target=None):
         def killed(*args, **kwargs):
-            os.kill(os.getpid(), signum)
-            os.kill(os.getpid(), signum) if signum != signal.SIGINT else None
+            for _ in range(1 if signum == signal.SIGINT else 2):
+                os.kill(os.getpid(), signum)
             return target(*args, **kwargs) if target else None
 
         return killed
@@ -202,8 +198,7 @@ class InProcessTest(SignalCase):
                 self.assertEqual(self.call()[0], code)
             self.assertFalse(os.path.exists(self.path("result.json")))
             self.assert_clean()
-            signals.raise_all()
-            for other in (signal.SIGTERM, signal.SIGHUP):
+            for other in (signal.SIGTERM, signal.SIGHUP):  # as a new process has them
                 signal.signal(other, signal.SIG_DFL)
             signals.raise_all()
         self.assertEqual(self.call()[0], 0)
