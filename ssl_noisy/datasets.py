@@ -368,6 +368,8 @@ def _tfds(name, data_dir, cache_dir, specs) -> Dataset:
     where = os.fspath(data_dir or os.environ.get("TFDS_DATA_DIR", ""))
     if where and "://" not in where:
         where = os.path.abspath(os.path.expanduser(where))
+        if os.path.exists(where) and not os.path.isdir(where):
+            raise DatasetError(f"The data_dir {where!r} must be a folder. Received: a file.")
     key = hashlib.sha256(json.dumps([base, where, specs]).encode()).hexdigest()[:12]
     stem = re.sub(r"[^\w.]", "_", base) + f"-{key}-"
     home = os.path.expanduser("~")  # stays "~" without HOME and an entry in the user database

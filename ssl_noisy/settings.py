@@ -347,6 +347,10 @@ def _check(field, value):
         raise UserError(
             f"--{field.name} must be UTF-8 text without control characters. Received: {value!r}"
         )
+    if isinstance(value, str) and len(value) > 4096:  # the longest path of Linux
+        raise UserError(
+            f"--{field.name} must have at most 4096 characters. Received: {len(value)} of them"
+        )
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if is_number and (not math.isfinite(value) or (minimum is not None and value < minimum)):
         bound = "finite" if minimum is None else f"a finite number, at least {minimum}"

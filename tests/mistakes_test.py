@@ -185,6 +185,8 @@ class FlagTest(MistakeCase):
         self.assertIn("surprise", self.refuse(*SMALL, "--seed=1", "surprise"))
         self.assertIn("data_dir", self.refuse(*SMALL, "--data_dir=a\nb"))
         self.assertIn("data_dir", self.refuse(*SMALL, "--data_dir=\udcff"))
+        self.assertIn("data_dir", self.refuse("--dataset=cifar10", "--data_dir=/dev/null"))
+        self.assertIn("cache_dir", self.refuse("--dataset=cifar10", f"--cache_dir={'a/' * 3000}"))
 
 
 def npz(**changes):

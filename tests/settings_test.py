@@ -94,7 +94,7 @@ class SettingsTest(parameterized.TestCase):
         ("--steps=99999999999999999999999", r"--steps must be below 2\*\*31"),
         ("--network=wrn_28_100000000", r"and 1e\+09 parameters. Received: .*about 3.9e\+21"),
         ("--network=wrn_1000000000000_2", "a depth of at most 1000"),
-        ("--network=wrn_28_" + 5000 * "9", "Unknown network"),
+        ("--network=wrn_28_" + 4000 * "9", "Unknown network"),
         ("--batch_size=0", "`batch_size` argument of `FixMatch` must be at least 1"),
         ("--data_dir=a\nb", "--data_dir must be UTF-8 text without control characters"),
         ("--data_dir=\udcff", "--data_dir must be UTF-8 text without control characters"),
