@@ -18,6 +18,10 @@ class IndexBatches(keras.utils.PyDataset):
     on `(seed, stream, step)` alone, never on what was drawn before, which is
     what lets a stopped run go on exactly.
 
+    It is what `Learner.fit` trains on, with `steps_per_epoch`, for it never ends. It needs no
+    `shuffle`. Each call of `fit` begins with the batch of step `start`: to train on,
+    pass `start` the number of steps done.
+
     (The TF1 code of FixMatch draws from a shuffle buffer of 8192 instead:
     passes for a large pool, nearly independent draws for a few dozen labels.)
 

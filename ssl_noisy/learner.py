@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import augment, losses, record, schedules
+from ssl_noisy import augment, contract, losses, record, schedules
 from ssl_noisy.batches import IndexBatches
 from ssl_noisy.errors import UserError
 
@@ -42,14 +42,16 @@ class Learner(keras.Model):
         networks.portable(learner.network).save("model.keras")
     ```
 
-    Given images, `learner(images)` is `network(images)`. The resident images
-    are not saved with the learner: after `keras.models.load_model`, call
-    `attach(task)` before training on.
+    Given images, `learner(images)` is `network(images)`. So `evaluate` and `predict` use the live
+    weights, unless they are called within `averaged_weights`. The `val_accuracy` of `fit` is that
+    of the averaged weights. The resident images are not saved with the learner: after
+    `keras.models.load_model`, call `attach(task)` before training on.
 
     Args:
-        network: A built `keras.Model` from pixels in [0, 255], of shape
-            `(batch_size, height, width, channels)`, to logits of shape
-            `(batch_size, num_classes)`.
+        network: A `keras.Model`, Sequential, functional or subclassed, from pixels in [0, 255], of
+            shape `(batch_size, height, width, channels)`, to logits of shape
+            `(batch_size, num_classes)`, without a softmax. One that has no weights yet gets them
+            here, if there is a task.
         task: A `Task`, or None to attach one later.
         batch_size: Positive integer, labeled examples a step.
         weight_decay: Float >= 0. Adds `weight_decay / 2` times the sum of squares of
@@ -77,6 +79,7 @@ class Learner(keras.Model):
     term_names = ()
     monitor_names = ()
     removes_labels = False  # whether a run first makes passes that find labels to leave out
+    validates = False  # whether `fit` runs, whose calls of `evaluate` are its validation
     always_averages = False  # whether there is an average of the weights with `ema_momentum=0` too
     # How the paper trains, here FixMatch's; a run's flags of the same names override it.
     training_defaults = {
@@ -106,6 +109,7 @@ class Learner(keras.Model):
         name=None,
     ):
         super().__init__(name=name, dtype=network.dtype_policy)
+        self.num_classes = contract.num_logits(network, task)
         self.check_at_least(1, batch_size=batch_size)
         self.check_at_least(0, weight_decay=weight_decay)
         self.check_choice("decayed", decayed, DECAYED)
@@ -214,16 +218,12 @@ class Learner(keras.Model):
         """Puts the images and given labels of `task` on the device, once, before `fit`.
 
         Raises:
-            ValueError: If there is a task already: the compiled step holds its images. Or if
-                the network has not one output for each class.
+            UserError: If there is a task already: the compiled step holds its images. Or if
+                the network does not turn its images into one logit for each class.
         """
         if self.task is not None:
             raise UserError("This learner has a task. Make a new learner for another one.")
-        if task.num_classes != self.network.output_shape[-1]:
-            raise UserError(
-                f"The network must have one output for each of the task's {task.num_classes} "
-                f"classes. Received: network.output_shape={self.network.output_shape}"
-            )
+        contract.check(self.network, task.image_shape, task.num_classes)
         examples = self.example_states(task)
         if self.record_examples:
             rows = record.initial(task.num_examples, task.num_classes)
@@ -462,7 +462,61 @@ class Learner(keras.Model):
         unmeasured = {"accuracy", *([PSEUDO_LABEL_ACCURACY] if y is None else [])}
         return {key: value for key, value in results.items() if key not in unmeasured}
 
+    def fit(self, x=None, *args, **kwargs):
+        """Trains on `batches()`, as `keras.Model.fit` does.
+
+        With `validation_data=(images, labels)`, `val_accuracy` and `val_loss` are those of the
+        averaged weights: what `evaluate` returns within `averaged_weights`.
+
+        Args:
+            x: What `batches()` returns, or another data set of dicts of indices.
+            *args, **kwargs: As in Keras. `batches()` is endless, so `steps_per_epoch` is required.
+
+        Raises:
+            UserError: If `x` is something else, such as images, or `steps_per_epoch` is missing.
+        """
+        if x is None or isinstance(x, dict) or hasattr(x, "shape"):
+            self.check_indices(x)
+        if isinstance(x, IndexBatches):
+            if kwargs.get("steps_per_epoch") is None:
+                raise UserError(self.right_call("steps_per_epoch=None, of endless batches"))
+            kwargs.setdefault("shuffle", False)  # they are in random order; Keras would warn
+        self.validates = True
+        try:
+            return super().fit(x, *args, **kwargs)
+        finally:
+            self.validates = False
+
+    def train_on_batch(self, x, *args, **kwargs):
+        """Trains on one batch, a dict of indices, as `keras.Model.train_on_batch` does."""
+        self.check_indices(x)  # before JAX takes the state
+        return super().train_on_batch(x, *args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        """Measures loss and accuracy on images and labels, as `keras.Model.evaluate` does.
+
+        Uses the live weights; within `averaged_weights`, and while `fit` runs, the averaged ones.
+        """
+        with self.averaged_weights() if self.validates else contextlib.nullcontext():
+            return super().evaluate(*args, **kwargs)
+
+    def check_indices(self, x):
+        """Raises the error of a batch that is no dict of the indices of all streams."""
+        if not isinstance(x, dict) or not set(self.streams()) <= set(x):
+            self.train_function = None  # TensorFlow cannot use it after a failed first call
+            raise UserError(self.right_call(received(x)))
+
+    def right_call(self, received):
+        """Returns the error message of a call that does not train on batches of indices."""
+        return (
+            f"{type(self).__name__} holds the images of its task and trains on batches of their "
+            "indices. Call learner.fit(learner.batches(), steps_per_epoch=1000). Received: "
+            f"{received}"
+        )
+
     def train_step(self, *args):
+        x = keras.utils.unpack_x_y_sample_weight(args[-1])[0]  # JAX passes the state first
+        self.check_indices(x)
         # The moving average follows the update, which Keras's `call` and `compute_loss` precede.
         if keras.backend.backend() != "jax":
             logs = super().train_step(*args)
@@ -541,6 +595,13 @@ class Learner(keras.Model):
     def from_config(cls, config):
         network = keras.saving.deserialize_keras_object(config["network"])
         return cls(network, **{k: v for k, v in config.items() if k != "network"})
+
+
+def received(x):
+    """Returns what the error about a wrong argument of `fit` says of it."""
+    if isinstance(x, dict):
+        return f"x with the keys {sorted(x)}"
+    return f"x of shape {tuple(x.shape)}" if hasattr(x, "shape") else f"x={x}"
 
 
 def is_random_state(variable):

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from ssl_noisy import schedules
+from ssl_noisy import contract, schedules
 from ssl_noisy.errors import UserError
 
 # Of a wide ResNet. WRN-28-10, the largest in the literature on CIFAR, has 36.5 million parameters.
@@ -728,17 +728,31 @@ def build(
 
 
 def portable(network):
-    """Copies a `keras.Model` from `build` into plain Keras layers, with the same outputs.
+    """Copies a `keras.Model` into plain Keras layers, with the same outputs.
 
     Save the copy where a file must load without this kit; it trains more slowly on TensorFlow.
+    Layers of this kit are replaced in Sequential and functional models, nested ones included.
+    Layers and subclassed models of your own are copied as they are, by their `get_config`: the
+    file loads where those classes are known to Keras.
+
+    Raises:
+        UserError: If their configs do not describe them.
     """
+    if not hasattr(network, "output_shape"):  # a subclassed model
+        copy = contract.new_copy(network)
+        copy.set_weights(network.get_weights())
+        return copy
     plain = {BatchNormalization: layers.BatchNormalization, WeightNormConv2D: layers.Conv2D}
 
-    def clone(layer):
-        return plain.get(type(layer), type(layer)).from_config(layer.get_config())
+    copies = []
 
-    copy = keras.models.clone_model(network, clone_function=clone)
-    for layer in network.layers:
-        weights = layer.plain_weights() if type(layer) in plain else layer.get_weights()
-        copy.get_layer(layer.name).set_weights(weights)
-    return copy
+    def clone(layer):
+        if isinstance(layer, keras.Model):
+            return portable(layer)
+        copies.append((layer, plain.get(type(layer), type(layer)).from_config(layer.get_config())))
+        return copies[-1][1]
+
+    network = keras.models.clone_model(network, clone_function=clone)
+    for layer, copy in copies:
+        copy.set_weights(layer.plain_weights() if type(layer) in plain else layer.get_weights())
+    return network

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the methods for wrong labels share: their settings, memory and a second network."""
 
-import keras
 from keras import ops
 
+from ssl_noisy import contract
 from ssl_noisy.learner import Learner, is_random_state
 
 
@@ -58,7 +58,7 @@ class TwoNetworkLearner(RobustLearner):
 
     def __init__(self, network, task=None, **kwargs):
         super().__init__(network, task, **kwargs)
-        self.second_network = keras.models.clone_model(network)
+        self.second_network = contract.new_copy(network)
         random_states = [
             v for v in self.second_network.non_trainable_variables if is_random_state(v)
         ]

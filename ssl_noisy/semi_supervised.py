@@ -75,8 +75,7 @@ class SemiSupervisedLearner(Learner):
 
     def add_marginal(self, name):
         """Returns a new state `(num_classes,)` for a moving average of class probabilities."""
-        num_classes = self.network.output_shape[-1]
-        return self.add_state(name, np.full(num_classes, 1 / num_classes, "float32"))
+        return self.add_state(name, np.full(self.num_classes, 1 / self.num_classes, "float32"))
 
     def aligned(self, probs, marginal, target, momentum=0.999):
         """Aligns predictions with a class distribution: `probs * target / marginal`, normalized.

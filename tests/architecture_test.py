@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ssl_noisy"
 FLOORS = [
     {"errors"},
     {"cost"},
-    {"files", "quiet", "schedules", "signals"},
+    {"files", "quiet", "schedules", "signals", "contract"},
     {"losses", "networks", "optimizers", "datasets", "augment", "mixture"},
     {"task", "label_budget", "batches", "checkpoint", "ctaugment", "cifar_n", "record", "aum"}
     | {"label_issues"},

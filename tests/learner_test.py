@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+import warnings
 from unittest import mock
 
 import keras
@@ -8,7 +9,8 @@ import toy
 from absl.testing import absltest, parameterized
 from keras import ops
 
-from ssl_noisy import Learner, Supervised, Task, augment, losses, methods
+from ssl_noisy import Learner, Supervised, Task, augment, losses, methods, networks
+from ssl_noisy.errors import UserError
 
 
 def values(variables):
@@ -290,6 +292,133 @@ class KerasModelTest(parameterized.TestCase):
         learner.save_weights(path)
         with open(path, "rb") as file:
             self.assertNotIn(learner.task.images[0].tobytes(), file.read())
+
+
+class UsersNetworkTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.enter_context(mock.patch.object(augment, "rand_augment", toy.noise))
+
+    @parameterized.parameters(*toy.USERS_NETWORKS)
+    def test_it_trains_is_validated_saved_and_loaded(self, kind):
+        keras.utils.set_random_seed(0)
+        task, _ = toy.task()
+        network = toy.users_network(kind)
+        learner = methods.get("fixmatch")(network, task, batch_size=4, unlabeled_ratio=2)
+        learner.compile(keras.optimizers.SGD(0.2))
+        test_set = (task.test_images, task.test_labels)
+        history = learner.fit(
+            learner.batches(), steps_per_epoch=4, validation_data=test_set, verbose=0
+        ).history
+        live = learner.evaluate(*test_set, verbose=0, return_dict=True)
+        with learner.averaged_weights():
+            averaged = learner.evaluate(*test_set, verbose=0, return_dict=True)
+            copy = networks.portable(network)
+            expected = network.predict(task.images, verbose=0)
+        for name in ("loss", "accuracy"):
+            self.assertAlmostEqual(history[f"val_{name}"][0], averaged[name], places=5)
+        self.assertGreater(abs(live["loss"] - averaged["loss"]), 1e-5)
+        # The copy keeps the averaged weights.
+        np.testing.assert_allclose(copy.predict(task.images, verbose=0), expected, atol=1e-5)
+        path = os.path.join(self.create_tempdir().full_path, "learner.keras")
+        learner.save(path)
+        loaded = keras.models.load_model(path)
+        loaded.attach(task)
+        for trained in (learner, loaded):
+            toy.fit(trained, steps=1, start=4)
+        np.testing.assert_allclose(
+            loaded.predict(task.images, verbose=0),
+            learner.predict(task.images, verbose=0),
+            atol=1e-5,
+        )
+
+    @parameterized.parameters(*toy.USERS_NETWORKS)
+    def test_a_second_network_has_initial_weights_of_its_own(self, kind):
+        learner = methods.get("co_teaching")(toy.users_network(kind), toy.task()[0])
+        first, second = (values(network.trainable_variables) for network in learner.networks)
+        self.assertLen(first, 6)
+        self.assertEqual([a.shape for a in first], [b.shape for b in second])
+        self.assertGreater(np.abs(first[0] - second[0]).max(), 0.01)
+
+    def test_a_network_without_weights_needs_a_task(self):
+        for kind in ("sequential", "subclassed"):
+            with self.assertRaisesRegex(UserError, "no weights yet. Pass the task"):
+                Supervised(toy.users_network(kind))
+        network = toy.users_network("subclassed")
+        network(np.zeros((1, 8, 8, 1)))
+        self.assertEqual(Supervised(network).num_classes, 10)
+
+    def test_networks_that_do_not_fit_the_task_are_refused(self):
+        inputs = keras.Input((8, 8, 1))
+        dense, flat = keras.layers.Dense, keras.layers.Flatten()(inputs)
+        softmax = keras.layers.Softmax()
+        for network, message in (
+            (keras.Model(inputs, dense(10, "softmax")(flat)), "must return logits.*a softmax"),
+            (keras.Model(inputs, softmax(dense(10)(flat))), "must return logits.*a softmax"),
+            (keras.Sequential([keras.layers.Flatten(), dense(10, "sigmoid")]), "in a sigmoid"),
+            (toy.Subclassed(12), "the task's 10 classes.*None, 12"),
+            (keras.Model(inputs, dense(10)(inputs)), "one output for each.*None, 8, 8, 10"),
+            (keras.Model(inputs, [dense(10)(flat), dense(10)(flat)]), "one output for each"),
+            (networks.build("small_cnn", (16, 16, 3), 10), r"of shape \(8, 8, 1\).*16, 16, 3"),
+        ):
+            with self.assertRaisesRegex(UserError, message):
+                Supervised(network, toy.task()[0])
+        any_size = keras.Input((None, None, 1))
+        pooled = keras.layers.GlobalAveragePooling2D()(any_size)
+        Supervised(keras.Model(any_size, dense(10)(pooled)), toy.task()[0])
+
+    def test_a_class_without_config_trains_and_is_refused_where_it_is_copied(self):
+        class WithoutConfig(toy.Subclassed):
+            def __init__(self, num_classes):
+                super().__init__(num_classes)
+
+            def get_config(self):
+                raise NotImplementedError
+
+        class WithWrongConfig(toy.Subclassed):
+            def get_config(self):
+                return {"num_classes": 3}
+
+        task, _ = toy.task()
+        for network, received in (
+            (WithoutConfig(10), "NotImplementedError"),
+            (WithWrongConfig(10), "other weights"),
+        ):
+            Supervised(network, task)
+            message = f"Give {type(network).__name__}.* a `get_config`.*{received}"
+            with self.assertRaisesRegex(UserError, message):
+                methods.get("co_teaching")(network, task)
+            with self.assertRaisesRegex(UserError, message):
+                networks.portable(network)
+
+
+class FitTest(parameterized.TestCase):
+    def test_what_is_no_batch_of_indices_is_refused(self):
+        learner, labels = toy.learner("supervised")
+        other, _ = toy.learner("supervised")
+        images = learner.task.images
+        pairs = [(images[:4], labels[:4])] * 2
+        right = r"Call learner.fit\(learner.batches\(\), steps_per_epoch=1000\). Received: "
+        for train, received in (
+            (lambda: learner.fit(images, labels), r"x of shape \(120, 8, 8, 1\)"),
+            (lambda: learner.fit(), "x=None"),
+            (lambda: learner.fit(learner.batches()), "steps_per_epoch=None"),
+            (lambda: other.fit(pair for pair in pairs), "x of shape"),
+            (lambda: learner.fit({"images": images}), r"x with the keys \['images'\]"),
+            (lambda: learner.train_on_batch(images, labels), r"x of shape \(120, 8, 8, 1\)"),
+        ):
+            with self.assertRaisesRegex(UserError, right + received):
+                train()
+        self.assertEqual(int(learner.step.numpy()), 0)
+        learner.train_on_batch({"labeled": np.arange(4)})
+        self.assertEqual(int(learner.step.numpy()), 1)
+        self.assertEqual(learner.predict(images[:3], verbose=0).shape, (3, 10))
+
+    def test_batches_need_no_shuffle(self):
+        learner, _ = toy.learner("supervised")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            learner.fit(learner.batches(), steps_per_epoch=1, verbose=0)
 
 
 class DataTest(parameterized.TestCase):

@@ -5,15 +5,17 @@ import io
 import os
 import pathlib
 import re
+from unittest import mock
 
 import keras
 import numpy as np
+import toy
 from absl import flags
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
 import ssl_noisy
 from ssl_noisy import __main__ as listing
-from ssl_noisy import command, methods, run, settings
+from ssl_noisy import augment, command, methods, run, settings
 
 README = (pathlib.Path(__file__).resolve().parent.parent / "README.md").read_text()
 
@@ -21,11 +23,16 @@ README = (pathlib.Path(__file__).resolve().parent.parent / "README.md").read_tex
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-class ReadmeTest(absltest.TestCase):
-    def test_the_python_example_runs(self):
+class ReadmeTest(parameterized.TestCase):
+    @parameterized.parameters("build", *toy.USERS_NETWORKS)
+    def test_the_python_example_runs(self, kind):
         example = EXAMPLES[0]
+        if kind != "build":
+            example, count = re.subn("ssl_noisy.networks.build.*", "users_network", example)
+            self.assertEqual(count, 1)
+            self.enter_context(mock.patch.object(augment, "rand_augment", toy.noise))
         for long, short in (
-            ("wrn_28_2", "small_cnn"),
+            *([("wrn_28_2", "small_cnn")] if kind == "build" else []),
             ("network, task, ", "network, task, batch_size=2, "),
             ("steps_per_epoch=1024, epochs=10", "steps_per_epoch=2"),
         ):
@@ -35,6 +42,7 @@ class ReadmeTest(absltest.TestCase):
         images = rng.integers(0, 256, (40, 32, 32, 3), "uint8")
         labels = np.arange(40) % 10
         names = {
+            "users_network": None if kind == "build" else toy.users_network(kind, (32, 32, 3)),
             "images": images,
             "given_labels": np.where(np.arange(40) < 20, labels, -1),
             "test_images": images,
@@ -48,7 +56,8 @@ class ReadmeTest(absltest.TestCase):
             os.chdir(before)
         model = keras.models.load_model(os.path.join(folder, "model.keras"))
         self.assertEqual(model.predict(images, verbose=0).shape, (40, 10))
-        for layer in model.layers:
+        backbones = [x for x in model.layers if isinstance(x, keras.Model)]
+        for layer in [*model.layers, *(x for backbone in backbones for x in backbone.layers)]:
             self.assertStartsWith(type(layer).__module__, "keras.")
 
     def test_the_example_of_wrong_labels_runs(self):

@@ -35,6 +35,60 @@ def network():
     return keras.Model(inputs, keras.layers.Dense(10, dtype="float32")(x))
 
 
+@keras.saving.register_keras_serializable(package="ssl_noisy_tests")
+class Subclassed(keras.Model):
+    """A subclassed model, as in Keras's guides."""
+
+    def __init__(self, num_classes=10, **kwargs):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.scale = keras.layers.Rescaling(1 / 127.5, -1)
+        self.features = keras.layers.Conv2D(4, 3, strides=2)
+        self.normalize = keras.layers.BatchNormalization()
+        self.flatten = keras.layers.Flatten()
+        self.logits = keras.layers.Dense(num_classes)
+
+    def call(self, images, training=None):
+        x = self.normalize(self.features(self.scale(images)), training=training)
+        return self.logits(self.flatten(x))
+
+    def get_config(self):
+        return super().get_config() | {"num_classes": self.num_classes}
+
+
+def users_network(kind, image_shape=(8, 8, 1)):
+    """Returns a network as a user may bring it: `sequential`, `functional`, `nested`, `subclassed`.
+
+    Only the functional and the nested one have weights yet.
+    """
+    if kind == "subclassed":
+        return Subclassed()
+    inputs = keras.Input(image_shape)
+    scaled = keras.layers.Rescaling(1 / 127.5, -1)
+    body = [
+        keras.layers.Conv2D(4, 3, strides=2),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.1),
+        keras.layers.Flatten(),
+    ]
+    logits = keras.layers.Dense(10)
+    if kind == "sequential":
+        return keras.Sequential([scaled, *body, logits])
+    if kind == "nested":  # a backbone of three channels, with a layer of this package
+        body[1] = networks.BatchNormalization()
+        backbone = keras.Sequential([keras.Input((*image_shape[:2], 3)), *body], name="backbone")
+        x = scaled(inputs)
+        x = x if image_shape[2] == 3 else keras.layers.Concatenate()([x, x, x])
+        return keras.Model(inputs, logits(backbone(x)))
+    x = scaled(inputs)
+    for layer in body:
+        x = layer(x)
+    return keras.Model(inputs, logits(x))
+
+
+USERS_NETWORKS = ("sequential", "functional", "nested", "subclassed")
+
+
 def learner(method, *, seed=0, compiled=True, jit_compile="auto", steps_per_execution=1, **kwargs):
     """Returns a learner of `method` on 20 labels, and the true labels of its task."""
     keras.utils.set_random_seed(seed)

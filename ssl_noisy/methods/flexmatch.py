@@ -70,11 +70,10 @@ class FlexMatch(WeakStrongLearner):
 
     def thresholds(self):
         """Returns the threshold of each class before this step, float32 `(num_classes,)`."""
-        num_classes = self.network.output_shape[-1]
         # Segment 0 counts the examples without a confident label.
         ones = ops.ones((self.task.num_examples,), "float32")
         segments = self.confident_labels.value + 1
-        counts = ops.segment_sum(ones, segments, num_segments=num_classes + 1)[1:]
+        counts = ops.segment_sum(ones, segments, num_segments=self.num_classes + 1)[1:]
         unselected = float(len(self.pools()["unlabeled"])) - ops.sum(counts)
         return class_thresholds(counts, unselected, self.confidence_threshold)
 

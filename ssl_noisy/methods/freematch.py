@@ -78,7 +78,7 @@ class FreeMatch(WeakStrongLearner):
         self.check_momentum(threshold_momentum=threshold_momentum)
         self.fairness_weight = fairness_weight
         self.threshold_momentum = threshold_momentum
-        self.confidence = self.add_state("confidence", np.float32(1 / network.output_shape[-1]))
+        self.confidence = self.add_state("confidence", np.float32(1 / self.num_classes))
         self.probs_average = self.add_marginal("probs_average")
         self.label_average = self.add_marginal("label_average")
 

@@ -65,7 +65,7 @@ class SoftMatch(WeakStrongLearner):
         self.uniform_alignment = uniform_alignment
         self.num_sigmas = num_sigmas
         self.threshold_momentum = threshold_momentum
-        self.mean = self.add_state("confidence_mean", np.float32(1 / network.output_shape[-1]))
+        self.mean = self.add_state("confidence_mean", np.float32(1 / self.num_classes))
         self.variance = self.add_state("confidence_variance", np.float32(1.0))
         self.marginal = self.add_marginal("marginal")
 
