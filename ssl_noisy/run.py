@@ -320,10 +320,14 @@ def _own_file(path):
 def make_learner(settings, task):
     """Builds network, learner and optimizer, compiled and ready for `fit`."""
     settings = settings.resolved()
+    before = keras.config.dtype_policy()
+    # TensorFlow orders some additions by the names of layers, and Keras numbers those. Without
+    # this, a learner that follows a baseline in one process, and the same one resumed in another,
+    # differ in the last bits.
+    keras.utils.clear_session()
     # Keras draws the seeds of initializers and dropout from here; its own `set_random_seed`
     # would import TensorFlow on JAX.
     random.seed(settings.seed)
-    before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(settings.precision)
     try:
         network = networks.build(

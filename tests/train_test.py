@@ -11,6 +11,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import toy
 from absl import logging
 from absl.testing import absltest, parameterized
 from commands import MistakeCase, call, read, start
@@ -24,6 +25,7 @@ from ssl_noisy import (
     networks,
     plots,
     run,
+    settings,
     train,
 )
 from ssl_noisy import folder as run_folder
@@ -94,6 +96,16 @@ class RunTest(absltest.TestCase):
         self.assertIn(
             "--confidence_threshold=0.95 there, --confidence_threshold=0.5 here", errors[0]
         )
+
+    def test_a_second_learner_of_a_process_is_named_as_the_first(self):
+        """TensorFlow orders additions by name: other names are other last bits."""
+        names = []
+        for _ in range(2):  # as after a baseline, and as resumed in another process
+            wanted = settings.Settings(method="remixmatch", network="small_cnn", steps=10)
+            learner = run.make_learner(wanted, toy.task()[0])
+            variables = [*learner.variables, *learner.optimizer.variables]
+            names.append([v.path for v in variables])
+        self.assertEqual(names[0], names[1])
 
     def test_its_flagfile_reproduces_it(self):
         first, second = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
