@@ -43,7 +43,7 @@ def save(folder, learner, record):
     state = {key: ops.convert_to_numpy(v.value) for key, v in _variables(learner).items()}
     if not all(np.isfinite(value).all() for value in state.values()):
         raise Diverged(
-            "The weights are not finite any more, and were not saved. Lower --learning_rate."
+            "The weights are no longer finite and were not saved. Lower --learning_rate."
         )
     current, previous = os.path.join(folder, NAME), os.path.join(folder, PREVIOUS_NAME)
     with files.replacing(current, keep=previous) as file:

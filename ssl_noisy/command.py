@@ -39,7 +39,14 @@ def start(program, main, default_arguments=()):
     def run(_):
         if not flags.FLAGS["verbosity"].present:  # TFDS reports its every step
             logging.set_verbosity(logging.WARNING)
-        return execute(program, main, wanted[0])
+        code = execute(program, main, wanted[0])
+        if code:
+            signals.ignore()  # a second one would only break the end
+            # An exception leaves cycles that hold the iterator of `fit`. TensorFlow must end it
+            # while there is a Python to run its generator, or complains: "FAILED_PRECONDITION:
+            # Python interpreter state is not initialized".
+            gc.collect()
+        return code
 
     app.run(
         run,
@@ -76,24 +83,15 @@ def execute(program, main, wanted):
     A mistake is one line on standard error, and 2. An interruption says how to go on, and is 128
     plus the number of the signal, as shells tell it: 130 after Ctrl-C.
     """
-    code = _execute(program, main, wanted)
-    # An exception leaves cycles that hold the iterator of `fit`. TensorFlow must end it while there
-    # is a Python to run its generator, or complains: "FAILED_PRECONDITION: Python interpreter
-    # state is not initialized".
-    gc.collect()
-    return code
-
-
-def _execute(program, main, wanted):
     try:
         main(wanted)
     except UserError as error:
         return fail(program, error)
     except Interrupted as stop:
-        print(f"\n{stop} The same command goes on from there.", file=sys.stderr)
+        print(f"\n{stop} Run the same command to resume.", file=sys.stderr)
         return signals.exit_code(stop.signum)
     except KeyboardInterrupt as stop:
-        print(f"\n{program}: stopped. The same command goes on, or starts anew.", file=sys.stderr)
+        print(f"\n{program}: stopped. Run the same command to resume or restart.", file=sys.stderr)
         return signals.exit_code(getattr(stop, "signum", signal.SIGINT))
     return 0
 

@@ -76,7 +76,7 @@ def duration(learner, steps, batch_size=250):
 def describe(learner, steps, batch_size=250):
     """Returns how many steps there are to do, and how long they take unless that is short."""
     text = f"{steps:,} steps"
-    if steps < 1000:  # no step takes minutes
+    if steps * learner.images_per_step() < 50_000:  # an estimate would cost more than it tells
         return text
     minutes = duration(learner, steps, batch_size) / 60
     if minutes < 10:

@@ -337,5 +337,5 @@ def read_examples(path):
     except (OSError, ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
         raise ExamplesFileError(
             f"The file of examples {str(path)!r} must be as `examples_csv` writes it. "
-            f"Received: {type(error).__name__}: {error}. Write it anew."
+            f"Received: {type(error).__name__}: {error}. Regenerate the file."
         ) from error

@@ -70,7 +70,8 @@ def _replacing(path, suffix=""):
     try:
         yield temporary
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # such as no file, which would hide the error itself
+            temporary.unlink()
         raise
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run folder: whose it is, what lies in it, and the two files that mark its begin and end."""
+"""The run folder: its owner, its contents, and the files that mark the start and end of a run."""
 
 import contextlib
 import fcntl
@@ -24,8 +24,6 @@ FOLDERS = {"baseline", "pass_1", "pass_2", "tensorboard"}
 def look_into(run_dir, settings):
     """Returns the result of a finished run; None of an unfinished one or an empty folder.
 
-    A run of other flags that has saved nothing yet, because it failed at once, is cleared away.
-
     Raises:
         UserError: If the folder holds a run with other flags, something else, or damaged files.
     """
@@ -37,15 +35,11 @@ def look_into(run_dir, settings):
     there = set(without_places(_read_flags(run_dir)))
     here = set(settings.flag_lines(places=False))
     if there != here:
-        if has_progress(run_dir):
-            raise UserError(
-                f"{run_dir} holds a run with other flags: "
-                f"{' '.join(sorted(there - here)) or '(none)'} there, "
-                f"{' '.join(sorted(here - there)) or '(none)'} here. Choose another --run_dir."
-            )
-        with only_process(run_dir):
-            _clear(run_dir)
-        return None
+        raise UserError(
+            f"{run_dir} holds a run with other flags: "
+            f"{' '.join(sorted(there - here)) or '(none)'} there, "
+            f"{' '.join(sorted(here - there)) or '(none)'} here. Choose another --run_dir."
+        )
     _check_kinds(run_dir, names)
     return read_result(run_dir) if RESULT in names else None
 
@@ -86,30 +80,36 @@ def _check_kinds(run_dir, names):
         for name in sorted(known.intersection(names)):
             path = os.path.join(run_dir, name)
             if not is_kind(path):
-                raise UserError(f"{path} is no {kind}. Remove it, and run the same command again.")
+                raise UserError(f"{path} is not a {kind}. Remove it and rerun the same command.")
 
 
-def has_progress(run_dir):
-    """Whether a training in the folder, or in one within it, has saved anything."""
+def discard(run_dir):
+    """Removes the files of a run that failed before it saved anything, and nothing else.
+
+    Returns:
+        Whether it did. If any training in the folder, or in one within it, has saved something,
+        all stays.
+    """
     kept = {checkpoint.NAME, checkpoint.PREVIOUS_NAME, MODEL, RESULT}
-    return any(kept.intersection(dirs + names) for _, dirs, names in os.walk(run_dir))
-
-
-def _clear(run_dir):
-    """Removes the files of a run that has saved nothing yet, and nothing else."""
-    for name in _names(run_dir):
-        path = os.path.join(run_dir, name)
-        with files.writing(path):
-            if name in FOLDERS and os.path.isdir(path):
-                shutil.rmtree(path)
-            elif name in FILES:
-                os.remove(path)
+    with only_process(run_dir):
+        if any(kept.intersection(dirs + names) for _, dirs, names in os.walk(run_dir)):
+            return False
+        # `flags.cfg` goes last: while it is there, the folder is that of a run.
+        for name in sorted(_names(run_dir), key=lambda name: name == FLAGS):
+            path = os.path.join(run_dir, name)
+            with files.writing(path):
+                if name in FOLDERS and os.path.isdir(path):
+                    shutil.rmtree(path)
+                elif name in FILES:
+                    os.remove(path)
+    return True
 
 
 @contextlib.contextmanager
 def only_process(run_dir):
     """Holds a lock on the folder, which ends with the process however that ends."""
-    folder = os.open(run_dir, os.O_RDONLY)
+    with files.writing(run_dir):
+        folder = os.open(run_dir, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -124,7 +124,8 @@ def only_process(run_dir):
 def begin(run_dir, settings):
     """Removes what a kill left of single files, and writes `flags.cfg`: the folder is a run now."""
     for name in filter(files.is_left_over, os.listdir(run_dir)):
-        os.remove(os.path.join(run_dir, name))
+        with files.writing(os.path.join(run_dir, name)):
+            os.remove(os.path.join(run_dir, name))
     write_text(run_dir, FLAGS, "\n".join(settings.flag_lines()) + "\n")
 
 

@@ -158,7 +158,7 @@ def read(path, dataset: datasets.Dataset) -> tuple[np.ndarray, LabelFile]:
     except KeyError as error:
         raise LabelFileError(f"{owner} must hold {', '.join(names)}. Missing: {error}.") from error
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise LabelFileError(f"{owner} cannot be used: {error}. Write it anew.") from error
+        raise LabelFileError(f"{owner} cannot be used: {error}. Regenerate the file.") from error
     ids = np.sort(ids)
     content = dataclasses.replace(content, indices=tuple(ids.tolist()))
     # A path is no identity: for folder:PATH and npz:FILE only the kind must agree.

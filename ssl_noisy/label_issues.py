@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decision which labels are issues: one rule for all methods, read off the training record."""
+"""Decides which labels are issues: one rule for all methods, based on the training record."""
 
 import dataclasses
 
@@ -7,8 +7,8 @@ import numpy as np
 
 from ssl_noisy import mixture
 
-LEAST_OBSERVATIONS = 5  # the first ones of an example say more of the initial weights
-LEAST_LABELS = 10  # fewer are no sample to fit four shapes and a weight to
+LEAST_OBSERVATIONS = 5  # earlier ones reflect the initial weights more
+LEAST_LABELS = 10  # fewer are too few to fit four shapes and a weight
 FEW_LABELS = 10  # of a class: below that, a network learns wrong labels as fast as right ones
 EDGE = 1e-6  # support is kept from 0 and 1 by this: no odds are 0 or infinite
 SEPARATED = 2  # Ashman's D of two populations that are cleanly separated
@@ -26,8 +26,7 @@ class Decision:
         noise_rate: Float in [0, 1], the estimated fraction of wrong labels.
         by: What says how many are issues: `mixtures`, `twice_contradicted` or `confident`.
         contradicted: Integer, the labels that the averaged prediction contradicts.
-        weak_evidence: List of strings, why not to trust this decision; empty if nothing is known
-            to be wrong with it.
+        weak_evidence: List of strings, reasons to distrust this decision; empty if there are none.
     """
 
     is_issue: np.ndarray
@@ -58,7 +57,8 @@ def decide(record, loss_posterior, given_labels):
     - the contradicted ones that the mixture takes for wrong;
     - of the others those that a mixture of the mean losses takes for wrong too. In time a network
       comes to believe wrong labels: their margins are positive, but far below those of right
-      ones. At most as many as are contradicted, for any mixture has two components.
+      ones. Their number is at most that of the contradicted labels, because any mixture has two
+    components.
 
     If the components are not separated, labels are hard rather than wrong. Then those count that
     are contradicted with confidence: the other class has at least the mean probability that
@@ -161,7 +161,7 @@ def quality(support, threshold):
 
 
 def _weak_evidence(given_labels, known, fitted):
-    """Returns why not to trust a decision, a list of clauses."""
+    """Returns reasons to distrust a decision, a list of clauses."""
     found, rare = [], int((~known).sum())
     if rare:
         found.append(

@@ -377,7 +377,7 @@ def read(path, dataset: datasets.Dataset, positions) -> Noise:
     # Beside those above: arrays that are missing, without a length, or of another shape.
     except (ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        raise NoiseError(f"{owner} cannot be used: {reason}. Write it anew.") from error
+        raise NoiseError(f"{owner} cannot be used: {reason}. Regenerate the file.") from error
     positions = np.asarray(positions)
     wanted = dataset.ids[positions]
     missing = np.setdiff1d(wanted, ids)

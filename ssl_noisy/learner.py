@@ -536,7 +536,8 @@ class Learner(keras.Model):
         """Updates what follows the weights: here their moving average."""
         momentum = self.average_momentum()
         for average, variable in zip(self.averages, self.averaged_variables):
-            average.assign(average + (1 - momentum) * (variable - average))
+            rate = ops.cast(1 - momentum, average.dtype)
+            average.assign(average + rate * (variable - average))
 
     def average_momentum(self):
         """Returns the share of the average that the step just done keeps: a number or scalar."""

@@ -75,7 +75,7 @@ class BatchNormalization(layers.BatchNormalization):
         fusable = on_last_axis and half_or_single and mask is None and not custom
         if keras.backend.backend() != "tensorflow" or not fusable:
             return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf  # Here, for on JAX the kit runs without TensorFlow.
+        import tensorflow as tf  # Imported here, so that the kit runs on JAX without TensorFlow.
 
         use_batch = bool(training) and self.trainable
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(

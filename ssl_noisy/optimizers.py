@@ -13,6 +13,8 @@ DEFAULTS = {
     "muon": {"learning_rate": 0.001, "momentum": 0.95, "nesterov": True},
 }
 OPTIMIZERS = tuple(DEFAULTS)
+# The last layers, which Muon leaves to AdamW: of the network, and of ReMixMatch's rotations.
+LAST_LAYERS = ("logits", "rotation")
 # Those that shrink the weights themselves, by learning rate times weight decay in each step.
 DECOUPLED = ("adamw", "muon")
 
@@ -20,7 +22,7 @@ DECOUPLED = ("adamw", "muon")
 def make(name, learning_rate, variables, *, momentum, nesterov=None, weight_decay=0.0, decayed=()):
     """Makes a Keras optimizer by name.
 
-    Keras's Muon orthogonalizes the updates of dense kernels. The layer `logits`, convolutions,
+    Keras's Muon orthogonalizes the updates of dense kernels. The last layers, convolutions,
     biases and batch normalization are updated by AdamW, as Keras recommends.
 
     Args:
@@ -51,10 +53,11 @@ def make(name, learning_rate, variables, *, momentum, nesterov=None, weight_deca
     if name == "adamw":
         made = keras.optimizers.AdamW(learning_rate, weight_decay, beta_1=momentum)
     else:
-        if not any(len(v.shape) == 2 and "logits" not in v.path for v in variables):
+        hidden = [v for v in variables if not any(name in v.path for name in LAST_LAYERS)]
+        if not any(len(v.shape) == 2 for v in hidden):
             raise UserError(
                 "--optimizer=muon updates dense kernels below the last layer, and this network has "
-                "none: all of it would be AdamW's. Use --optimizer=adamw, or --network=wide_lenet."
+                "none: AdamW would update all of it. Use --optimizer=adamw or --network=wide_lenet."
             )
         made = keras.optimizers.Muon(
             learning_rate,
@@ -62,7 +65,7 @@ def make(name, learning_rate, variables, *, momentum, nesterov=None, weight_deca
             nesterov=bool(nesterov),
             weight_decay=weight_decay,
             adam_weight_decay=weight_decay,
-            exclude_layers=["logits"],
+            exclude_layers=list(LAST_LAYERS),
         )
     ids = {id(variable) for variable in decayed}
     made.exclude_from_weight_decay(var_list=[v for v in variables if id(v) not in ids])

@@ -24,7 +24,7 @@ def initial(num_examples, num_classes):
 
 
 def updated(rows, indices, given_labels, logits):
-    """Takes the logits of a batch into the record, without gradient.
+    """Updates the record with the logits of a batch. No gradient flows.
 
     An observation is one passage of an example through the network. The margin of the first is
     left out: it says more of the initial weights than of the example (Pleiss et al., 2020, leave

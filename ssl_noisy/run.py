@@ -48,7 +48,7 @@ class Interrupted(Exception):
 
 
 def run(settings, stream=None):
-    """Trains as `settings` say, or goes on where the same run stopped, or answers at once.
+    """Trains as `settings` say, resumes the run, or returns its result if it is finished.
 
     Args:
         settings: A `Settings`.
@@ -59,7 +59,7 @@ def run(settings, stream=None):
         it has the baseline's under `baseline`.
 
     Raises:
-        UserError: With one line that says what to mend. Nothing is written if
+        UserError: With one line that says how to fix the problem. Nothing is written if
             a setting is wrong.
         Interrupted: On the first SIGINT, SIGTERM or SIGHUP, after saving.
     """
@@ -72,10 +72,10 @@ def run(settings, stream=None):
     try:
         return _train(settings, run_dir, dataset, labels, task, stream)
     except checkpoint.Diverged as error:
-        if folder.has_progress(run_dir):
-            advice = f"For other flags choose another --run_dir: {run_dir} keeps what is saved."
+        if folder.discard(run_dir):
+            advice = f"Nothing was saved yet, so corrected flags may use {run_dir} again."
         else:
-            advice = f"Nothing is saved yet: corrected flags may use {run_dir} again."
+            advice = f"To change flags, choose another --run_dir: {run_dir} keeps what was saved."
         raise UserError(f"{error} {advice}") from error
 
 
@@ -108,6 +108,7 @@ def _train(settings, run_dir, dataset, labels, task, stream):
     remover, samples = _remover(settings, learner, labels)
     files.make_folder(run_dir)
     with folder.only_process(run_dir):
+        folder.look_into(run_dir, settings)  # another process may have begun here meanwhile
         _open_folder(run_dir, settings, dataset, labels)
         baseline = None
         if settings.baseline:
@@ -313,7 +314,8 @@ def _own_file(path):
         yield
     except UserError as error:
         raise UserError(
-            f"{error} {path} belongs to this run: delete it, and the same command writes it again."
+            f"{error} {path} belongs to this run. If the data are unchanged, delete it, and the "
+            "same command writes it again; otherwise choose another --run_dir."
         ) from error
 
 
@@ -324,7 +326,7 @@ def make_learner(settings, task):
     # TensorFlow orders some additions by the names of layers, and Keras numbers those. Without
     # this, a learner that follows a baseline in one process, and the same one resumed in another,
     # differ in the last bits.
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     # Keras draws the seeds of initializers and dropout from here; its own `set_random_seed`
     # would import TensorFlow on JAX.
     random.seed(settings.seed)
@@ -433,13 +435,13 @@ class Session(keras.callbacks.Callback):
                     verbose=0,
                     shuffle=False,  # the batches come shuffled
                 )
-            self._stop_if_asked()
+        self._stop_if_asked()
 
     def _introduce(self):
         network, task, settings = self.learner.network, self.learner.task, self.settings
         where = environment()
-        size = settings.evaluation_batch_size
-        steps = cost.describe(self.learner, settings.steps - self.done, min(size, 250))
+        size = _evaluation_batch_size(settings, self.dataset)
+        steps = cost.describe(self.learner, settings.steps - self.done, size)
         self.progress.note(
             f"{settings.method} on {self.dataset.name}: {task.num_examples} images, "
             f"{len(task.labeled)} labeled; {settings.network} with "

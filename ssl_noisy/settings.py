@@ -37,7 +37,7 @@ class Settings:
     fills those in. Units and ranges are in each field's help.
 
     Raises:
-        ValueError: For a value out of range, or an argument that the method does not take.
+        UserError: For a value out of range, or an argument that the method does not take.
     """
 
     method: str = _setting("fixmatch", "the training method: a file of ssl_noisy/methods")
@@ -183,7 +183,7 @@ class Settings:
         for name in ("noise_draw", "noise_seed", "cifarn_file"):
             if getattr(self, name) is not None and name not in takes:
                 raise UserError(
-                    f"--{name} says nothing of --noise={self.noise}, which takes: "
+                    f"--{name} has no effect with --noise={self.noise}, which takes: "
                     + (", ".join(f"--{key}" for key in takes) or "no other flag")
                     + f". Received: --{name}={getattr(self, name)}"
                 )
@@ -437,7 +437,7 @@ def from_flags(flag_values):
     """Returns the `Settings` that the parsed flags state. Paths become absolute.
 
     Raises:
-        ValueError: As `Settings`.
+        UserError: As `Settings`.
     """
     values = {field.name: flag_values[field.name].value for field in _fields()}
     for field in _fields():

@@ -28,13 +28,18 @@ def raise_all():
     """Lets SIGTERM and SIGHUP raise `Stopped`, so that a process cleans up before it ends."""
 
     def stop(signum, frame):
-        # `timeout` and a closing terminal send theirs twice: the first one does.
-        signal.signal(signum, signal.SIG_IGN)
+        ignore()
         raise Stopped(signum)
 
     for signum in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) == signal.SIG_DFL:
             signal.signal(signum, stop)
+
+
+def ignore():
+    """Ignores SIGTERM and SIGHUP: `timeout` and a closing terminal send theirs twice."""
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 class Request:
@@ -61,8 +66,7 @@ def deferred():
             signal.signal(signum, before[signum])
 
     before = {s: signal.getsignal(s) for s in STOPPING}
-    if before[signal.SIGHUP] == signal.SIG_IGN:
-        del before[signal.SIGHUP]
+    before = {s: handler for s, handler in before.items() if handler != signal.SIG_IGN}
     for signum in before:
         signal.signal(signum, ask)
     try:

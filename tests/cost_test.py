@@ -69,7 +69,10 @@ class DurationTest(absltest.TestCase):
             with mock.patch.object(cost, "duration", lambda *_, h=hours: 3600 * h):
                 self.assertEqual(cost.describe(self.learner, steps), text)
         with mock.patch.object(cost, "duration", side_effect=AssertionError):
-            self.assertEqual(cost.describe(self.learner, 999), "999 steps")
+            # Twelve images each.
+            self.assertEqual(cost.describe(self.learner, 4166), "4,166 steps")
+        with mock.patch.object(cost, "duration", lambda *_: 36_000):
+            self.assertIn("about 10 hours", cost.describe(self.learner, 4167))
 
 
 if __name__ == "__main__":

@@ -439,7 +439,7 @@ class ExamplesTest(parameterized.TestCase):
     def assert_refused(self, part):
         with self.assertRaises(detection.ExamplesFileError) as raised:
             detection.read_examples(self.path)
-        for text in ("examples.csv' must be as", part, "Write it anew."):
+        for text in ("examples.csv' must be as", part, "Regenerate the file."):
             self.assertIn(text, str(raised.exception))
         self.assertNotIn("\n", str(raised.exception))
 

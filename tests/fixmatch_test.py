@@ -82,9 +82,9 @@ class FixMatchTest(absltest.TestCase):
             for strong in (lambda images: 0 * images, lambda images: 255 - images):
                 learner, _ = toy.learner("fixmatch", joint_batch_norm=joint)
                 learner.strong_view = strong
-                before = [v.numpy() for v in learner.network.non_trainable_variables]
+                before = [v.numpy() for v in learner.running_statistics]
                 toy.fit(learner, steps=1)
-                after = [v.numpy() for v in learner.network.non_trainable_variables]
+                after = [v.numpy() for v in learner.running_statistics]
                 self.assertTrue(all((a != b).any() for a, b in zip(before, after)))
                 statistics.append(np.concatenate(after))
             self.assertEqual(np.allclose(*statistics), not joint)

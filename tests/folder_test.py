@@ -12,7 +12,7 @@ from absl import logging
 from absl.testing import absltest, parameterized
 from commands import call, largest_file, read
 
-from ssl_noisy import checkpoint, files, folder, settings
+from ssl_noisy import checkpoint, files, folder
 
 SMALL = (
     "--dataset=digits",
@@ -131,8 +131,8 @@ class DamagedTest(FolderCase):
     def test_files_that_the_run_reads(self):
         self.remove("result.json", checkpoint.PREVIOUS_NAME)
         for name, message in (
-            ("labels.json", "belongs to this run: delete it"),
-            ("noise.npz", "belongs to this run: delete it"),
+            ("labels.json", "belongs to this run. If the data are unchanged, delete it"),
+            ("noise.npz", "belongs to this run. If the data are unchanged, delete it"),
             ("checkpoint.npz", "to train from the start"),
         ):
             for content in (b"", b"PK\xff{"):
@@ -157,7 +157,7 @@ class DamagedTest(FolderCase):
             if kept:
                 os.rename(self.path(name), self.path("kept"))
             os.mkdir(self.path(name))
-            self.assertIn("is no regular file. Remove it", self.refuse(name))
+            self.assertIn("is not a regular file. Remove it", self.refuse(name))
             self.remove(name)
             if kept:
                 os.rename(self.path("kept"), self.path(name))
@@ -165,11 +165,11 @@ class DamagedTest(FolderCase):
     def test_a_pipe_in_the_place_of_a_file_and_a_file_in_that_of_a_directory(self):
         self.remove("result.json", "tensorboard")
         os.mkfifo(self.path("result.json"))
-        self.assertIn("is no regular file. Remove it", self.refuse("result.json"))
+        self.assertIn("is not a regular file. Remove it", self.refuse("result.json"))
         self.remove("result.json")
         with open(self.path("tensorboard"), "w"):
             pass
-        self.assertIn("is no directory. Remove it", self.refuse("tensorboard"))
+        self.assertIn("is not a directory. Remove it", self.refuse("tensorboard"))
         self.remove("tensorboard")
         self.assert_it_ends_as_before()
 
@@ -242,11 +242,20 @@ class FailedStartTest(FolderCase):
         self.assertEqual(contents(self.folder), kept)
 
     def test_what_is_not_of_the_run_stays(self):
-        self.remove(*[n for n in os.listdir(self.folder) if n != "flags.cfg"])
+        """Flags and labels that a user keeps in a folder are no run to clear away."""
+        self.remove(*[n for n in os.listdir(self.folder) if n not in ("flags.cfg", "labels.json")])
+        kept = contents(self.folder)
+        code, _, errors = self.call("--learning_rate=0.5")
+        self.assertEqual((code, len(errors)), (2, 1))
+        self.assertEqual(contents(self.folder), kept)
         with open(self.path("thesis.tex"), "w"):
             pass
-        self.assertIsNone(folder.look_into(self.folder, settings.Settings()))
+        self.assertTrue(folder.discard(self.folder))
         self.assertEqual(os.listdir(self.folder), ["thesis.tex"])
+        with open(self.path("checkpoint.npz"), "w"):
+            pass
+        self.assertFalse(folder.discard(self.folder))
+        self.assertLen(os.listdir(self.folder), 2)
 
 
 class PassesTest(FolderCase):

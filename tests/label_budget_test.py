@@ -180,7 +180,7 @@ class LabelFileTest(parameterized.TestCase):
     @parameterized.parameters(b"", b"{", b"[]", b"3", b"null", b"\xff\xfe", b"[" * 100_000)
     def test_malformed(self, raw):
         self.path.write_bytes(raw)
-        self.assert_refused(["8.json' cannot be used", "Write it anew"])
+        self.assert_refused(["8.json' cannot be used", "Regenerate the file"])
 
     def test_a_pipe(self):
         self.path.unlink()

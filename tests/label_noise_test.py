@@ -536,7 +536,7 @@ class FileTest(Case):
     )
     def test_bad_content(self, changes, parts):
         self.rewrite(**changes)
-        self.assert_refused([*parts, "Write it anew"])
+        self.assert_refused([*parts, "Regenerate the file"])
 
     def test_any_flipped_byte_is_found_or_harmless(self):
         good, found = self.path.read_bytes(), 0

@@ -332,6 +332,28 @@ class UsersNetworkTest(parameterized.TestCase):
             atol=1e-5,
         )
 
+    @parameterized.parameters("sequential", "functional", "nested")
+    def test_a_rotation_head_reads_what_the_last_layer_reads(self, kind):
+        network = toy.users_network(kind)
+        task, _ = toy.task()
+        learner = methods.get("remixmatch")(network, task)
+        images = task.images[:3]
+        features, logits = learner.features_and_logits(images)
+        self.assertEqual(features.shape, (3, 36))  # four filters, three by three
+        kernel, bias = (
+            network.get_weights()[-2:] if kind != "nested" else network.layers[-1].get_weights()
+        )
+        np.testing.assert_allclose(logits, ops.matmul(features, kernel) + bias, atol=1e-4)
+        np.testing.assert_allclose(logits, network(images), atol=1e-5)
+
+    def test_a_rotation_head_needs_to_know_the_last_layer(self):
+        task, _ = toy.task()
+        inputs = keras.Input((8, 8, 1))
+        nested = toy.users_network("functional")
+        for network in (toy.users_network("subclassed"), keras.Model(inputs, nested(inputs))):
+            with self.assertRaisesRegex(ValueError, "subclassed or ends in a model"):
+                methods.get("remixmatch")(network, task)
+
     @parameterized.parameters(*toy.USERS_NETWORKS)
     def test_a_second_network_has_initial_weights_of_its_own(self, kind):
         learner = methods.get("co_teaching")(toy.users_network(kind), toy.task()[0])

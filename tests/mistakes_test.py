@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 import zipfile
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest
 from commands import ROOT, MistakeCase
 from PIL import Image
+
+from ssl_noisy import cost
 
 SMALL = ("--dataset=digits", "--num_labels=20", "--network=small_cnn", "--steps=20", "--noplots")
 
@@ -147,6 +150,12 @@ aum --remove_labels=aum
 
 
 class FlagTest(MistakeCase):
+    def setUp(self):
+        super().setUp()
+        # Of any machine that the tests run on.
+        self.enter_context(mock.patch.object(cost, "memory", lambda: 64 * 10**9))
+        self.enter_context(mock.patch.object(cost, "is_cpu", lambda: True))
+
     def test_values(self):
         for flag, values in VALUES.items():
             for value in values.split():

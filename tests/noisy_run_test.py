@@ -194,7 +194,7 @@ class MistakeTest(MistakeCase):
         ("--noise=file:/no/such/noise.npz", "/no/such/noise.npz"),
         ("--noise=matrix:/no/such/matrix.npy", "/no/such/matrix.npy"),
         ("--noise_draw=dice", "exact"),
-        ("--cifarn_file=/no/such.pt", "--cifarn_file says nothing of --noise=symmetric:0.4"),
+        ("--cifarn_file=/no/such.pt", "--cifarn_file has no effect with --noise=symmetric:0.4"),
         ("--remove_labels=fixmatch", "aum"),
         ("--pass_share=0.5", "--pass_share is not a flag of method 'supervised'"),
     )

@@ -78,8 +78,10 @@ class OptimizersTest(parameterized.TestCase):
         # Adam's second moments: of all but the one kernel.
         self.assertLen(slots, len(made.trainable_variables) - 1)
         self.assertNotIn((256, 512), [tuple(v.shape) for v in slots])
-        with self.assertRaisesRegex(ValueError, "none: all of it would be AdamW's. Use --opt"):
+        with self.assertRaisesRegex(ValueError, "none: AdamW would update all of it. Use --opt"):
             learner("muon", network="small_cnn")
+        with self.assertRaisesRegex(ValueError, "below the last layer"):
+            learner("muon", network="small_cnn", method="remixmatch")
 
     def test_decoupled_decay_where_there_is_none(self):
         with self.assertRaisesRegex(ValueError, "adam has no decoupled weight decay, only adamw"):

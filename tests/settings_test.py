@@ -170,7 +170,7 @@ class SettingsTest(parameterized.TestCase):
             ("cifarn:worse_label", "noise_seed"),
         ):
             value = {"noise_seed": 1, "noise_draw": "coin", "cifarn_file": "a.pt"}[name]
-            with self.assertRaisesRegex(ValueError, f"--{name} says nothing of --noise={noise}"):
+            with self.assertRaisesRegex(ValueError, f"--{name} has no effect with --noise={noise}"):
                 Settings(noise=noise, **{name: value})
         made = Settings(noise="symmetric:0.4", seed=3).resolved()
         self.assertEqual((made.noise_seed, made.noise_draw), (3, "exact"))

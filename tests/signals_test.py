@@ -85,8 +85,8 @@ class ProcessTest(SignalCase):
         # No word of TensorFlow, whose iterator still ran.
         self.assertRegex(
             errors,
-            rf"^\nStopped at step \d+; {self.path('baseline')} is saved. The same command goes on "
-            r"from there.\n$",
+            rf"^\nStopped at step \d+; {self.path('baseline')} is saved. Run the same command "
+            r"to resume.\n$",
         )
         self.assert_clean()
 
@@ -106,7 +106,7 @@ class ProcessTest(SignalCase):
             time.sleep(0.01)
         _, errors = process.communicate()
         self.assertEqual(process.returncode, 143, errors)
-        self.assertIn("is saved. The same command goes on from there.", errors)
+        self.assertIn("is saved. Run the same command to resume.", errors)
         self.assert_clean()
 
     def test_a_reader_that_leaves_ends_the_lines_and_not_the_training(self):
@@ -158,8 +158,12 @@ class InProcessTest(SignalCase):
         super().setUp()
         for signum in signals.STOPPING:
             self.addCleanup(signal.signal, signum, signal.getsignal(signum))
-            if signum != signal.SIGINT:
-                signal.signal(signum, signal.SIG_DFL)
+        self.start_anew()
+
+    def start_anew(self):
+        """Handles signals as a new process does: one that stopped ignores them."""
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_DFL)
         signals.raise_all()
 
     def kill(self, signum, target=None):
@@ -175,10 +179,11 @@ class InProcessTest(SignalCase):
 
     def test_while_the_data_is_loaded(self):
         for signum, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
+            self.start_anew()
             with mock.patch.object(run.datasets, "load", self.kill(signum)):
                 found, out, errors = self.call()
             self.assertEqual((found, out, len(errors)), (code, "", 2), errors)
-            self.assertIn("stopped. The same command goes on", errors[1])
+            self.assertIn("stopped. Run the same command to resume", errors[1])
             self.assertFalse(os.path.exists(self.folder))
 
     def test_while_a_checkpoint_is_saved_and_the_model_and_the_result(self):
@@ -198,9 +203,7 @@ class InProcessTest(SignalCase):
                 self.assertEqual(self.call()[0], code)
             self.assertFalse(os.path.exists(self.path("result.json")))
             self.assert_clean()
-            for other in (signal.SIGTERM, signal.SIGHUP):  # as a new process has them
-                signal.signal(other, signal.SIG_DFL)
-            signals.raise_all()
+            self.start_anew()
         self.assertEqual(self.call()[0], 0)
 
     def test_a_second_ctrl_c_stops_at_once(self):

@@ -189,7 +189,7 @@ class ResumeTest(absltest.TestCase):
             _, errors = process.communicate()
             if signum == signal.SIGINT:
                 self.assertEqual(process.returncode, 130, errors)
-                self.assertIn("The same command goes on from there", errors)
+                self.assertIn("Run the same command to resume", errors)
                 self.assertNotIn("Traceback", errors)
             else:
                 self.assertEqual(process.returncode, -signal.SIGKILL)
@@ -314,7 +314,7 @@ class MistakeTest(MistakeCase):
         self.assertLen(errors, 1)
         self.assertRegex(errors[0], r"not finite from step \d+ on \(.*supervised_loss")
         self.assertIn("--learning_rate", errors[0])
-        self.assertIn(f"choose another --run_dir: {folder} keeps what is saved", errors[0])
+        self.assertIn(f"choose another --run_dir: {folder} keeps what was saved", errors[0])
         self.assertFalse(os.path.exists(os.path.join(folder, "result.json")))
         with np.load(os.path.join(folder, checkpoint.NAME)) as archive:
             for key in archive.files:
@@ -370,7 +370,7 @@ class MistakeTest(MistakeCase):
         with mock.patch.object(run, "load_labels", side_effect=KeyboardInterrupt):
             code, _, errors = call(*SMALL, f"--run_dir={self.create_tempdir().full_path}/run")
         self.assertEqual(code, 130)
-        self.assertEqual(errors[-1], "train: stopped. The same command goes on, or starts anew.")
+        self.assertEqual(errors[-1], "train: stopped. Run the same command to resume or restart.")
 
     def test_help_lists_the_flags_and_the_methods_that_take_them(self):
         process = start("--help")

@@ -4,7 +4,7 @@
 import keras
 from keras import ops
 
-from ssl_noisy import losses
+from ssl_noisy import losses, schedules
 from ssl_noisy.robust import TwoNetworkLearner
 
 
@@ -81,7 +81,10 @@ class CoTeaching(TwoNetworkLearner):
         # As the authors train: the first pass is number 1 of 0 to T - 1, with T passes of rising.
         length = self.steps_per_pass(self.task)
         last = self.selection_end * self.steps / length - 1
-        done = ops.cast(self.step.value // length, "float32")
-        ramp = ops.minimum((done + 1) / last, 1.0) if last > 0 else 1.0
+        if last > 1:
+            done = ops.cast(self.step.value // length, "float32")
+            ramp = ops.minimum((done + 1) / last, 1.0)
+        else:  # in two passes or fewer it rises with each step
+            ramp = schedules.linear_ramp(self.progress(), 0.0, self.selection_end)
         # 0.4 * 10 is below 4 in float32.
         return ops.maximum(ops.floor((1 - self.assumed_noise_rate * ramp) * size + 1e-3), 1.0)

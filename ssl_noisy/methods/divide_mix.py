@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DivideMix: two networks divide the labels for each other, and MixMatch does without the bad."""
+"""DivideMix: each of two networks finds the wrong labels for the other, trained by MixMatch."""
 
 import keras
 import numpy as np
@@ -21,7 +21,8 @@ class DivideMix(TwoNetworkLearner):
     lambda a batch); mixtures in which a labeled view prevails have a cross-entropy, the others a
     squared distance, and all have `losses.prior_loss`, which keeps all classes in use. It
     begins with a warm-up on the given labels alone, which ends where the weight of the squared
-    distance begins to rise from 0, and lasts one pass at least: before it there is no fit.
+    distance begins to rise from 0, and lasts at least one pass, because there is no fit before
+    then.
 
     Departures from the authors' code (LiJunnan1992/DivideMix, d9d3058):
 
@@ -49,7 +50,7 @@ class DivideMix(TwoNetworkLearner):
         clean_threshold: Float in [0, 1): a label is kept where the probability that it is
             clean is above this.
         loss_window: Integer in [1, 1000]. The mixture is fitted to the mean of the losses, scaled
-            to [0, 1], of so many passes, those of the warm-up left out.
+            to [0, 1], of so many passes. The first of them is the last pass of the warm-up.
         temperature: Float > 0, sharpens the guessed labels. 1 leaves them.
         mixup_alpha: Float >= 0: the share of an image in a mixture is drawn from
             Beta(mixup_alpha, mixup_alpha). 0 mixes nothing.

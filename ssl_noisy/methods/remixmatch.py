@@ -107,9 +107,24 @@ class ReMixMatch(WeakStrongLearner):
     @functools.cached_property  # which Keras does not track, as it would an attribute that is set
     def features_and_logits(self):
         """The network with one more output, the features `(batch_size, num_features)` before it."""
-        last = [layer for layer in self.network.layers if layer.weights][-1]
-        features = keras.layers.Flatten(dtype="float32")(last.input)
-        return keras.Model(self.network.inputs[0], [features, self.network.output])
+        network = self.network
+        last = [layer for layer in network.layers if layer.weights][-1]
+        if not hasattr(network, "output_shape") or isinstance(last, keras.Model):
+            raise UserError(
+                f"{type(self).__name__} classifies rotations from the input of the network's last "
+                "layer with weights. Use a Sequential or functional network that does not end in a "
+                f"model. Received: {network.name!r}, which is subclassed or ends in a model"
+            )
+        if not isinstance(network, keras.Sequential):
+            features = keras.layers.Flatten(dtype="float32")(last.input)
+            return keras.Model(network.inputs[0], [features, network.outputs[0]])
+        # Its layers may belong to no graph yet.
+        x = inputs = keras.Input(network.input_shape[1:])
+        for layer in network.layers:
+            if layer is last:
+                features = keras.layers.Flatten(dtype="float32")(x)
+            x = layer(x)
+        return keras.Model(inputs, [features, x])
 
     def images_per_step(self):
         # Mixed are labeled, weak and all strong views; unmixed a strong one, and that turned.
