@@ -328,7 +328,7 @@ class MistakeTest(MistakeCase):
         code, _, errors = call(*SMALL, *steps, "--learning_rate=1e39", f"--run_dir={folder}")
         self.assertEqual(code, 2)
         self.assertLen(errors, 1)
-        self.assertIn("not finite", errors[0])
+        self.assertIn("no longer finite", errors[0])
         with np.load(os.path.join(folder, checkpoint.NAME)) as archive:
             self.assertEqual(json.loads(str(archive["record"]))["step"], 0)
             for key in archive.files:
