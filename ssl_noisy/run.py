@@ -29,6 +29,7 @@ from ssl_noisy import (
     networks,
     optimizers,
     plots,
+    quiet,
     record,
     schedules,
     signals,
@@ -362,6 +363,10 @@ def make_learner(settings, task):
         steps_per_execution=settings.steps_per_execution,
     )
     learner.optimizer.build(learner.trainable_variables)
+    with quiet.held_stderr():
+        # To serialize, which `batches` and saving do, Keras imports TensorFlow where there is one,
+        # on JAX too, and that greets.
+        learner.get_compile_config()
     _rehearse(learner)
     return learner
 
