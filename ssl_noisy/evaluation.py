@@ -13,7 +13,7 @@ def evaluate(learner, images, labels, batch_size=250):
         images: uint8 array of shape `(num_images, height, width, channels)`.
         labels: Integer array of shape `(num_images,)`.
         batch_size: Positive integer, images at a time; it changes no result. The last batch is
-            filled up: on TensorFlow a batch of another size would be traced and compiled anew.
+            filled up: on TensorFlow a batch of another size would be traced and compiled again.
 
     Returns:
         A tuple `(accuracy, recall)`: a float in [0, 1], and a float array of

@@ -34,8 +34,9 @@ class SoftMatch(WeakStrongLearner):
     the variance are of predictions that are not aligned, as in the paper and TorchSSL;
     microsoft/Semi-supervised-learning takes them after alignment. The average that
     aligns starts at equal classes, and its momentum warms up; there it starts at the
-    first batch's mean. Labeled, weak and strong views are a forward pass each, where
-    that code passes them as one batch: `joint_batch_norm=True`.
+    first batch's mean. The mean and the variance do not warm up: in a short training they
+    still hold part of their initial values. Labeled, weak and strong views are a forward pass
+    each, where that code passes them as one batch: `joint_batch_norm=True`.
 
     Strong views are FixMatch's by default; the authors' are `strong_augmentation="usb"`.
 
