@@ -54,10 +54,10 @@ except ModuleNotFoundError as error:
 _require_backend(keras.backend.backend())
 
 from ssl_noisy import methods, networks  # noqa: E402
-from ssl_noisy.aum import AUM  # noqa: E402
+from ssl_noisy.data.task import Task  # noqa: E402
+from ssl_noisy.labels.aum import AUM  # noqa: E402
+from ssl_noisy.labels.mixture import BetaMixture  # noqa: E402
 from ssl_noisy.learner import Learner  # noqa: E402
-from ssl_noisy.mixture import BetaMixture  # noqa: E402
-from ssl_noisy.task import Task  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = ["AUM", "BetaMixture", "Learner", "Task", "methods", "networks"]

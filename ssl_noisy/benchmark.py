@@ -15,8 +15,9 @@ import keras
 from absl import flags
 from keras import ops
 
-from ssl_noisy import command, run
-from ssl_noisy.task import Task
+from ssl_noisy import command
+from ssl_noisy.data.task import Task
+from ssl_noisy.runs import run
 
 WARM_UP = 5  # calls of the compiled step that are not timed; the first one compiles
 

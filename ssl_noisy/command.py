@@ -7,10 +7,11 @@ import sys
 
 from absl import app, flags, logging
 
-from ssl_noisy import settings, signals
+from ssl_noisy import settings
 from ssl_noisy.errors import UserError
-from ssl_noisy.progress import Output
-from ssl_noisy.run import Interrupted
+from ssl_noisy.runs import signals
+from ssl_noisy.runs.progress import Output
+from ssl_noisy.runs.run import Interrupted
 
 
 def start(program, main, default_arguments=()):

@@ -14,8 +14,8 @@ import zipfile
 
 import numpy as np
 
-from ssl_noisy import cost
 from ssl_noisy.errors import UserError
+from ssl_noisy.runs import cost
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import augment, contract, losses, record, schedules
+from ssl_noisy import augment, contract, losses, schedules
 from ssl_noisy.batches import IndexBatches
 from ssl_noisy.errors import UserError
+from ssl_noisy.labels import record
 
 PSEUDO_LABEL_ACCURACY = "pseudo_label_accuracy"
 WEAK_AUGMENTATIONS = ("auto", "flip_shift", "alternating_flip_shift", "shift", "jitter", "none")
@@ -371,7 +372,7 @@ class Learner(keras.Model):
             `(num_examples,)`: float in [0, 1], larger where the label is more suspicious, NaN
             where it does not know, and bool. A run reports them beside the detectors of the
             record; which labels are issues is decided by one rule for all methods
-            (`label_issues.decide`).
+            (`issues.decide`).
         """
         return {}
 

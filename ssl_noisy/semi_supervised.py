@@ -4,7 +4,8 @@
 import numpy as np
 from keras import ops
 
-from ssl_noisy import augment, ctaugment, losses, schedules
+from ssl_noisy import augment, losses, schedules
+from ssl_noisy.augment import ctaugment
 from ssl_noisy.learner import Learner
 
 CTAUGMENT = ("ctaugment", "ctaugment_pixels")

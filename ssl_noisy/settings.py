@@ -10,9 +10,10 @@ import re
 
 from absl import flags
 
-from ssl_noisy import files, label_noise, methods, networks, optimizers, schedules
+from ssl_noisy import files, methods, networks, optimizers, schedules
+from ssl_noisy.data import label_noise
+from ssl_noisy.data.label_budget import DRAWS
 from ssl_noisy.errors import UserError
-from ssl_noisy.label_budget import DRAWS
 
 _FILES = ("label_file", "cifarn_file")
 REMOVERS = tuple(name for name in methods.names() if methods.get(name).removes_labels)

@@ -9,8 +9,9 @@ supervised baseline, in about a minute.
 
 import sys
 
-from ssl_noisy import command, detection, label_issues, recipes
-from ssl_noisy.run import run
+from ssl_noisy import command, recipes
+from ssl_noisy.labels import detection, issues
+from ssl_noisy.runs.run import run
 
 # Flags that leave open what is trained.
 _OPEN = {"seed", "steps", "steps_per_epoch", "run_dir", "data_dir", "cache_dir", "plots", "noplots"}
@@ -44,7 +45,7 @@ def labels(result, run_dir):
     """Returns what a run found out about its labels, as text."""
     report = result["label_quality"]
     lines = [f"\nThe labels, by the record of the training ({run_dir}/examples.csv):"]
-    lines.append(label_issues.describe(report["label_issues"]))
+    lines.append(issues.describe(report["label_issues"]))
     if "noise" in result:
         rates = [report[name] for name in ("estimated_noise_rate", "noise_rate")]
         lines.append("Estimated noise rate {:.1%}, true {:.1%}.".format(*rates))

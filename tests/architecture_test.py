@@ -12,20 +12,22 @@ PACKAGE = ROOT / "ssl_noisy"
 # A module may import those of lower floors only (and those of the first, anything may).
 FLOORS = [
     {"errors"},
-    {"cost"},
-    {"files", "quiet", "schedules", "signals", "contract"},
-    {"losses", "networks", "optimizers", "datasets", "augment", "mixture"},
-    {"task", "label_budget", "batches", "checkpoint", "ctaugment", "cifar_n", "record", "aum"}
-    | {"label_issues"},
-    {"learner", "evaluation", "label_noise", "detection"},
+    {"runs.cost"},
+    {"files", "quiet", "schedules", "runs.signals", "contract"},
+    {"losses", "networks", "optimizers", "data.sources", "augment.views", "labels.mixture"},
+    {"augment"},
+    {"augment.ctaugment", "data.task", "data.label_budget", "data.cifar_n", "batches"}
+    | {"labels.record", "labels.aum", "labels.issues", "runs.checkpoint"},
+    {"data.label_noise", "labels.detection", "learner", "runs.evaluation"},
     {"semi_supervised", "robust"},
     {"methods"},
-    {"settings", "progress", "plots", "recipes"},
-    {"folder", "label_report"},
-    {"run"},
+    {"settings", "recipes", "runs.progress", "runs.plots"},
+    {"runs.folder", "runs.label_report"},
+    {"runs.run"},
     {"command"},
     {"train", "benchmark", "__main__"},
 ]
+ROOMS = set().union(*FLOORS)
 
 
 def modules():
@@ -45,27 +47,42 @@ def imports(tree):
                 yield f"{node.module}.{alias.name}", id(node) in top
 
 
-def floor(room):
-    return next(i for i, rooms in enumerate(FLOORS) if room in rooms)
+def room(path):
+    """The module of a file, without the package's name; all methods are one room."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    if parts[0] == "methods":
+        return "methods"
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def floor(name):
+    return next(i for i, rooms in enumerate(FLOORS) if name in rooms)
+
+
+def imported_room(name):
+    """The room of an imported name, or None if it is not of this package."""
+    parts = name.split(".")[1:]
+    for end in range(len(parts), 0, -1):
+        if name.startswith("ssl_noisy.") and ".".join(parts[:end]) in ROOMS:
+            return ".".join(parts[:end])
+    return None
 
 
 class ImportsTest(absltest.TestCase):
     def test_every_room_has_a_floor(self):
-        rooms = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"} | {"methods"}
-        self.assertEqual(rooms, set().union(*FLOORS))
+        rooms = {room(path) for path in PACKAGE.rglob("*.py")} - {"", "data", "labels", "runs"}
+        self.assertEqual(rooms, ROOMS)
         self.assertNotIn("utils", rooms)
 
     def test_imports_go_downwards(self):
         checked = 0
         for path, tree in modules():
-            room = path.stem if path.parent == PACKAGE else "methods"
-            if path.name == "__init__.py" and path.parent == PACKAGE:
-                continue
-            for name, _ in imports(tree):
-                parts = name.split(".")
-                if parts[0] == "ssl_noisy" and len(parts) > 1 and parts[1] in set().union(*FLOORS):
+            here = room(path)
+            for name, _ in imports(tree) if here else ():
+                there = imported_room(name)
+                if there is not None:
                     checked += 1
-                    self.assertLess(floor(parts[1]), floor(room), f"{path}: {name}")
+                    self.assertLess(floor(there), floor(here), f"{path}: {name}")
         self.assertGreater(checked, 30)
 
     def test_imports_are_absolute(self):
@@ -85,7 +102,7 @@ class ImportsTest(absltest.TestCase):
             for name, is_at_top in imports(tree):
                 library = name.split(".")[0]
                 if library in ("tensorflow", "tensorflow_datasets", "jax"):
-                    self.assertIn(path.stem, ("datasets", "networks", "benchmark"), name)
+                    self.assertIn(path.stem, ("sources", "networks", "benchmark"), name)
                     self.assertFalse(is_at_top, f"{path}: {name}")
 
     def test_flags_are_read_in_settings_and_commands_alone(self):

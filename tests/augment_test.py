@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from sklearn.datasets import load_digits, load_sample_images
 
 from ssl_noisy import augment
+from ssl_noisy.augment import views as augment_views
 
 GRAY = 127
 LEVELS = range(1, 10)
@@ -512,7 +513,7 @@ class StrongViewTest(parameterized.TestCase):
                 calls.append((name, kwargs))
                 return images + 1
 
-            return mock.patch.object(augment, name, call)
+            return mock.patch.object(augment_views, name, call)
 
         with record("weak_view"), record("rand_augment"), record("cutout"):
             views = augment.strong_view(
@@ -573,8 +574,8 @@ class StrongViewTest(parameterized.TestCase):
         same = lambda images, *_, **__: images  # noqa: E731
         # A weak view that comes last may mirror the square at the border.
         with (
-            mock.patch.object(augment, "rand_augment", same),
-            mock.patch.object(augment, "weak_view", same),
+            mock.patch.object(augment_views, "rand_augment", same),
+            mock.patch.object(augment_views, "weak_view", same),
         ):
             views = {
                 p: numpy(augment.strong_view(images, seed, policy=p)) for p in augment.POLICIES

@@ -6,7 +6,7 @@ import toy
 from absl.testing import absltest, parameterized
 
 import ssl_noisy
-from ssl_noisy import aum
+from ssl_noisy.labels import aum
 
 
 class AUMTest(parameterized.TestCase):

@@ -10,7 +10,8 @@ import toy
 from absl.testing import absltest, parameterized
 from keras import ops
 
-from ssl_noisy import Task, augment, methods, mixture
+from ssl_noisy import Task, augment, methods
+from ssl_noisy.labels import mixture
 from ssl_noisy.methods import beta_mixture
 
 PIXELS = [0, 10, 41]  # of the three images: their mixtures have pixels of their own

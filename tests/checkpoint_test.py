@@ -6,7 +6,8 @@ import numpy as np
 import toy
 from absl.testing import absltest, parameterized
 
-from ssl_noisy import checkpoint, files
+from ssl_noisy import files
+from ssl_noisy.runs import checkpoint
 
 
 class CheckpointTest(parameterized.TestCase):

@@ -13,7 +13,9 @@ import toy
 from absl.testing import absltest
 from keras import ops
 
-from ssl_noisy import augment, checkpoint, methods
+from ssl_noisy import augment, methods
+from ssl_noisy.augment import views as augment_views
+from ssl_noisy.runs import checkpoint
 
 NUM_METHODS = 19  # raise it with each new file: an empty folder must not pass
 OUT_OF_RANGE = {
@@ -82,7 +84,7 @@ class MethodTest(absltest.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.enterClassContext(mock.patch.object(augment, "rand_augment", toy.noise))
+        cls.enterClassContext(mock.patch.object(augment_views, "rand_augment", toy.noise))
         # The reference, of which the tests below ask for the same numbers by other ways.
         cls.reference, cls.true_labels = toy.learner(cls.method, seed=3)
         cls.logs_of_four_steps = toy.fit(cls.reference, cls.true_labels, steps=4)
@@ -92,7 +94,7 @@ class MethodTest(absltest.TestCase):
         toy.fit(cls.young, cls.true_labels, steps=2)
 
     def test_fit_reports_every_term_and_monitor(self):
-        with mock.patch.object(augment, "rand_augment", RAND_AUGMENT):  # as it runs
+        with mock.patch.object(augment_views, "rand_augment", RAND_AUGMENT):  # as it runs
             learner, true_labels = toy.learner(self.method)
             logs = toy.fit(learner, true_labels)
         for key in (*learner.term_names, *learner.monitor_names, "weight_decay_loss", "loss"):

@@ -5,7 +5,8 @@ import keras
 import toy
 from absl.testing import absltest, parameterized
 
-from ssl_noisy import cost, methods
+from ssl_noisy import methods
+from ssl_noisy.runs import cost
 
 
 class MemoryTest(absltest.TestCase):

@@ -9,7 +9,8 @@ from absl.testing import absltest, parameterized
 from keras import ops
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from ssl_noisy import augment, ctaugment
+from ssl_noisy import augment
+from ssl_noisy.augment import ctaugment
 
 KNOBS = {name: len(counts) for name, counts in ctaugment.BINS.items()}
 FILTERS = (

@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 from scipy import stats
 from sklearn import metrics
 
-from ssl_noisy import detection, mixture
+from ssl_noisy.labels import detection, mixture
 
 NAN = np.nan
 

@@ -9,7 +9,8 @@ import toy
 from absl.testing import absltest
 from keras import ops
 
-from ssl_noisy import augment, methods, mixture
+from ssl_noisy import augment, methods
+from ssl_noisy.labels import mixture
 
 FIRST = [[0.7, 0.3], [0.6, 0.4], [0.1, 0.9], [0.5, 0.5]]
 SECOND = [[0.2, 0.8], [0.8, 0.2], [0.3, 0.7], [0.5, 0.5]]

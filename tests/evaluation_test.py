@@ -7,7 +7,7 @@ import toy
 from absl.testing import absltest
 
 import ssl_noisy
-from ssl_noisy import evaluation
+from ssl_noisy.runs import evaluation
 
 
 def rows(accuracies, validation=None):

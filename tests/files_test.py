@@ -9,7 +9,8 @@ import commands
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_noisy import cost, files
+from ssl_noisy import files
+from ssl_noisy.runs import cost
 
 
 class ReplacingTest(parameterized.TestCase):

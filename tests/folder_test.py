@@ -12,7 +12,8 @@ from absl import logging
 from absl.testing import absltest, parameterized
 from commands import call, largest_file, read
 
-from ssl_noisy import checkpoint, files, folder
+from ssl_noisy import files
+from ssl_noisy.runs import checkpoint, folder
 
 SMALL = (
     "--dataset=digits",

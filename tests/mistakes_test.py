@@ -14,7 +14,7 @@ from absl.testing import absltest
 from commands import ROOT, MistakeCase
 from PIL import Image
 
-from ssl_noisy import cost
+from ssl_noisy.runs import cost
 
 SMALL = ("--dataset=digits", "--num_labels=20", "--network=small_cnn", "--steps=20", "--noplots")
 

@@ -13,8 +13,8 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture
 
-from ssl_noisy import mixture
-from ssl_noisy.mixture import BetaMixture
+from ssl_noisy.labels import mixture
+from ssl_noisy.labels.mixture import BetaMixture
 
 NO_FIT = (np.full((3, 2), 7, "float32"), np.zeros(2, "float32"), np.zeros(100, "float32"))
 

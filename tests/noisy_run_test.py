@@ -12,7 +12,9 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from commands import MistakeCase, call, read, start
 
-from ssl_noisy import checkpoint, datasets, detection, label_report
+from ssl_noisy.data import sources
+from ssl_noisy.labels import detection
+from ssl_noisy.runs import checkpoint, label_report
 
 SMALL = (
     "--dataset=digits",
@@ -41,7 +43,7 @@ class NoisyRunTest(absltest.TestCase):
         code, out, _ = call(*SMALL, "--plots", f"--run_dir={folder}")
         self.assertEqual(code, 0)
         self.assertIn("40.0", out)  # the rate, before the training
-        result, dataset = result_of(folder), datasets.load("digits")
+        result, dataset = result_of(folder), sources.load("digits")
         self.assertEqual(result["noise"]["noise_rate"], 0.4)
         self.assertEqual(np.sum(result["noise"]["transition_counts"]), 200)
         examples = detection.read_examples(os.path.join(folder, "examples.csv"))

@@ -7,7 +7,8 @@ import toy
 from absl.testing import absltest, parameterized
 from keras import ops
 
-from ssl_noisy import checkpoint, optimizers, run
+from ssl_noisy import optimizers
+from ssl_noisy.runs import checkpoint, run
 from ssl_noisy.settings import Settings
 
 

@@ -7,7 +7,8 @@ import toy
 from absl.testing import absltest, parameterized
 from matplotlib import colors, image
 
-from ssl_noisy import detection, mixture, plots
+from ssl_noisy.labels import detection, mixture
+from ssl_noisy.runs import plots
 
 NAN = np.nan
 

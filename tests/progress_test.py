@@ -8,7 +8,8 @@ import tensorflow as tf
 from absl.testing import absltest
 from tensorboardX.proto import event_pb2
 
-from ssl_noisy import files, progress
+from ssl_noisy import files
+from ssl_noisy.runs import progress
 
 
 class Terminal(io.StringIO):

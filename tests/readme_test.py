@@ -15,7 +15,9 @@ from absl.testing import absltest, parameterized
 
 import ssl_noisy
 from ssl_noisy import __main__ as listing
-from ssl_noisy import augment, command, methods, run, settings
+from ssl_noisy import command, methods, settings
+from ssl_noisy.augment import views as augment_views
+from ssl_noisy.runs import run
 
 README = (pathlib.Path(__file__).resolve().parent.parent / "README.md").read_text()
 
@@ -30,7 +32,7 @@ class ReadmeTest(parameterized.TestCase):
         if kind != "build":
             example, count = re.subn("ssl_noisy.networks.build.*", "users_network", example)
             self.assertEqual(count, 1)
-            self.enter_context(mock.patch.object(augment, "rand_augment", toy.noise))
+            self.enter_context(mock.patch.object(augment_views, "rand_augment", toy.noise))
         for long, short in (
             *([("wrn_28_2", "small_cnn")] if kind == "build" else []),
             ("network, task, ", "network, task, batch_size=2, "),

@@ -7,7 +7,8 @@ import toy
 from absl.testing import absltest
 from keras import ops
 
-from ssl_noisy import losses, record
+from ssl_noisy import losses
+from ssl_noisy.labels import record
 
 NAN = float("nan")
 

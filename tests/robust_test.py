@@ -11,7 +11,8 @@ import toy
 from absl.testing import absltest, parameterized
 from keras import ops
 
-from ssl_noisy import checkpoint, methods, robust
+from ssl_noisy import methods, robust
+from ssl_noisy.runs import checkpoint
 
 PAIRS = [(name, name) for name in ("co_teaching", "divide_mix")]
 

@@ -10,7 +10,8 @@ import toy
 from absl.testing import absltest, parameterized
 from keras import ops
 
-from ssl_noisy import augment, ctaugment
+from ssl_noisy import augment
+from ssl_noisy.augment import ctaugment
 
 
 class StreamsTest(absltest.TestCase):

@@ -14,7 +14,8 @@ from absl import logging
 from absl.testing import absltest
 from commands import ROOT, call, read
 
-from ssl_noisy import checkpoint, files, folder, run, signals
+from ssl_noisy import files
+from ssl_noisy.runs import checkpoint, folder, run, signals
 
 SMALL = (
     "--dataset=digits",
@@ -180,7 +181,7 @@ class InProcessTest(SignalCase):
     def test_while_the_data_is_loaded(self):
         for signum, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
             self.start_anew()
-            with mock.patch.object(run.datasets, "load", self.kill(signum)):
+            with mock.patch.object(run.sources, "load", self.kill(signum)):
                 found, out, errors = self.call()
             self.assertEqual((found, out, len(errors)), (code, "", 2), errors)
             self.assertIn("stopped. Run the same command to resume", errors[1])

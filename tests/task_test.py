@@ -4,7 +4,7 @@ import dataclasses
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_noisy import datasets, task
+from ssl_noisy.data import sources, task
 
 IMAGES = np.arange(5 * 12, dtype=np.uint8).reshape(5, 2, 2, 3)
 GIVEN = np.array([-1, 2, 0, -1, 1])
@@ -37,7 +37,7 @@ class TaskTest(parameterized.TestCase):
         self.assertEqual(made.labeled.tolist(), [0, 1, 2, 3, 4])
 
     def test_from_dataset(self):
-        data = datasets.load("digits")
+        data = sources.load("digits")
         made = task.Task.from_dataset(data, [3, 5])
         self.assertEqual(made.labeled.tolist(), [3, 5])
         np.testing.assert_array_equal(made.given_labels[[3, 5]], data.labels[[3, 5]])
@@ -55,7 +55,7 @@ class TaskTest(parameterized.TestCase):
     )
     def test_bad_positions(self, positions, part):
         with self.assertRaises(ValueError) as raised:
-            task.Task.from_dataset(datasets.load("digits"), positions)
+            task.Task.from_dataset(sources.load("digits"), positions)
         self.assertIn(part, str(raised.exception))
 
     @parameterized.named_parameters(

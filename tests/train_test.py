@@ -16,20 +16,11 @@ from absl import logging
 from absl.testing import absltest, parameterized
 from commands import MistakeCase, call, read, start
 
-from ssl_noisy import (
-    checkpoint,
-    datasets,
-    evaluation,
-    label_budget,
-    label_report,
-    networks,
-    plots,
-    run,
-    settings,
-    train,
-)
-from ssl_noisy import folder as run_folder
+from ssl_noisy import networks, settings, train
+from ssl_noisy.data import label_budget, sources
 from ssl_noisy.errors import UserError
+from ssl_noisy.runs import checkpoint, evaluation, label_report, plots, run
+from ssl_noisy.runs import folder as run_folder
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SMALL = (
@@ -78,7 +69,7 @@ class RunTest(absltest.TestCase):
         self.assertIn(f"{result['test_accuracy']['last']:.2%}", out)
 
         # The model alone gives the accuracy of the result: it holds the averaged weights.
-        data = datasets.load("digits")
+        data = sources.load("digits")
         network = keras.models.load_model(os.path.join(folder, "model.keras"), safe_mode=True)
         predicted = np.argmax(network.predict(data.test_images, verbose=0), -1)
         accuracy = np.mean(predicted == data.test_labels)
@@ -408,7 +399,7 @@ class MistakeTest(MistakeCase):
         small += ["--method=supervised", "--steps=1", "--steps_per_epoch=1", "--plots"]
         folder = os.path.join(self.create_tempdir().full_path, "run")
         for module, name, bug, error in (
-            (datasets, "load", unpack, ValueError),
+            (sources, "load", unpack, ValueError),
             (label_budget, "draw", read_a_file, OSError),
             (networks, "build", look_up, KeyError),
             (json, "dumps", unpack, ValueError),  # where labels.json is written

@@ -4,7 +4,8 @@
 import keras
 from keras import ops
 
-from ssl_noisy import aum, losses
+from ssl_noisy import losses
+from ssl_noisy.labels import aum
 from ssl_noisy.robust import RobustLearner
 
 
@@ -32,7 +33,7 @@ class AreaUnderMargin(RobustLearner):
     - There are as many threshold samples as the paper says (`threshold_samples`).
     - Logits are not rounded to half precision; no validation set is held out.
 
-    In Python, `ssl_noisy.AUM` measures areas in a loop of your own, `ssl_noisy.aum` has the
+    In Python, `ssl_noisy.AUM` measures areas in a loop of your own, `ssl_noisy.labels.aum` has the
     threshold samples and the rule, and this class is what trains on the labels that are left.
 
     Args:

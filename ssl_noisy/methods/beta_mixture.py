@@ -5,7 +5,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import augment, losses, mixture, schedules
+from ssl_noisy import augment, losses, schedules
+from ssl_noisy.labels import mixture
 from ssl_noisy.robust import RobustLearner
 
 VARIANTS = (

@@ -14,7 +14,7 @@ from absl import logging
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from ssl_noisy import datasets
+from ssl_noisy.data import sources
 
 COLORS = tfds.features.ClassLabel(names=["red", "green", "blue"])
 TILE = tfds.features.Image(shape=(4, 5, 3))
@@ -79,7 +79,7 @@ class Case(parameterized.TestCase):
         return pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
 
     def assert_one_line(self, parts, function, *args, **kwargs):
-        with self.assertRaises(datasets.DatasetError) as raised:
+        with self.assertRaises(sources.DatasetError) as raised:
             function(*args, **kwargs)
         for part in parts:
             self.assertIn(part, str(raised.exception))
@@ -88,7 +88,7 @@ class Case(parameterized.TestCase):
 
 class DigitsTest(Case):
     def test_content(self):
-        data = datasets.load()
+        data = sources.load()
         self.assertEqual((data.name, data.num_classes, data.flip), ("digits", 10, False))
         self.assertEqual(data.images.shape, (1297, 8, 8, 1))
         self.assertEqual((data.images.min(), data.images.max()), (0, 255))
@@ -98,14 +98,14 @@ class DigitsTest(Case):
         self.assertEqual(data.ids[:8].tolist(), [0, 4, 5, 6, 7, 8, 9, 10])
 
     def test_slices_are_disjoint_and_mixed(self):
-        data = datasets.load(train_split="train[:90%]", validation_split="train[90%:]")
+        data = sources.load(train_split="train[:90%]", validation_split="train[90%:]")
         self.assertLen(data.labels, 1167)
         self.assertLen(data.validation_labels, 130)
         self.assertLen(np.unique(data.validation_labels), 10)
-        rest = datasets.load(train_split="train[90%:]")
+        rest = sources.load(train_split="train[90%:]")
         np.testing.assert_array_equal(rest.images, data.validation_images)
         self.assertEmpty(np.intersect1d(rest.ids, data.ids))
-        self.assertLen(datasets.load(train_split="train[-100:]").ids, 100)
+        self.assertLen(sources.load(train_split="train[-100:]").ids, 100)
 
     @parameterized.named_parameters(
         ("unknown", {"train_split": "extra"}, ["Unknown split 'extra'", "train, test", "slices"]),
@@ -115,14 +115,14 @@ class DigitsTest(Case):
         ("leak_test", {"test_split": "train"}, ["test and training splits", "1297 common"]),
     )
     def test_bad_splits(self, splits, parts):
-        self.assert_one_line(parts, datasets.load, "digits", **splits)
+        self.assert_one_line(parts, sources.load, "digits", **splits)
 
 
 class NpzTest(Case):
     def load(self, content):
         path = self.folder() / "data.npz"
         np.savez(path, **content)
-        return datasets.load(f"npz:{path}")
+        return sources.load(f"npz:{path}")
 
     def test_content(self):
         data = self.load(arrays(ids_train=np.array([9, 8, 7, 30, 2, 1])))
@@ -171,24 +171,24 @@ class NpzTest(Case):
         path = self.folder() / "data.npz"
         if content is not None:
             path.write_bytes(content)
-        self.assert_one_line(["Cannot read", "data.npz"], datasets.load, f"npz:{path}")
+        self.assert_one_line(["Cannot read", "data.npz"], sources.load, f"npz:{path}")
 
     def test_one_image(self):
         path = self.folder() / "data.npz"
         np.savez(path, **arrays())
         parts = ["2 training images", "Received: 3 and 1"]
-        self.assert_one_line(parts, datasets.load, f"npz:{path}", train_split="train[:1]")
+        self.assert_one_line(parts, sources.load, f"npz:{path}", train_split="train[:1]")
 
     def test_no_regular_file(self):
         pipe = self.folder() / "pipe.npz"
         os.mkfifo(pipe)  # which nobody writes to: to open it is to wait
         for path in (pipe, self.folder(), "/dev/zero"):
-            self.assert_one_line([str(path), "not a regular"], datasets.load, f"npz:{path}")
+            self.assert_one_line([str(path), "not a regular"], sources.load, f"npz:{path}")
 
     def test_single_array(self):
         path = self.folder() / "data.npy"
         np.save(path, np.zeros(3))
-        self.assert_one_line(["Cannot read", "np.savez"], datasets.load, f"npz:{path}")
+        self.assert_one_line(["Cannot read", "np.savez"], sources.load, f"npz:{path}")
 
 
 class FolderTest(Case):
@@ -206,7 +206,7 @@ class FolderTest(Case):
         Image.fromarray(pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint8)).save(path)
 
     def load(self, **kwargs):
-        return datasets.load(f"folder:{self.root}", **kwargs)
+        return sources.load(f"folder:{self.root}", **kwargs)
 
     def test_gray(self):
         (self.root / "train/cat/notes.txt").write_text("no image")
@@ -240,7 +240,7 @@ class FolderTest(Case):
         self.assert_one_line(["test' must hold CLASS", "no image"], self.load)
 
     def test_no_folder(self):
-        self.assert_one_line(["no image"], datasets.load, f"folder:{self.root}/absent")
+        self.assert_one_line(["no image"], sources.load, f"folder:{self.root}/absent")
 
     def test_no_image(self):
         (self.root / "train/cat/1.png").write_bytes(b"no image")
@@ -277,12 +277,12 @@ class TfdsTest(Case):
         self.enterContext(mock.patch.object(urllib.request, "getproxies", dict))
 
     def load(self, name="tiles", **kwargs):
-        return datasets.load(
+        return sources.load(
             name, **{"data_dir": self.data_dir, "cache_dir": self.cache_dir} | kwargs
         )
 
     def no_decoding(self):
-        return mock.patch.object(datasets, "_decode", side_effect=AssertionError("decoded"))
+        return mock.patch.object(sources, "_decode", side_effect=AssertionError("decoded"))
 
     def assert_tiles(self, data, ids):
         self.assertEqual(data.ids.tolist(), list(ids))
@@ -368,7 +368,7 @@ class TfdsTest(Case):
         rebuilt = 0
         for at in np.linspace(0, len(good) - 1, 150).astype(int):
             path.write_bytes(good[:at] + bytes([good[at] ^ 0x10]) + good[at + 1 :])
-            with mock.patch.object(datasets, "_decode", side_effect=RecursionError):
+            with mock.patch.object(sources, "_decode", side_effect=RecursionError):
                 try:
                     self.assert_tiles(self.load(), range(30))
                 except RecursionError:
@@ -421,8 +421,8 @@ class TfdsTest(Case):
     @parameterized.parameters("tiles", "nameless_tiles")
     def test_feature(self, name):
         with mock.patch.object(tfds.features.Image, "decode_example", side_effect=MemoryError):
-            ids, values = datasets.load_feature(name, "label", data_dir=self.data_dir)
-            part, _ = datasets.load_feature(
+            ids, values = sources.load_feature(name, "label", data_dir=self.data_dir)
+            part, _ = sources.load_feature(
                 name, "label", data_dir=self.data_dir, split="train[5:9]"
             )
         data = self.load(name)
@@ -442,7 +442,7 @@ class TfdsTest(Case):
     )
     def test_bad_features(self, name, feature, split, parts):
         self.assert_one_line(
-            parts, datasets.load_feature, name, feature, data_dir=self.data_dir, split=split
+            parts, sources.load_feature, name, feature, data_dir=self.data_dir, split=split
         )
 
     def test_data_by_hand(self):
@@ -461,14 +461,14 @@ class TfdsTest(Case):
             "sys.meta_path.insert(0, Blocker())\n"
             "from ssl_noisy import datasets\n"
             "where = dict(data_dir=sys.argv[1], cache_dir=sys.argv[2])\n"
-            "print(datasets.load('tiles', **where).ids.tolist())\n"
+            "print(sources.load('tiles', **where).ids.tolist())\n"
             "print('tensorflow' in sys.modules)\n"
             "try:\n"
-            "    datasets.load('cifar10', **where)\n"
-            "except datasets.DatasetError as error:\n"
+            "    sources.load('cifar10', **where)\n"
+            "except sources.DatasetError as error:\n"
             "    print(error)\n"
         )
-        root = os.path.dirname(os.path.dirname(datasets.__file__))
+        root = os.path.dirname(os.path.dirname(sources.__file__))
         output = subprocess.run(
             [sys.executable, "-c", program, self.data_dir, str(self.cache_dir)],
             env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": root},

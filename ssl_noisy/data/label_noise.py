@@ -9,7 +9,8 @@ import pathlib
 import numpy as np
 from scipy import special
 
-from ssl_noisy import cifar_n, datasets, files, label_budget
+from ssl_noisy import files
+from ssl_noisy.data import cifar_n, label_budget, sources
 from ssl_noisy.errors import UserError
 
 _STREAM = 0x7015E  # keeps the noise independent of other uses of the same seed
@@ -189,7 +190,7 @@ def corrupt(labels, model: NoiseModel, *, seed: int, draw: str = "exact") -> np.
     if draw == "coin":
         chosen = np.flatnonzero(_random(seed, 1).random(len(labels)) < model.rates[labels])
     else:
-        order = datasets.fixed_shuffle(len(labels), [seed, _STREAM])
+        order = sources.fixed_shuffle(len(labels), [seed, _STREAM])
         # Rows of one rate may differ in the last bits. 0.29 * 100 is 28.999999999999996.
         _, shared = np.unique(np.round(model.rates, 9), return_inverse=True)
         groups = [order[shared[labels[order]] == group] for group in np.unique(shared[labels])]
@@ -226,7 +227,7 @@ def instance_dependent(images, labels, *, rate: float, num_classes: int, seed: i
         [Xia et al., 2020](https://arxiv.org/abs/2006.07836). Images are standardized
         one by one here, so that an example's scores do not depend on the others.
     """
-    datasets.check_examples("noise", images, labels, num_classes)
+    sources.check_examples("noise", images, labels, num_classes)
     labels, rate = _checked(labels, num_classes, seed), _rate(rate)
     low, high = special.ndtr(np.array([0 - rate, 1 - rate]) / 0.1)
     quantiles = low + (high - low) * _random(seed, 3).random(len(labels))
@@ -263,7 +264,7 @@ def check(definition: str):
 
 def make(
     definition: str,
-    dataset: datasets.Dataset,
+    dataset: sources.Dataset,
     positions,
     *,
     seed: int,
@@ -312,7 +313,7 @@ def make(
     return Noise(corrupt(labels, model, seed=seed, draw=draw), definition, seed, draw)
 
 
-def write(path, dataset: datasets.Dataset, positions, noise: Noise):
+def write(path, dataset: sources.Dataset, positions, noise: Noise):
     """Writes a noise file, an .npz without pickles, whole or not at all.
 
     Beside the labels it holds the counts of true and given classes, but no true label.
@@ -341,7 +342,7 @@ def write(path, dataset: datasets.Dataset, positions, noise: Noise):
         np.savez(file, **content, sha256=_checksum(content))
 
 
-def read(path, dataset: datasets.Dataset, positions) -> Noise:
+def read(path, dataset: sources.Dataset, positions) -> Noise:
     """Reads the noise of examples from a noise file, which may hold more examples.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from scipy import stats
 
-from ssl_noisy import label_issues
+from ssl_noisy.labels import issues
 
 NAN = np.nan
 
@@ -28,7 +28,7 @@ def decide(values, observations=20, num_classes=10, loss_posterior=1.0):
         "observations": np.broadcast_to(observations, values.shape),
     }
     posterior = np.broadcast_to(loss_posterior, values.shape)
-    return label_issues.decide(record, posterior, labels)
+    return issues.decide(record, posterior, labels)
 
 
 class DecisionTest(parameterized.TestCase):
@@ -42,7 +42,7 @@ class DecisionTest(parameterized.TestCase):
         # Easy and hard labels: the mixture finds 200, and not one is contradicted.
         values = np.concatenate([margins(40, 1, 800), margins(40, 10, 200)])
         decision = decide(values)
-        self.assertAlmostEqual((label_issues.fit(values)[1] > 0.5).sum(), 200, delta=40)
+        self.assertAlmostEqual((issues.fit(values)[1] > 0.5).sum(), 200, delta=40)
         self.assertEqual((decision.is_issue.sum(), decision.noise_rate), (0, 0.0))
         self.assert_consistent(decision, values)
 
@@ -69,7 +69,7 @@ class DecisionTest(parameterized.TestCase):
         # Half of the labels make up a component of its own, a tenth of which is contradicted.
         values = np.concatenate([margins(60, 2, 500), margins(7, 3, 500)])
         decision = decide(values)
-        self.assertGreater((label_issues.fit(values)[1] > 0.5).sum(), 400)
+        self.assertGreater((issues.fit(values)[1] > 0.5).sum(), 400)
         contradicted = (values < 0).sum()
         self.assertBetween(contradicted, 30, 60)
         self.assertEqual(decision.by, "twice_contradicted")
@@ -84,7 +84,7 @@ class DecisionTest(parameterized.TestCase):
         # other class that is as large as the mean of labels of that class.
         values = margins(6, 4, 1000)
         decision = decide(values)
-        self.assertLess(label_issues.fit(values)[0].separation_, 2)
+        self.assertLess(issues.fit(values)[0].separation_, 2)
         usual = np.mean((1 + values) / 2)
         confident = ((1 - values) / 2 >= usual).sum()  # all classes are alike here
         self.assertGreater(decision.contradicted, 200)
@@ -103,9 +103,9 @@ class DecisionTest(parameterized.TestCase):
         # Labels of class 0 have 0.7 on average. The other class has 0.7, 0.5, 0.3 and 0.9 of the
         # contradicted ones, of which the last two are of a class without labels and of no class.
         known = np.ones(7, bool)
-        self.assertEqual(label_issues.confident_contradictions(record, labels, known), 1)
+        self.assertEqual(issues.confident_contradictions(record, labels, known), 1)
         known[1] = False  # 0.8 on average
-        self.assertEqual(label_issues.confident_contradictions(record, labels, known), 0)
+        self.assertEqual(issues.confident_contradictions(record, labels, known), 0)
 
     def test_labels_that_are_not_contradicted_need_both_mixtures(self):
         clean, wrong = margins(12, 3, 600), margins(6, 9, 400)
@@ -144,15 +144,15 @@ class DecisionTest(parameterized.TestCase):
         self.assertFalse(decision.is_issue[-1])
         self.assertLess(decision.label_quality[700], 0.5)  # it is in the ranking
         self.assertTrue(np.isnan(decision.label_quality[-1]))
-        text = label_issues.describe(decision.summary())
+        text = issues.describe(decision.summary())
         self.assertIn("Weak evidence: 3 of 1,001 labels were seen fewer than 5 times", text)
 
     def test_quality_by_hand(self):
-        found = label_issues.quality(np.array([0.2, 0.8, 0.5, NAN]), 0.2)
+        found = issues.quality(np.array([0.2, 0.8, 0.5, NAN]), 0.2)
         # Odds of 1/4 at the threshold: 0.8 has odds of 4, which are 16 times those.
         np.testing.assert_allclose(found, [0.5, 16 / 17, 4 / 5, NAN], atol=1e-12)
-        np.testing.assert_allclose(label_issues.quality(np.array([0.25]), 0.5), [0.25], atol=1e-12)
-        ends = label_issues.quality(np.array([0.0, 1.0]), 0.0)
+        np.testing.assert_allclose(issues.quality(np.array([0.25]), 0.5), [0.25], atol=1e-12)
+        ends = issues.quality(np.array([0.0, 1.0]), 0.0)
         np.testing.assert_allclose(ends, [0.5, 1.0], atol=1e-5)
 
     def test_support_is_the_mean_of_the_hard_and_the_soft_vote(self):
@@ -163,7 +163,7 @@ class DecisionTest(parameterized.TestCase):
             "prediction": np.array([0, 1, 0]),
             "observations": np.array([9, 9, 9]),
         }
-        decision = label_issues.decide(record, np.full(3, NAN), np.array([0, 1, 1]))
+        decision = issues.decide(record, np.full(3, NAN), np.array([0, 1, 1]))
         # 0.5, 0.75 and 0.25: one label is contradicted with confidence, with 0.75 for class 0,
         # whose label has 0.75. The threshold, 0.375, has odds of 0.6.
         self.assertEqual(decision.is_issue.tolist(), [False, False, True])
@@ -183,7 +183,7 @@ class DescribeTest(parameterized.TestCase):
         decision = decide(np.concatenate([margins(40, 4, 600), margins(2, 20, 400)]))
         self.assertEqual(decision.weak_evidence, [])
         self.assertEqual(
-            label_issues.describe(decision.summary()),
+            issues.describe(decision.summary()),
             "400 of 1,000 labels (40.0%) are flagged as issues: those that the mixtures of margins "
             "and losses take for wrong. The averaged prediction contradicts 400 labels.",
         )
@@ -191,12 +191,12 @@ class DescribeTest(parameterized.TestCase):
     def test_few_labels(self):
         summary = decide([0.9] * 9 + [0.5, -0.95] + [0.8] * 9).summary()
         json.dumps(summary, allow_nan=False)
-        lines = label_issues.describe(summary).splitlines()
+        lines = issues.describe(summary).splitlines()
         self.assertStartsWith(lines[0], "1 of 20 labels (5.0%) are flagged as issues: ")
         self.assertIn("Weak evidence: there are only 2 labels per class.", lines)
 
     def test_not_separated(self):
-        lines = label_issues.describe(decide(margins(6, 4, 500)).summary()).splitlines()
+        lines = issues.describe(decide(margins(6, 4, 500)).summary()).splitlines()
         self.assertIn("as many as are contradicted with confidence", lines[0])
         self.assertIn("not separated", lines[1])
 

@@ -14,30 +14,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import (
-    aum,
-    checkpoint,
-    cost,
-    datasets,
-    evaluation,
-    files,
-    folder,
-    label_budget,
-    label_noise,
-    label_report,
-    methods,
-    networks,
-    optimizers,
-    plots,
-    quiet,
-    record,
-    schedules,
-    signals,
-)
+from ssl_noisy import files, methods, networks, optimizers, quiet, schedules
+from ssl_noisy.data import label_budget, label_noise, sources
+from ssl_noisy.data.task import Task
 from ssl_noisy.errors import UserError
+from ssl_noisy.labels import aum, record
 from ssl_noisy.learner import PSEUDO_LABEL_ACCURACY
-from ssl_noisy.progress import Progress, TensorBoard, write_metrics
-from ssl_noisy.task import Task
+from ssl_noisy.runs import checkpoint, cost, evaluation, folder, label_report, plots, signals
+from ssl_noisy.runs.progress import Progress, TensorBoard, write_metrics
 
 
 class Interrupted(Exception):
@@ -255,7 +239,7 @@ def load_labels(settings, run_dir=None):
     Returns:
         A tuple of the `Dataset` and the `Labels`.
     """
-    dataset = datasets.load(
+    dataset = sources.load(
         settings.dataset,
         data_dir=settings.data_dir,
         cache_dir=settings.cache_dir,

@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 
-from ssl_noisy import checkpoint, files
+from ssl_noisy import files
 from ssl_noisy.errors import UserError
+from ssl_noisy.runs import checkpoint
 from ssl_noisy.settings import without_places
 
 FLAGS, RESULT = "flags.cfg", "result.json"  # the first file that a run writes, and the last

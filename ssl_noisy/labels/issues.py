@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from ssl_noisy import mixture
+from ssl_noisy.labels import mixture
 
 LEAST_OBSERVATIONS = 5  # earlier ones reflect the initial weights more
 LEAST_LABELS = 10  # fewer are too few to fit four shapes and a weight

@@ -5,7 +5,8 @@ import os
 
 import numpy as np
 
-from ssl_noisy import detection, label_issues, plots, record
+from ssl_noisy.labels import detection, issues, record
+from ssl_noisy.runs import plots
 
 EXAMPLES = "examples.csv"
 
@@ -26,11 +27,11 @@ def write(run_dir, dataset, positions, given_labels, kept, *, own, aum_threshold
         draw: Whether to draw `losses.png`, `aum.png`, `labels.png` and `gallery.png`.
 
     Returns:
-        A dict for `result.json`: `label_issues`, the summary of the `label_issues.Decision`, and
+        A dict for `result.json`: `label_issues`, the summary of the `issues.Decision`, and
         `detection.report`, with the decision among the detectors as `label_issues`.
     """
     mixture, x, posterior = detection.fit_posterior(kept["mean_loss"])
-    decision = label_issues.decide(kept, posterior, given_labels)
+    decision = issues.decide(kept, posterior, given_labels)
     aum_flagged = own["aum"][1] if "aum" in own else None
     detectors = detection.detectors(
         kept, posterior, decision.noise_rate, aum_threshold, aum_flagged
@@ -38,11 +39,11 @@ def write(run_dir, dataset, positions, given_labels, kept, *, own, aum_threshold
     for name, (score, flagged) in own.items():
         if name != "aum":
             detectors[name] = detection.Detector(score, flagged & np.isfinite(score))
-    quality, issues = decision.label_quality, decision.is_issue
-    detectors = {"label_issues": detection.Detector(1 - quality, issues), **detectors}
+    quality, is_issue = decision.label_quality, decision.is_issue
+    detectors = {"label_issues": detection.Detector(1 - quality, is_issue), **detectors}
     path = os.path.join(run_dir, EXAMPLES)
     detection.examples_csv(
-        path, dataset.ids[positions], given_labels, kept, detectors, quality, issues
+        path, dataset.ids[positions], given_labels, kept, detectors, quality, is_issue
     )
     if draw:
         picture = lambda name: os.path.join(run_dir, name)  # noqa: E731

@@ -9,9 +9,9 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics
 
-from ssl_noisy import mixture
 from ssl_noisy.errors import UserError
 from ssl_noisy.files import replacing
+from ssl_noisy.labels import mixture
 
 LEAST_LOSSES = 10  # fewer are no sample to fit four shapes and a weight to
 
