@@ -14,6 +14,7 @@ from absl import logging
 from absl.testing import absltest, parameterized
 from PIL import Image
 
+import ssl_noisy
 from ssl_noisy.data import sources
 
 COLORS = tfds.features.ClassLabel(names=["red", "green", "blue"])
@@ -459,7 +460,7 @@ class TfdsTest(Case):
             "        if name.split('.')[0] in ('tensorflow', 'tensorflow_datasets'):\n"
             "            raise ImportError(f'{name} is blocked')\n"
             "sys.meta_path.insert(0, Blocker())\n"
-            "from ssl_noisy import datasets\n"
+            "from ssl_noisy.data import sources\n"
             "where = dict(data_dir=sys.argv[1], cache_dir=sys.argv[2])\n"
             "print(sources.load('tiles', **where).ids.tolist())\n"
             "print('tensorflow' in sys.modules)\n"
@@ -468,7 +469,7 @@ class TfdsTest(Case):
             "except sources.DatasetError as error:\n"
             "    print(error)\n"
         )
-        root = os.path.dirname(os.path.dirname(sources.__file__))
+        root = os.path.dirname(os.path.dirname(ssl_noisy.__file__))
         output = subprocess.run(
             [sys.executable, "-c", program, self.data_dir, str(self.cache_dir)],
             env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": root},
