@@ -2,6 +2,7 @@
 """The decision on labels: what it flags on clean and on wrong ones, and what it says of it."""
 
 import json
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -92,6 +93,34 @@ class DecisionTest(parameterized.TestCase):
         self.assertLess(confident, 110)
         self.assertEqual(decision.by, "confident")
         self.assert_consistent(decision, values)
+
+    def test_nearly_separated_populations_need_some_confidence(self):
+        # Two pairs of populations with a D of 1.7: in the first 59 of 199 contradicted labels are
+        # contradicted with confidence, in the second 1 of 72.
+        for clean, wrong, by, count in (
+            ((10, 4), (6, 6.5), "mixtures", 319),
+            ((14, 4), (10, 7), "confident", 1),
+        ):
+            values = np.concatenate([margins(*clean, 700), margins(*wrong, 300)])
+            self.assertBetween(issues.fit(values)[0].separation_, 1.6, 1.8)
+            decision = decide(values)
+            self.assertEqual(decision.by, by)
+            self.assertAlmostEqual(decision.is_issue.sum(), count, delta=3)
+            is_weak = "not separated" in " ".join(decision.weak_evidence)
+            self.assertEqual(is_weak, by == "confident")
+
+    @parameterized.parameters(
+        (2.0, 0, 0, True),
+        (1.99, 0, 0, False),
+        (1.99, 4, 100, False),
+        (1.99, 5, 100, True),
+        (1.5, 5, 100, True),
+        (1.49, 100, 100, False),
+    )
+    def test_are_separated(self, separation, confident, contradicted, expected):
+        fitted = mock.Mock(separation_=separation)
+        self.assertEqual(issues.are_separated(fitted, confident, contradicted), expected)
+        self.assertFalse(issues.are_separated(None, confident, contradicted))
 
     def test_confident_contradictions_by_hand(self):
         record = {
