@@ -4,7 +4,7 @@
 import os
 import sys
 
-from ssl_noisy.quiet import held_stderr, open_closed_streams
+from ssl_noisy.streams import held_stderr, open_closed_streams
 
 open_closed_streams()
 

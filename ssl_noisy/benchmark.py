@@ -15,9 +15,10 @@ import keras
 from absl import flags
 from keras import ops
 
-from ssl_noisy import command
+from ssl_noisy import command, machine
 from ssl_noisy.data.task import Task
-from ssl_noisy.runs import run
+from ssl_noisy.runs import labeling
+from ssl_noisy.runs.training import make_learner
 
 WARM_UP = 5  # calls of the compiled step that are not timed; the first one compiles
 
@@ -50,9 +51,10 @@ class StepTimer(keras.callbacks.Callback):
 
 def main(settings, timed_steps=20):
     """Prints the timing of `timed_steps` steps of a run as a JSON line."""
-    dataset, labels = run.load_labels(settings)
+    dataset = labeling.load_dataset(settings)
+    labels = labeling.choose(settings, dataset)
     task = Task.from_dataset(dataset, labels.positions, labels.given)
-    learner = run.make_learner(settings, task)
+    learner = make_learner(settings, task)
     executions = max(timed_steps // settings.steps_per_execution, 1)
     timer = StepTimer(learner, settings.steps_per_execution)
     learner.fit(
@@ -92,7 +94,7 @@ def report(settings, learner, seconds):
         "jit_compile": bool(learner.jit_compile),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "peak_device_memory_mb": device_memory_mb(),
-        **run.environment(),
+        **machine.environment(),
     }
 
 

@@ -9,9 +9,9 @@ from absl import app, flags, logging
 
 from ssl_noisy import settings
 from ssl_noisy.errors import UserError
-from ssl_noisy.runs import signals
-from ssl_noisy.runs.progress import Output
-from ssl_noisy.runs.run import Interrupted
+from ssl_noisy.runs import removal, signals
+from ssl_noisy.runs.session import Interrupted
+from ssl_noisy.streams import Output
 
 
 def start(program, main, default_arguments=()):
@@ -66,7 +66,9 @@ def parse_settings(argv, flag_values):
     rest = flag_values(argv)
     if len(rest) > 1:
         raise UserError(f"Unexpected arguments: {' '.join(rest[1:])}. Flags start with --.")
-    return settings.from_flags(flag_values)
+    wanted = settings.from_flags(flag_values)
+    removal.check(wanted)  # what else the run trains
+    return wanted
 
 
 def use_standard_streams():

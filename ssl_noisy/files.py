@@ -14,8 +14,8 @@ import zipfile
 
 import numpy as np
 
+from ssl_noisy import machine
 from ssl_noisy.errors import UserError
-from ssl_noisy.runs import cost
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -153,10 +153,10 @@ def read_npz(path):
             members = archive.infolist()
             # Arrays are copied as they are sorted and split.
             needed = 2 * sum(member.file_size for member in members)
-            if needed > cost.memory():
+            if needed > machine.memory():
                 raise ValueError(
                     f"its arrays need {needed / 1e9:,.1f} GB, and this machine has "
-                    f"{cost.memory() / 1e9:,.1f} GB"
+                    f"{machine.memory() / 1e9:,.1f} GB"
                 )
             for member in members:
                 with archive.open(member) as file:

@@ -250,9 +250,15 @@ class Settings:
 
     def for_baseline(self):
         """Returns the settings of the baseline run: the same, as far as its method takes them."""
-        return self._for_method(self.baseline)
+        return self.for_method(self.baseline)
 
-    def _for_method(self, method, **changes):
+    def for_method(self, method, **changes):
+        """Returns the settings of another method's training, with the arguments that it takes.
+
+        Args:
+            method: Name of the method.
+            **changes: Other values of settings or of its arguments.
+        """
         here = self.resolved()
         takes = methods.arguments(method)
         arguments = {k: v for k, v in here.method_arguments.items() if k in takes}
@@ -260,46 +266,6 @@ class Settings:
         here = dataclasses.replace(here, method=method, remove_labels=None, method_arguments={})
         changes = {"baseline": None, "run_dir": None, "method_arguments": arguments, **changes}
         return dataclasses.replace(here, **changes)
-
-    def for_pass(self):
-        """Returns the settings of a pass that finds labels to remove: supervised training."""
-        here = self.resolved()
-        arguments = here.method_arguments
-        batch_size = arguments["pass_batch_size"]
-        ratio = arguments["batch_size"] / batch_size  # steps of the pass for as many examples
-        multiple = here.steps_per_execution
-        steps, steps_per_epoch = (
-            max(round(n * ratio / multiple), 1) * multiple
-            for n in (here.steps * arguments["pass_share"], here.steps_per_epoch)
-        )
-        return self._for_method(
-            "supervised",
-            batch_size=batch_size,
-            record_examples=True,
-            steps=steps,
-            steps_per_epoch=min(steps_per_epoch, steps),
-            schedule="constant",
-            plots=False,
-        )
-
-    def after_removal(self, share):
-        """Returns the settings of a training on `share` of the labels: as many passes over them.
-
-        The numbers of passes, evaluations and drops of the learning rate stay; a pass has fewer
-        steps. `flags.cfg` keeps the steps that were asked for. Which labels are left follows from
-        those flags and the passes of AUM on disk, so a resumed run finds the same length.
-
-        Args:
-            share: Float in (0, 1], of the labels that the steps were meant for.
-        """
-        here, multiple = self.resolved(), self.steps_per_execution
-        epochs, rest = divmod(here.steps, here.steps_per_epoch)
-        steps_per_epoch, rest = (
-            max(round(n * share / multiple), min(n, 1)) * multiple
-            for n in (here.steps_per_epoch, rest)
-        )
-        steps = epochs * steps_per_epoch + rest
-        return dataclasses.replace(here, steps=steps, steps_per_epoch=steps_per_epoch)
 
     def flag_lines(self, places=True):
         """Returns the resolved settings as the lines of a flagfile, `run_dir` left out."""
@@ -452,11 +418,8 @@ def from_flags(flag_values):
         values["baseline"] = None
     arguments = {n: flag_values[n].value for n in method_flags() if flag_values[n].present}
     made = Settings(**values, method_arguments=arguments)
-    # What else the run trains is checked now too.
     if made.baseline:
-        made.for_baseline()
-    if made.remover:
-        made.for_pass()
+        made.for_baseline()  # which checks it too
     return made
 
 

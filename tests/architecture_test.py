@@ -11,18 +11,20 @@ PACKAGE = ROOT / "ssl_noisy"
 
 # A module may import those of lower floors only (and those of the first, anything may).
 FLOORS = [
-    {"errors"},
-    {"runs.cost"},
-    {"files", "quiet", "schedules", "runs.signals", "contract"},
+    {"errors", "machine", "streams"},
+    {"files", "schedules", "runs.cost", "runs.signals", "contract"},
     {"losses", "networks", "optimizers", "data.sources", "augment.views", "labels.mixture"},
     {"augment"},
     {"augment.ctaugment", "data.task", "data.label_budget", "data.cifar_n", "batches"}
     | {"labels.record", "labels.aum", "labels.issues", "runs.checkpoint"},
-    {"data.label_noise", "labels.detection", "learner", "runs.evaluation"},
+    {"data.label_noise", "labels.detection", "learner"},
     {"semi_supervised", "robust"},
     {"methods"},
-    {"settings", "recipes", "runs.progress", "runs.plots"},
-    {"runs.folder", "runs.label_report"},
+    {"settings", "recipes", "runs.evaluation", "runs.progress", "runs.plots"},
+    {"runs.folder"},
+    {"runs.labeling", "runs.metrics", "runs.label_report"},
+    {"runs.training", "runs.session"},
+    {"runs.removal"},
     {"runs.run"},
     {"command"},
     {"train", "benchmark", "__main__"},

@@ -5,7 +5,7 @@ import keras
 import toy
 from absl.testing import absltest, parameterized
 
-from ssl_noisy import methods
+from ssl_noisy import machine, methods
 from ssl_noisy.runs import cost
 
 
@@ -14,9 +14,9 @@ class MemoryTest(absltest.TestCase):
         learner, _ = toy.learner("fixmatch", batch_size=100, unlabeled_ratio=9, compiled=False)
         # Input and rescaled pixels 8 x 8, 3 layers of 3 x 3 x 8, these once more, 10 logits.
         needed = 1000 * 4 * (2 * 64 + 4 * 72 + 10)
-        with mock.patch.object(cost, "memory", lambda: needed):
+        with mock.patch.object(machine, "memory", lambda: needed):
             cost.check_memory(learner)
-        with mock.patch.object(cost, "memory", lambda: needed - 1):
+        with mock.patch.object(machine, "memory", lambda: needed - 1):
             with self.assertRaisesRegex(
                 ValueError,
                 "A step of 1,000 images .*Received: --batch_size=100 --unlabeled_ratio=9. Lower",
@@ -24,7 +24,7 @@ class MemoryTest(absltest.TestCase):
                 cost.check_memory(learner)
 
     def test_this_machine_has_some(self):
-        self.assertBetween(cost.memory(), 2**28, 2**50)
+        self.assertBetween(machine.memory(), 2**28, 2**50)
 
 
 class ImagesTest(parameterized.TestCase):

@@ -9,8 +9,7 @@ import commands
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_noisy import files
-from ssl_noisy.runs import cost
+from ssl_noisy import files, machine
 
 
 class ReplacingTest(parameterized.TestCase):
@@ -154,7 +153,7 @@ class ReadingTest(absltest.TestCase):
     def test_arrays_fit_into_memory(self):
         _, path = self.write(npy((10**6,), data=bytes(10**6)))
         self.assertLess(os.path.getsize(path), 10_000)  # a bomb
-        with mock.patch.object(cost, "memory", lambda: 2 * 10**6):
+        with mock.patch.object(machine, "memory", lambda: 2 * 10**6):
             with self.assertRaisesRegex(ValueError, "need 0.0 GB, and this machine has 0.0 GB"):
                 files.read_npz(path)
         self.assertLen(files.read_npz(path)["a"], 10**6)

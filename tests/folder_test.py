@@ -132,8 +132,8 @@ class DamagedTest(FolderCase):
     def test_files_that_the_run_reads(self):
         self.remove("result.json", checkpoint.PREVIOUS_NAME)
         for name, message in (
-            ("labels.json", "belongs to this run. If the data are unchanged, delete it"),
-            ("noise.npz", "belongs to this run. If the data are unchanged, delete it"),
+            ("labels.json", "belongs to this run. If the data has not changed, delete the file"),
+            ("noise.npz", "belongs to this run. If the data has not changed, delete the file"),
             ("checkpoint.npz", "to train from the start"),
         ):
             for content in (b"", b"PK\xff{"):
@@ -230,7 +230,7 @@ class FailedStartTest(FolderCase):
         code, _, errors = self.call(*self.wrong)
         self.assertEqual((code, len(errors)), (2, 1), errors)
         self.assertIn("not finite", errors[0])
-        self.assertIn(f"corrected flags may use {self.folder} again", errors[0])
+        self.assertIn(f"a run with other flags can use {self.folder}.", errors[0])
         self.assert_it_ends_as_before()
         self.assertLen(os.listdir(self.path("tensorboard")), 1)  # nothing is left of it
 
@@ -288,7 +288,7 @@ class PassesTest(FolderCase):
         ):
             with open(self.path("pass_1/examples.csv"), "w") as file:
                 file.write("".join(changed))
-            self.assertIn("delete it", self.refuse("pass_1/examples.csv"))
+            self.assertIn("Delete it", self.refuse("pass_1/examples.csv"))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from absl.testing import absltest
 from commands import ROOT, MistakeCase
 from PIL import Image
 
-from ssl_noisy.runs import cost
+from ssl_noisy import machine
 
 SMALL = ("--dataset=digits", "--num_labels=20", "--network=small_cnn", "--steps=20", "--noplots")
 
@@ -153,8 +153,8 @@ class FlagTest(MistakeCase):
     def setUp(self):
         super().setUp()
         # Of any machine that the tests run on.
-        self.enter_context(mock.patch.object(cost, "memory", lambda: 64 * 10**9))
-        self.enter_context(mock.patch.object(cost, "is_cpu", lambda: True))
+        self.enter_context(mock.patch.object(machine, "memory", lambda: 64 * 10**9))
+        self.enter_context(mock.patch.object(machine, "accelerators", lambda: []))
 
     def test_values(self):
         for flag, values in VALUES.items():

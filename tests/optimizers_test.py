@@ -8,7 +8,8 @@ from absl.testing import absltest, parameterized
 from keras import ops
 
 from ssl_noisy import optimizers
-from ssl_noisy.runs import checkpoint, run
+from ssl_noisy.runs import checkpoint
+from ssl_noisy.runs.training import make_learner
 from ssl_noisy.settings import Settings
 
 
@@ -24,7 +25,7 @@ def learner(optimizer, seed=0, network="wide_lenet", method="supervised", **argu
         schedule="constant",
         method_arguments=arguments,
     )
-    return run.make_learner(settings, toy.task()[0])
+    return make_learner(settings, toy.task()[0])
 
 
 class OptimizersTest(parameterized.TestCase):
@@ -118,7 +119,7 @@ class NormalizationTest(absltest.TestCase):
             batch_norm_epsilon=0.5,
             steps=8,
         )
-        network = run.make_learner(settings, task).network
+        network = make_learner(settings, task).network
         first = keras.Model(network.inputs, network.layers[1].output)(task.images)
         self.assertAlmostEqual(float(ops.mean(first)), 0, places=5)
         self.assertAlmostEqual(float(ops.std(first)), 1, places=5)

@@ -17,7 +17,7 @@ import ssl_noisy
 from ssl_noisy import __main__ as listing
 from ssl_noisy import command, methods, settings
 from ssl_noisy.augment import views as augment_views
-from ssl_noisy.runs import run
+from ssl_noisy.runs.run import run
 
 README = (pathlib.Path(__file__).resolve().parent.parent / "README.md").read_text()
 
@@ -90,7 +90,7 @@ class ReadmeTest(parameterized.TestCase):
             + ["--batch_size=8", "--steps=4", "--ramp_end=0.5", f"--run_dir={run_dir}"],
             values,
         )
-        result = run.run(made, stream=io.StringIO())
+        result = run(made, stream=io.StringIO())
         self.assertEqual(result["method"], "pi_model")
         self.assertGreater(result["last_epoch"]["unsupervised_loss"], 0)
         self.assertIn("Laine and Aila, https://arxiv.org/abs/1610.02242", listing.listing())

@@ -6,6 +6,7 @@ from absl import flags
 from absl.testing import absltest, parameterized
 
 from ssl_noisy import command, methods, settings
+from ssl_noisy.runs import removal
 from ssl_noisy.settings import Settings
 
 
@@ -177,41 +178,13 @@ class SettingsTest(parameterized.TestCase):
         made = Settings(noise="cifarn:worse_label", seed=3).resolved()
         self.assertEqual((made.noise_seed, made.noise_draw), (None, None))
 
-    def test_a_pass_sees_each_example_as_often_as_its_share_says(self):
-        aum = {"batch_size": 100, "pass_batch_size": 25, "pass_share": 0.5}
-        made = Settings(method="aum", steps=400, steps_per_epoch=100, method_arguments=aum)
-        one = made.for_pass()
-        self.assertEqual((one.method, one.schedule, one.remover), ("supervised", "constant", None))
-        # 400 steps of 100, half of that, in steps of 25: as many evaluations an epoch.
-        self.assertEqual((one.steps, one.steps_per_epoch), (800, 400))
-        self.assertEqual(one.method_arguments["batch_size"], 25)
-        self.assertTrue(one.method_arguments["record_examples"])
-        several = dataclasses.replace(made, steps_per_execution=50).for_pass()
-        self.assertEqual((several.steps % 50, several.steps_per_epoch % 50), (0, 0))
-
-    def test_a_training_without_some_labels_keeps_its_passes(self):
-        made = Settings(method="aum", steps=430, steps_per_epoch=100)
-        for share, expected in (
-            (1.0, (430, 100)),
-            (0.6, (258, 60)),  # 4 epochs of 60, and the last one of 18
-            (0.595, (258, 60)),
-            (0.594, (254, 59)),
-            (0.001, (5, 1)),  # every epoch keeps a step
-        ):
-            fewer = made.after_removal(share)
-            self.assertEqual((fewer.steps, fewer.steps_per_epoch), expected, share)
-        whole = Settings(method="aum", steps=400, steps_per_epoch=100, steps_per_execution=20)
-        fewer = whole.after_removal(0.49)
-        self.assertEqual((fewer.steps, fewer.steps_per_epoch), (160, 40))
-        self.assertEqual((whole.steps, whole.steps_per_epoch), (400, 100))
-
     def test_any_method_takes_the_flags_of_the_method_that_removes_labels(self):
         own = {"confidence_threshold": 0.9, "pass_batch_size": 8}
         made = Settings(remove_labels="aum", method_arguments=own)
         self.assertEqual(made.remover, "aum")
         self.assertEqual(made.learner_arguments, {"confidence_threshold": 0.9})
         self.assertEqual(made.resolved().method_arguments["combine"], "and")
-        self.assertEqual(made.for_pass().method_arguments["batch_size"], 8)
+        self.assertEqual(removal.pass_settings(made).method_arguments["batch_size"], 8)
         self.assertNotIn("pass_batch_size", made.resolved().learner_arguments)
         with self.assertRaisesRegex(ValueError, "--pass_batch_size is not a flag"):
             Settings(method_arguments=own)

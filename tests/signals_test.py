@@ -15,7 +15,8 @@ from absl.testing import absltest
 from commands import ROOT, call, read
 
 from ssl_noisy import files
-from ssl_noisy.runs import checkpoint, folder, run, signals
+from ssl_noisy.data import sources
+from ssl_noisy.runs import checkpoint, folder, session, signals
 
 SMALL = (
     "--dataset=digits",
@@ -181,7 +182,7 @@ class InProcessTest(SignalCase):
     def test_while_the_data_is_loaded(self):
         for signum, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
             self.start_anew()
-            with mock.patch.object(run.sources, "load", self.kill(signum)):
+            with mock.patch.object(sources, "load", self.kill(signum)):
                 found, out, errors = self.call()
             self.assertEqual((found, out, len(errors)), (code, "", 2), errors)
             self.assertIn("stopped. Run the same command to resume", errors[1])
@@ -196,7 +197,7 @@ class InProcessTest(SignalCase):
         with checkpoint.np.load(self.path(checkpoint.NAME)) as archive:  # it is whole
             self.assertEqual(json.loads(str(archive["record"]))["step"], 20)
         for module, name, signum, code in (
-            (run.networks, "portable", signal.SIGTERM, 143),
+            (session.networks, "portable", signal.SIGTERM, 143),
             (folder, "write_result", signal.SIGINT, 130),
         ):
             target = getattr(module, name)

@@ -16,11 +16,12 @@ from absl import logging
 from absl.testing import absltest, parameterized
 from commands import MistakeCase, call, read, start
 
-from ssl_noisy import networks, settings, train
+from ssl_noisy import machine, networks, settings, train
 from ssl_noisy.data import label_budget, sources
 from ssl_noisy.errors import UserError
-from ssl_noisy.runs import checkpoint, evaluation, label_report, plots, run
+from ssl_noisy.runs import checkpoint, evaluation, label_report, labeling, plots, session
 from ssl_noisy.runs import folder as run_folder
+from ssl_noisy.runs.training import make_learner
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SMALL = (
@@ -76,7 +77,7 @@ class RunTest(absltest.TestCase):
         self.assertAlmostEqual(accuracy, result["test_accuracy"]["last"], places=6)
 
         # A finished run answers without the data: its loading is not even asked for.
-        with mock.patch.object(run, "load_labels", side_effect=AssertionError):
+        with mock.patch.object(labeling, "load_dataset", side_effect=AssertionError):
             again, out, _ = call(*arguments)
         self.assertEqual(again, 0)
         self.assertNotIn("steps/s", out)
@@ -93,7 +94,7 @@ class RunTest(absltest.TestCase):
         names = []
         for _ in range(2):  # as after a baseline, and as resumed in another process
             wanted = settings.Settings(method="remixmatch", network="small_cnn", steps=10)
-            learner = run.make_learner(wanted, toy.task()[0])
+            learner = make_learner(wanted, toy.task()[0])
             variables = [*learner.variables, *learner.optimizer.variables]
             names.append([v.path for v in variables])
         self.assertEqual(names[0], names[1])
@@ -358,7 +359,7 @@ class MistakeTest(MistakeCase):
         self.assertEmpty(os.listdir(folder))
 
     def test_ctrl_c_outside_the_training(self):
-        with mock.patch.object(run, "load_labels", side_effect=KeyboardInterrupt):
+        with mock.patch.object(labeling, "load_dataset", side_effect=KeyboardInterrupt):
             code, _, errors = call(*SMALL, f"--run_dir={self.create_tempdir().full_path}/run")
         self.assertEqual(code, 130)
         self.assertEqual(errors[-1], "train: stopped. Run the same command to resume or restart.")
@@ -405,11 +406,11 @@ class MistakeTest(MistakeCase):
             (json, "dumps", unpack, ValueError),  # where labels.json is written
             (checkpoint, "restore", read_a_file, OSError),
             (evaluation, "evaluate", unpack, ValueError),
-            (run, "write_metrics", read_a_file, OSError),
+            (session, "write_metrics", read_a_file, OSError),
             (checkpoint.np, "savez", read_a_file, OSError),
-            (label_report, "write", look_up, KeyError),
+            (label_report, "examine", look_up, KeyError),
             (plots, "curves", unpack, ValueError),
-            (run, "environment", read_a_file, OSError),
+            (machine, "environment", read_a_file, OSError),
         ):
             with (
                 self.subTest(name),

@@ -24,7 +24,7 @@ import warnings
 import numpy as np
 from absl import logging
 
-from ssl_noisy import files, quiet
+from ssl_noisy import files, streams
 from ssl_noisy.errors import UserError
 
 # Their classes, digits and letters, change under mirroring.
@@ -401,7 +401,7 @@ def _tfds(name, data_dir, cache_dir, specs) -> Dataset:
 def _find(name, data_dir):
     """Returns the module of TFDS and its builder of the data set, perhaps not prepared."""
     try:
-        with quiet.held_stderr():
+        with streams.held_stderr():
             import keras
             import tensorflow as tf
             import tensorflow_datasets as tfds

@@ -1,25 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run costs, estimated before it starts."""
 
-import contextlib
 import math
-import os
-import pathlib
 import time
 
 import keras
 import numpy as np
 
+from ssl_noisy import machine
 from ssl_noisy.errors import UserError
-
-
-def memory():
-    """Returns the bytes of memory of this machine, or of the container that the process is in."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
-            total = min(total, int(pathlib.Path(path).read_text()))
-    return total
 
 
 def check_memory(learner):
@@ -32,7 +21,7 @@ def check_memory(learner):
     outputs = sum(math.prod(layer.output.shape[1:]) for layer in learner.network.layers)
     size = keras.backend.standardize_dtype(learner.network.compute_dtype)
     needed = learner.images_per_step() * outputs * (4 if size == "float32" else 2)
-    limit = memory() if is_cpu() else 10**12
+    limit = 10**12 if machine.accelerators() else machine.memory()
     if needed > limit:
         sizes = ("batch_size", "unlabeled_ratio", "unlabeled_batch_size", "num_strong_views")
         given = [f"--{n}={getattr(learner, n)}" for n in sizes if hasattr(learner, n)]
@@ -41,11 +30,6 @@ def check_memory(learner):
             f"about {needed / 1e9:,.0f} GB of memory, and there are {limit / 1e9:,.0f} GB. "
             f"Received: {' '.join(given)}. Lower one of them."
         )
-
-
-def is_cpu():
-    """Whether Keras computes on the CPU."""
-    return all(device.startswith("cpu") for device in keras.distribution.list_devices())
 
 
 def duration(learner, steps, batch_size=250):

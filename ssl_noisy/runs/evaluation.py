@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run reports: accuracy of the averaged weights, by a protocol that names its choice."""
 
+import keras
 import numpy as np
 from sklearn import metrics
+
+from ssl_noisy.data import label_budget
 
 
 def evaluate(learner, images, labels, batch_size=250):
@@ -58,4 +61,46 @@ def summarize(history):
         "median_of_last_20": float(np.median(test[-20:])) if len(test) >= 20 else None,
         "validation_choice": chosen,
         "best_on_test_oracle": max(test),
+    }
+
+
+def batch_size(settings, dataset):
+    """Returns the batch size of all evaluations of a run: no larger than the larger set."""
+    validation = dataset.validation_labels
+    largest = max(len(dataset.test_labels), 0 if validation is None else len(validation))
+    return min(settings.evaluation_batch_size, largest)
+
+
+def num_parameters(network):
+    """Returns the number of trainable parameters, as papers count them."""
+    return sum(int(np.prod(v.shape)) for v in network.trainable_variables)
+
+
+def result(training, learner, history):
+    """Returns what `result.json` says about the accuracy of a training, a dict for JSON.
+
+    Args:
+        training: The `Training`.
+        learner: Its `Learner`, trained.
+        history: List of dicts, one for each evaluation, as in `summarize`.
+    """
+    settings, dataset = training.settings.resolved(), training.dataset
+    size = batch_size(settings, dataset)
+    _, recall = evaluate(learner, dataset.test_images, dataset.test_labels, size)
+    return {
+        "method": settings.method,
+        "dataset": f"{dataset.name} {dataset.version}",
+        "num_labels": len(training.labels.positions),
+        "labels_sha256": label_budget.digest(dataset, training.labels.positions),
+        "seed": settings.seed,
+        "network": settings.network,
+        "parameters": num_parameters(learner.network),
+        "steps": settings.steps,
+        "backend": keras.backend.backend(),
+        "test_accuracy": summarize(history),
+        "per_class_recall": {
+            name: None if np.isnan(value) else float(value)
+            for name, value in zip(dataset.class_names, recall)
+        },
+        "last_epoch": {k: v for k, v in history[-1].items() if k not in ("step", "epoch")},
     }

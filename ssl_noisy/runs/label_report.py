@@ -6,79 +6,95 @@ import os
 import numpy as np
 
 from ssl_noisy.labels import detection, issues, record
-from ssl_noisy.runs import plots
-
-EXAMPLES = "examples.csv"
+from ssl_noisy.runs import folder, plots
 
 
-def write(run_dir, dataset, positions, given_labels, kept, *, own, aum_threshold, is_wrong, draw):
-    """Writes the record of the labeled examples, and pictures of it.
+def examine(training, learner, removed=None):
+    """Writes the record of the labeled examples and pictures of it.
+
+    With noise or removed labels, and `settings.plots`, the pictures are `losses.png`, `aum.png`,
+    `labels.png` and `gallery.png`.
 
     Args:
-        run_dir: The run folder.
-        dataset: The `Dataset`.
-        positions: Integer array `(n,)`, the labeled examples.
-        given_labels: Integer array `(n,)`.
-        kept: Dict of arrays `(n,)`, as `record.read` gives it.
-        own: Dict from name to `(score, flagged)`, arrays `(n,)`: what the method itself says, as
-            `Learner.detected`. They are reported beside the others; none decides.
-        aum_threshold: Float, the area below which `aum` flags.
-        is_wrong: Bool array `(n,)`, or None where the truth is not known.
-        draw: Whether to draw `losses.png`, `aum.png`, `labels.png` and `gallery.png`.
+        training: The `Training`.
+        learner: Its `Learner`, trained.
+        removed: The `removal.Removed` labels, or None. If there are any, the record is that of
+            the passes that found them.
 
     Returns:
         A dict for `result.json`: `label_issues`, the summary of the `issues.Decision`, and
-        `detection.report`, with the decision among the detectors as `label_issues`.
+        `detection.report`, with the decision among the detectors as `label_issues`. None if
+        nothing was recorded.
     """
+    labels, dataset, is_wrong = training.labels, training.dataset, training.is_wrong
+    # What the method itself detects is reported beside the other detectors. None of it decides.
+    own = {
+        name: tuple(values[labels.positions] for values in detected)
+        for name, detected in learner.detected().items()
+    }
+    if removed is not None:
+        kept, threshold = removed.record, float(np.mean(removed.thresholds))
+    elif learner.record_examples:
+        kept, threshold = learner.example_record(labels.positions), 0.0
+    else:
+        return None
     mixture, x, posterior = detection.fit_posterior(kept["mean_loss"])
-    decision = issues.decide(kept, posterior, given_labels)
-    aum_flagged = own["aum"][1] if "aum" in own else None
-    detectors = detection.detectors(
-        kept, posterior, decision.noise_rate, aum_threshold, aum_flagged
-    )
-    for name, (score, flagged) in own.items():
-        if name != "aum":
-            detectors[name] = detection.Detector(score, flagged & np.isfinite(score))
-    quality, is_issue = decision.label_quality, decision.is_issue
-    detectors = {"label_issues": detection.Detector(1 - quality, is_issue), **detectors}
-    path = os.path.join(run_dir, EXAMPLES)
+    decision = issues.decide(kept, posterior, labels.given)
+    aum_flagged = None if removed is None else removed.flagged
+    detectors = {
+        "label_issues": detection.Detector(1 - decision.label_quality, decision.is_issue),
+        **detection.detectors(kept, posterior, decision.noise_rate, threshold, aum_flagged),
+        **{
+            name: detection.Detector(score, flagged & np.isfinite(score))
+            for name, (score, flagged) in own.items()
+        },
+    }
     detection.examples_csv(
-        path, dataset.ids[positions], given_labels, kept, detectors, quality, is_issue
+        os.path.join(training.run_dir, folder.EXAMPLES),
+        dataset.ids[labels.positions],
+        labels.given,
+        kept,
+        detectors,
+        decision.label_quality,
+        decision.is_issue,
     )
-    if draw:
-        picture = lambda name: os.path.join(run_dir, name)  # noqa: E731
-        if mixture is not None:
-            plots.loss_histogram(x, mixture, picture("losses.png"), is_wrong)
-        if np.isfinite(kept["aum"]).any():
-            plots.aum_histogram(kept["aum"], aum_threshold, picture("aum.png"), is_wrong)
-        predicted, names = kept["prediction"], dataset.class_names
-        seen = np.flatnonzero(predicted >= 0)
-        plots.label_matrix(given_labels[seen], predicted[seen], names, picture("labels.png"))
-        plots.gallery(
-            dataset.images[positions[seen]],
-            given_labels[seen],
-            predicted[seen],
-            quality[seen],
-            names,
-            picture("gallery.png"),
-        )
+    if training.settings.plots and (is_wrong is not None or removed is not None):
+        _draw(training, kept, mixture, x, decision.label_quality, threshold)
     report = detection.report(detectors, decision.noise_rate, is_wrong)
     return {"label_issues": decision.summary(), **report}
 
 
+def _draw(training, kept, mixture, x, label_quality, aum_threshold):
+    """Draws the losses, the areas under the margin, the predictions, and the worst labels."""
+    labels, dataset = training.labels, training.dataset
+
+    def path(name):
+        return os.path.join(training.run_dir, name)
+
+    if mixture is not None:
+        plots.loss_histogram(x, mixture, path("losses.png"), training.is_wrong)
+    if np.isfinite(kept["aum"]).any():
+        plots.aum_histogram(kept["aum"], aum_threshold, path("aum.png"), training.is_wrong)
+    seen = np.flatnonzero(kept["prediction"] >= 0)
+    given, predicted, names = labels.given[seen], kept["prediction"][seen], dataset.class_names
+    plots.label_matrix(given, predicted, names, path("labels.png"))
+    images = dataset.images[labels.positions[seen]]
+    plots.gallery(images, given, predicted, label_quality[seen], names, path("gallery.png"))
+
+
 def read_record(run_dir, ids, num_classes):
-    """Returns the record that `write` wrote in a run folder, as `record.read` gives it.
+    """Returns the record that `examine` wrote in a run folder, as `record.read` gives it.
 
     Args:
         run_dir: The run folder.
-        ids: Integer array `(n,)`, the published indices of its labeled examples.
+        ids: Integer array `(num_labels,)`, the published ids of its labeled examples.
         num_classes: Integer, without a class of threshold samples.
 
     Raises:
-        ExamplesFileError: If the file cannot be read, or is of other examples.
+        ExamplesFileError: If the file cannot be read or describes other examples.
     """
-    path = os.path.join(run_dir, EXAMPLES)
-    advice = f"{path} belongs to this run: delete it, and the same command writes it again."
+    path = os.path.join(run_dir, folder.EXAMPLES)
+    advice = f"{path} belongs to this run. Delete it and run the same command again to restore it."
     try:
         examples = detection.read_examples(path)
     except detection.ExamplesFileError as error:
@@ -89,7 +105,8 @@ def read_record(run_dir, ids, num_classes):
         or not np.isin(predicted, np.arange(-1, num_classes + 1)).all()
     ):
         raise detection.ExamplesFileError(
-            f"The file of examples {path!r} holds other examples or classes than this run. {advice}"
+            f"The file {path!r} describes other examples or classes than those of this run. "
+            f"{advice}"
         )
     names = (*record.MEANS, *record.COUNTS, "last_correct")
     return {"prediction": predicted, **{name: examples[name] for name in names}}

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine that a process runs on: memory, devices, versions."""
+
+import contextlib
+import os
+import pathlib
+import platform
+import sys
+
+import keras
+
+
+def memory():
+    """Returns the bytes of memory of this machine, or of the container that the process is in."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            total = min(total, int(pathlib.Path(path).read_text()))
+    return total
+
+
+def accelerators():
+    """Returns the names of the devices that Keras computes on; an empty list on a CPU."""
+    return [name for name in keras.distribution.list_devices() if not name.startswith("cpu")]
+
+
+def environment():
+    """Returns a dict of the backend, device and versions, to store with measurements."""
+    backend = keras.backend.backend()
+    return {
+        "backend": backend,
+        "device": ", ".join(accelerators()) or f"cpu, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        **{name: sys.modules[name].__version__ for name in ("keras", backend, "numpy")},
+    }

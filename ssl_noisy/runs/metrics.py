@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The numbers of each evaluation, as files: metrics.csv and events for TensorBoard."""
+
+import csv
+import io
+import math
+import os
+import socket
+import time
+
+import tensorboardX
+from tensorboardX.proto import event_pb2, summary_pb2
+
+from ssl_noisy.files import make_folder, replacing, writing
+from ssl_noisy.runs import folder
+
+
+def write_metrics(run_dir, history):
+    """Writes `metrics.csv` whole: one row an evaluation, as the checkpoint's record holds them."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    with replacing(os.path.join(run_dir, folder.METRICS), "w") as file:
+        file.write(text.getvalue())
+
+
+class TensorBoard:
+    """Writes scalars for TensorBoard, with or without TensorFlow.
+
+    It writes in this thread, unlike `tensorboardX.SummaryWriter`, whose thread dies when the disk
+    is full, and its user waits for ever.
+
+    Args:
+        run_dir: The run folder; events go to its `tensorboard`.
+        done: The step to go on from: events after it, of a run that was killed, are void.
+
+    Raises:
+        WriteError: If they cannot be written.
+    """
+
+    def __init__(self, run_dir, done=0):
+        events = os.path.join(run_dir, "tensorboard")
+        make_folder(events)
+        # TensorBoard reads the files of a folder in the order of their names.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        self._path = os.path.join(events, name)
+        with writing(self._path):
+            self._writer = tensorboardX.RecordWriter(self._path)
+        self._write(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if done:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(event_pb2.Event(wall_time=time.time(), step=done + 1, session_log=start))
+
+    def write(self, row):
+        """Writes the numbers of one row of the history at its step."""
+        values = [
+            summary_pb2.Summary.Value(tag=key, simple_value=value)
+            for key, value in row.items()
+            if isinstance(value, float) and math.isfinite(value)
+        ]
+        summary = summary_pb2.Summary(value=values)
+        self._write(event_pb2.Event(wall_time=time.time(), step=row["step"], summary=summary))
+
+    def close(self):
+        with writing(self._path):
+            self._writer.close()
+
+    def _write(self, event):
+        with writing(self._path):
+            self._writer.write(event.SerializeToString())
+            self._writer.flush()

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Keras callback that trains, evaluates, saves and resumes."""
+
+import json
+import os
+import time
+
+import keras
+from keras import ops
+
+from ssl_noisy import files, machine, networks
+from ssl_noisy.learner import PSEUDO_LABEL_ACCURACY
+from ssl_noisy.runs import checkpoint, cost, evaluation, folder, plots, signals
+from ssl_noisy.runs.metrics import TensorBoard, write_metrics
+from ssl_noisy.runs.progress import Progress
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after it was saved."""
+
+    def __init__(self, message, signum):
+        super().__init__(message)
+        self.signum = signum
+
+
+class Session(keras.callbacks.Callback):
+    """One process's part of a training, from its start or resumption to its end.
+
+    It acts before steps and after epochs. Keras passes no metrics before a step, so no step waits
+    for a number to reach the host.
+
+    Args:
+        training: The `Training`.
+        learner: Its `Learner`, compiled.
+    """
+
+    def __init__(self, training, learner):
+        super().__init__()
+        self.settings = training.settings.resolved()
+        self.learner = learner
+        self.dataset = training.dataset
+        self.run_dir = training.run_dir
+        self.history = []
+        self.done = 0
+        self.progress = Progress(self.settings.steps, self.settings.method, training.stream)
+        self.request = signals.Request()
+        self.began_at = time.monotonic()
+        self._unfinished_epoch = None
+
+    def train(self):
+        """Restores the newest checkpoint and trains to the end.
+
+        Raises:
+            Interrupted: After a signal, once everything is saved.
+            Diverged: If the loss or the weights are not finite.
+        """
+        steps, length = self.settings.steps, self.settings.steps_per_epoch
+        saved = checkpoint.restore(self.run_dir, self.learner, steps, length)
+        if saved is not None:
+            self.done, self.history = saved["step"], saved["history"]
+            self._unfinished_epoch = [v.numpy() for v in self._metric_variables()]
+            self.progress.accuracy = self.history[-1]["test_accuracy"] if self.history else None
+        self.saved_at = time.monotonic()
+        self.done_before = self.done
+        self.tensorboard = TensorBoard(self.run_dir, self.done)
+        self._introduce()
+        with signals.deferred() as self.request:
+            while self.done < steps:
+                # All epochs of a call of `fit` have the same length. The rest of an interrupted
+                # epoch and a short last epoch are calls of their own.
+                epoch, offset = divmod(self.done, length)
+                epochs = (steps - self.done) // length if offset == 0 else 0
+                part = length if epochs else min(length - offset, steps - self.done)
+                self._offset = offset
+                self.learner.fit(
+                    self.learner.batches(self.settings.seed, self.done, self.dataset.labels),
+                    initial_epoch=epoch,
+                    epochs=epoch + max(epochs, 1),
+                    steps_per_epoch=part,
+                    callbacks=[self],
+                    verbose=0,
+                    shuffle=False,  # the batches are already shuffled
+                )
+        self._stop_if_asked()
+
+    def _introduce(self):
+        network, task, settings = self.learner.network, self.learner.task, self.settings
+        where = machine.environment()
+        size = evaluation.batch_size(settings, self.dataset)
+        steps = cost.describe(self.learner, settings.steps - self.done, size)
+        self.progress.note(
+            f"{settings.method} on {self.dataset.name}: {task.num_examples} images, "
+            f"{len(task.labeled)} labeled; {settings.network} with "
+            f"{evaluation.num_parameters(network):,} parameters; {where['backend']} on "
+            f"{where['device']}; {steps}; {self.run_dir}"
+            + (f"; resuming at step {self.done}" if self.done else "")
+        )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._first = epoch * self.settings.steps_per_epoch + self._offset
+        if self._offset and self._unfinished_epoch is not None:
+            for variable, value in zip(self._metric_variables(), self._unfinished_epoch):
+                variable.assign(value)
+        self._unfinished_epoch = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.done = self._first + batch
+        if self.request.signum:
+            self.save()
+            self._stop_if_asked()
+        if time.monotonic() - self.saved_at > self.settings.checkpoint_seconds:
+            self.save()
+        if self.progress.is_due():
+            self._sync()
+            self.progress.show(self.done, self._running_metrics())
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.done = min((epoch + 1) * self.settings.steps_per_epoch, self.settings.steps)
+        self._check_finite()
+        self.history.append(self._row(epoch, logs))
+        write_metrics(self.run_dir, self.history)
+        self.tensorboard.write(self.history[-1])
+        self.save()
+        self.progress.accuracy = self.history[-1]["test_accuracy"]
+        self.progress.show(self.done, self._running_metrics(), is_final=True)
+        self._stop_if_asked()
+
+    def _row(self, epoch, logs):
+        """Returns the row of `metrics.csv` for an epoch."""
+        data, batch_size = self.dataset, evaluation.batch_size(self.settings, self.dataset)
+        row = {"step": self.done, "epoch": epoch + 1}
+        row["learning_rate"] = float(ops.convert_to_numpy(self.learner.optimizer.learning_rate))
+        row.update({k: float(v) for k, v in logs.items()})
+        if row.get("mask_rate") == 0:
+            row[PSEUDO_LABEL_ACCURACY] = None  # no pseudo-label was kept
+        if data.validation_images is not None:
+            row["validation_accuracy"], _ = evaluation.evaluate(
+                self.learner, data.validation_images, data.validation_labels, batch_size
+            )
+        row["test_accuracy"], _ = evaluation.evaluate(
+            self.learner, data.test_images, data.test_labels, batch_size
+        )
+        return row
+
+    def save(self):
+        """Writes a checkpoint.
+
+        Raises:
+            Diverged: If the loss or the weights are not finite. Nothing is written then.
+        """
+        self._sync()
+        self._check_finite()
+        checkpoint.save(self.run_dir, self.learner, {"step": self.done, "history": self.history})
+        self.saved_at = time.monotonic()
+
+    def _check_finite(self):
+        step = int(ops.convert_to_numpy(self.learner.first_nonfinite_step))
+        if step >= 0:
+            terms = ", ".join(f"{k} {v:.4g}" for k, v in self._running_metrics().items())
+            raise checkpoint.Diverged(
+                f"The loss is not finite from step {step} on ({terms}). Lower --learning_rate, or "
+                "check --precision and --weight_decay."
+            )
+
+    def _running_metrics(self):
+        results = self.learner.get_metrics_result()
+        found = {k: float(ops.convert_to_numpy(v)) for k, v in results.items() if k != "accuracy"}
+        if found.get("mask_rate") == 0:
+            del found[PSEUDO_LABEL_ACCURACY]  # no pseudo-label was kept
+        return found
+
+    def _metric_variables(self):
+        return [v for metric in self.learner.metrics for v in metric.variables]
+
+    def _sync(self):
+        # On JAX, Keras keeps the state of a running `fit` outside the model's variables.
+        if hasattr(self.learner, "jax_state_sync"):
+            self.learner.jax_state_sync()
+
+    def _stop_if_asked(self):
+        if self.request.signum:
+            message = f"Stopped at step {self.done}; {self.run_dir} is saved."
+            raise Interrupted(message, self.request.signum)
+
+    def finish(self, result):
+        """Writes the model, the pictures and last `result.json`, which marks the end."""
+        self.tensorboard.close()
+        model = os.path.join(self.run_dir, folder.MODEL)
+        with self.learner.averaged_weights(), files.replacing_path(model) as path:
+            networks.portable(self.learner.network).save(path)
+        if self.settings.plots:
+            plots.curves(self.history, os.path.join(self.run_dir, "curves.png"))
+            plots.views(self.learner, os.path.join(self.run_dir, "views.png"))
+        self._write_timing()
+        folder.write_result(self.run_dir, result)
+
+    def _write_timing(self):
+        """Writes what may differ between two equal runs: times, machine, versions."""
+        seconds = time.monotonic() - self.began_at
+        steps = self.settings.steps - self.done_before
+        timing = {
+            "steps_since_last_start": steps,
+            "seconds_since_last_start": round(seconds, 2),
+            "steps_per_second": round(steps / seconds, 2),
+            **machine.environment(),
+        }
+        folder.write_text(self.run_dir, folder.TIMING, json.dumps(timing, indent=2) + "\n")

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training: what it learns from, where its files go, and the learner of its settings."""
+
+import dataclasses
+import os
+import random
+import typing
+
+import keras
+import numpy as np
+from keras import ops
+
+from ssl_noisy import networks, optimizers, schedules, streams
+from ssl_noisy.data.sources import Dataset
+from ssl_noisy.data.task import Task
+from ssl_noisy.runs import cost
+from ssl_noisy.runs.labeling import Labels
+from ssl_noisy.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Training:
+    """A training of a run: the run's own, that of its baseline, or a pass of AUM.
+
+    Attributes:
+        settings: The `Settings` to train with.
+        run_dir: The folder for its files.
+        dataset: The `Dataset`.
+        labels: The `Labels` that its report is about.
+        task: The `Task` that its learner sees.
+        stream: Text stream for progress; None is standard output.
+    """
+
+    settings: Settings
+    run_dir: str
+    dataset: Dataset
+    labels: Labels
+    task: Task
+    stream: typing.TextIO | None = None
+
+    @property
+    def is_wrong(self):
+        """Bool array `(num_labels,)`: which given labels are wrong. None if nobody knows."""
+        if self.labels.noise is None:
+            return None
+        return self.labels.given != self.dataset.labels[self.labels.positions]
+
+    def part(self, name, settings, **changes):
+        """Returns a training that this one needs first, in the folder `name` of this one."""
+        run_dir = os.path.join(self.run_dir, name)
+        return dataclasses.replace(self, settings=settings, run_dir=run_dir, **changes)
+
+
+def make_learner(settings, task):
+    """Builds network, learner and optimizer, compiled and ready for `fit`."""
+    settings = settings.resolved()
+    # TensorFlow orders some additions by the names of layers, and Keras numbers these. Without
+    # this, a learner that follows a baseline in one process and the same learner resumed in
+    # another process differ in the last bits.
+    keras.utils.clear_session(free_memory=False)
+    # Keras draws the seeds of initializers and dropout from here; its own `set_random_seed`
+    # would import TensorFlow on JAX.
+    random.seed(settings.seed)
+    network = _make_network(settings, task)
+    arguments, weight_decay = dict(settings.learner_arguments), 0.0
+    if settings.optimizer in optimizers.DECOUPLED:  # the optimizer decays, not the loss
+        weight_decay, arguments["weight_decay"] = arguments["weight_decay"], 0.0
+    learner = settings.learner_class(
+        network, task, steps=settings.steps, seed=settings.seed, **arguments
+    )
+    learner.compile(
+        optimizers.make(
+            settings.optimizer,
+            schedules.learning_rate(settings.schedule, settings.learning_rate, settings.steps),
+            learner.trainable_variables,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=weight_decay,
+            decayed=learner.decayed_variables(),
+        ),
+        jit_compile={"auto": "auto", "on": True, "off": False}[settings.jit_compile],
+        steps_per_execution=settings.steps_per_execution,
+    )
+    learner.optimizer.build(learner.trainable_variables)
+    with streams.held_stderr():
+        # Keras imports TensorFlow, if it is installed, to serialize: in `batches`, in saving, and
+        # on JAX too. TensorFlow prints notices when it is imported.
+        learner.get_compile_config()
+    _rehearse(learner)
+    return learner
+
+
+def _make_network(settings, task):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(settings.precision)
+    try:
+        return networks.build(
+            settings.network,
+            task.image_shape,
+            task.num_classes,
+            batch_norm_momentum=settings.batch_norm_momentum,
+            batch_norm_epsilon=settings.batch_norm_epsilon,
+            normalization=networks.pixel_normalization(settings.normalization, task.images),
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _rehearse(learner):
+    """Makes data that the method cannot use fail now, before anything is written."""
+    cost.check_memory(learner)
+    _ = learner.batches()[0]
+    before = ops.copy(learner.seed_generator.state.value)
+    first = np.zeros(1, "int32")
+    learner.weak_view(learner.images(first), first)
+    learner.seed_generator.state.assign(before)
