@@ -47,6 +47,19 @@ def load_dataset(settings):
     )
 
 
+def check_dataset(settings, dataset):
+    """Raises a `UserError` if `dataset` is not the one that these settings name.
+
+    It compares names alone: a `Dataset` does not hold the splits that it was made of.
+    """
+    # A TFDS name may end in a version, which the name of the loaded data lacks.
+    if settings.dataset != dataset.name and settings.dataset.rpartition(":")[0] != dataset.name:
+        raise UserError(
+            f"`dataset` must be {settings.dataset!r}, as the settings say. Received: "
+            f"{dataset.name!r}. Load it with `labeling.load_dataset(settings)`."
+        )
+
+
 def choose(settings, dataset, run_dir=None):
     """Returns the `Labels` of a run: drawn, read from the user's files, or those of `run_dir`.
 

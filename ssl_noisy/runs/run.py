@@ -42,6 +42,7 @@ def run(settings, stream=None, dataset=None):
         return finished
     if dataset is None:
         dataset = labeling.load_dataset(settings)
+    labeling.check_dataset(settings, dataset)
     labels = labeling.choose(settings, dataset, run_dir)
     task = Task.from_dataset(dataset, labels.positions, labels.given)
     try:
