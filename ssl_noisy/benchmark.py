@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times the training step as `fit` runs it: python -m ssl_noisy.benchmark [a run's flags]
 
-Prints one JSON line. Takes the flags of ssl_noisy.train; writes nothing, draws
-no pictures, evaluates nothing. `--timed_steps` is how many steps it times.
+Prints one JSON line. It takes the flags of ssl_noisy.train and --timed_steps, the number of
+steps to time. It does not evaluate and writes no files.
 """
 
 import json
@@ -20,11 +20,11 @@ from ssl_noisy.data.task import Task
 from ssl_noisy.runs import labeling
 from ssl_noisy.runs.training import make_learner
 
-WARM_UP = 5  # calls of the compiled step that are not timed; the first one compiles
+WARM_UP = 5  # calls of the compiled step before the timed ones; the first call compiles
 
 
 class StepTimer(keras.callbacks.Callback):
-    """Takes the time of each call of the compiled step, the device having finished it."""
+    """Measures the time of each call of the compiled step until the device has finished it."""
 
     def __init__(self, learner, steps_per_execution):
         super().__init__()
@@ -50,7 +50,7 @@ class StepTimer(keras.callbacks.Callback):
 
 
 def main(settings, timed_steps=20):
-    """Prints the timing of `timed_steps` steps of a run as a JSON line."""
+    """Times `timed_steps` steps of a run and prints the result as a JSON line."""
     dataset = labeling.load_dataset(settings)
     labels = labeling.choose(settings, dataset)
     task = Task.from_dataset(dataset, labels.positions, labels.given)
@@ -73,11 +73,11 @@ def report(settings, learner, seconds):
     Args:
         settings: The `Settings` timed.
         learner: Its `Learner`.
-        seconds: Seconds a step, one for each call, warm-up first.
+        seconds: List of seconds per step, one for each call, with the warm-up.
 
     Returns:
-        A dict for JSON. `images_per_second` counts the views of FixMatch, as the
-        PyTorch programs count: one a labeled image, two an unlabeled one.
+        A dict for JSON. `images_per_second` counts views as the PyTorch programs do: one for a
+        labeled image, two for an unlabeled image.
     """
     timed, later = seconds[WARM_UP:], sum(seconds[1:])
     low, median, high = statistics.quantiles(timed, n=4) if len(timed) > 1 else timed * 3
@@ -99,14 +99,14 @@ def report(settings, learner, seconds):
 
 
 def seconds_to_now():
-    """Returns the age of this process in seconds: what a user waits from the command on."""
+    """Returns the age of this process in seconds, the time that a user has waited."""
     with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
         start = int(stat.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
         return float(uptime.read().split()[0]) - start
 
 
 def device_memory_mb():
-    """Returns the peak memory of the accelerator in MB, None on a CPU."""
+    """Returns the peak memory of the accelerator in MB, or None on a CPU."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -121,5 +121,5 @@ def device_memory_mb():
 
 
 if __name__ == "__main__":
-    _TIMED_STEPS = flags.DEFINE_integer("timed_steps", 20, "how many steps to time", lower_bound=1)
+    _TIMED_STEPS = flags.DEFINE_integer("timed_steps", 20, "number of steps to time", lower_bound=1)
     command.start("ssl_noisy.benchmark", lambda settings: main(settings, _TIMED_STEPS.value))

@@ -15,16 +15,16 @@ from ssl_noisy.streams import Output
 
 
 def start(program, main, default_arguments=()):
-    """Runs a command on the process's own arguments, and exits.
+    """Runs a command with the arguments of the process, and exits.
 
     Args:
-        program: Its name, at the head of an error.
+        program: Its name, the first word of an error.
         main: Function of one `Settings`.
-        default_arguments: Arguments that stand before the user's own.
+        default_arguments: Arguments to put before those of the user.
     """
     use_standard_streams()
     signals.raise_all()
-    for name in settings.define_flags(flags.FLAGS):  # for --help to show them
+    for name in settings.define_flags(flags.FLAGS):  # --help shows key flags
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     wanted = []
 
@@ -33,19 +33,19 @@ def start(program, main, default_arguments=()):
             wanted.append(parse_settings(argv, flags.FLAGS))
         except (flags.Error, UserError) as error:
             sys.exit(fail(program, error))
-        except SystemExit:  # of --help and its like, which absl ends with 1
+        except SystemExit:  # of --help and others like it, for which absl exits with 1
             sys.exit(0)
         return argv[:1]
 
     def run(_):
-        if not flags.FLAGS["verbosity"].present:  # TFDS reports its every step
+        if not flags.FLAGS["verbosity"].present:  # TFDS logs every step
             logging.set_verbosity(logging.WARNING)
         code = execute(program, main, wanted[0])
         if code:
-            signals.ignore()  # a second one would only break the end
-            # An exception leaves cycles that hold the iterator of `fit`. TensorFlow must end it
-            # while there is a Python to run its generator, or complains: "FAILED_PRECONDITION:
-            # Python interpreter state is not initialized".
+            signals.ignore()  # a second signal would only disturb the exit
+            # An exception leaves reference cycles that hold the iterator of `fit`. TensorFlow must
+            # delete it before Python exits, or it logs "FAILED_PRECONDITION: Python interpreter
+            # state is not initialized".
             gc.collect()
         return code
 
@@ -60,7 +60,7 @@ def parse_settings(argv, flag_values):
     """Returns the `Settings` of a command line.
 
     Raises:
-        absl.flags.Error, UserError: If it is wrong; the message may have several lines.
+        absl.flags.Error, UserError: If it is wrong. The message may have several lines.
     """
     settings.check_flagfiles(argv[1:])
     rest = flag_values(argv)
@@ -72,10 +72,10 @@ def parse_settings(argv, flag_values):
 
 
 def use_standard_streams():
-    """Makes the standard streams such that printing never fails: see `Output`."""
+    """Makes sure that printing never fails: see `Output`."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if hasattr(stream, "reconfigure"):  # class names may be in any script
+        if hasattr(stream, "reconfigure"):  # class names may contain any character
             stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, Output(stream))
 
@@ -83,8 +83,8 @@ def use_standard_streams():
 def execute(program, main, wanted):
     """Calls `main(wanted)`, and returns the exit code.
 
-    A mistake is one line on standard error, and 2. An interruption says how to go on, and is 128
-    plus the number of the signal, as shells tell it: 130 after Ctrl-C.
+    A mistake of the user is one line on standard error and exit code 2. An interruption prints how
+    to resume and returns 128 plus the number of the signal, as shells do: 130 for Ctrl-C.
     """
     try:
         main(wanted)
@@ -100,6 +100,6 @@ def execute(program, main, wanted):
 
 
 def fail(program, error):
-    """Prints one line of what is wrong, and returns the exit code 2."""
+    """Prints the error in one line and returns exit code 2."""
     print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are whole or not there."""
+"""Atomic writes, and reads that check a file before they trust it."""
 
 import contextlib
 import errno
 import io
+import lzma
 import math
 import os
 import pathlib
 import re
 import stat
+import struct
+import tokenize
 import uuid
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -19,6 +23,10 @@ from ssl_noisy.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+# What NumPy and zipfile raise, depending on which byte of a file is wrong.
+_DAMAGE = (OSError, EOFError, ValueError, TypeError, SyntaxError, OverflowError, MemoryError)
+_DAMAGE += (RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
+_DAMAGE += (tokenize.TokenError,)
 _LEFT_OVER = re.compile(r".+\.[0-9a-f]{32}\.tmp(\.\w+)?")
 
 
@@ -28,29 +36,32 @@ class WriteError(UserError):
 
 @contextlib.contextmanager
 def writing(path):
-    """Turns an `OSError` of the block, which writes `path` and reads nothing, into a `WriteError`.
+    """Turns an `OSError` of the block into a `WriteError`. The block must not read files.
+
+    Args:
+        path: The path that the block writes.
 
     Raises:
-        WriteError: With the path and what to do.
+        WriteError: With the path and advice.
     """
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            advice = "Free some space"
+            advice = "Free some disk space"
         elif error.errno == errno.EISDIR:
-            advice = "Remove the directory of that name"
+            advice = "Remove the directory with this name"
         elif error.errno in _FORBIDDEN:
-            advice = "Choose another folder, which you may write to"
+            advice = "Choose a folder that you can write to"
         else:
-            advice = "Free some space, or choose another folder"
+            advice = "Free some disk space, or choose another folder"
         raise WriteError(
             f"Cannot write {str(error.filename2 or path)!r}: {error.strerror or error}. {advice}."
         ) from error
 
 
 class _Raw(io.FileIO):
-    """A file whose failed writes are `WriteError`s: other errors of a block keep their type."""
+    """A file whose failed writes raise `WriteError`. Other errors of the block keep their type."""
 
     def __init__(self, path, target):
         super().__init__(path, "x")
@@ -63,29 +74,29 @@ class _Raw(io.FileIO):
 
 @contextlib.contextmanager
 def _replacing(path, suffix=""):
-    """Yields the path of a file to make, which replaces `path` when the block succeeds."""
+    """Yields a temporary path. The caller moves the file to `path`; an error removes it."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp{suffix}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
     except BaseException:
-        with contextlib.suppress(OSError):  # such as no file, which would hide the error itself
+        with contextlib.suppress(OSError):  # a missing file, for example, must not hide the error
             temporary.unlink()
         raise
 
 
 @contextlib.contextmanager
 def replacing(path, mode="wb", keep=None):
-    """Opens a new file that replaces `path` when the block succeeds, and vanishes if not.
+    """Opens a new file that replaces `path` if the block succeeds and is removed if not.
 
     Args:
-        path: Path of the file; its folder is made.
+        path: Path of the file. Its folder is created.
         mode: `wb` for bytes, `w` for UTF-8 text.
-        keep: Optional path: the file that was there goes there.
+        keep: Optional path to which the old file moves.
 
     Raises:
-        WriteError: If it cannot be written. The file that was there stays.
+        WriteError: If the file cannot be written. The old file stays.
     """
     path = pathlib.Path(path)
     with _replacing(path) as temporary:
@@ -105,10 +116,10 @@ def replacing(path, mode="wb", keep=None):
 
 @contextlib.contextmanager
 def replacing_path(path):
-    """Like `replacing`, for a writer that opens its file itself: yields a path of the same suffix.
+    """Like `replacing`, for a writer that opens its file by path. Yields a path with the suffix.
 
     Raises:
-        WriteError: If an `OSError` leaves the block, which must read no file.
+        WriteError: If the block raises an `OSError`. The block must not read files.
     """
     path = pathlib.Path(path)
     with _replacing(path, path.suffix) as temporary, writing(path):
@@ -117,41 +128,41 @@ def replacing_path(path):
 
 
 def is_left_over(name):
-    """Whether a file of this name is what a killed process left of a file that it replaced."""
+    """Whether this is the name of a temporary file, which a killed process leaves behind."""
     return bool(_LEFT_OVER.fullmatch(name))
 
 
 def make_folder(path):
-    """Makes a folder and its parents, unless it is there.
+    """Creates a folder and its parents if they are missing.
 
     Raises:
-        WriteError: If it cannot be made.
+        WriteError: If the folder cannot be created.
     """
     with writing(path):
         os.makedirs(path, exist_ok=True)
 
 
 def require_regular(path):
-    """Raises `OSError` unless `path` is a file. A pipe may wait for ever, /dev/zero has no end."""
+    """Raises `OSError` unless `path` is a file. A pipe may block; /dev/zero has no end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError("it is not a regular file")
 
 
 def read_npz(path):
-    """Reads the arrays of an .npz file, without pickles, once its headers have been checked.
+    """Reads the arrays of an .npz file after a check of its headers. Pickles are refused.
 
     Returns:
         A dict from name to array.
 
     Raises:
-        ValueError: With the reason, if it is no such file, or if it is too large for this machine.
+        ValueError: With the reason, if it is not an .npz file or too large for this machine.
     """
     with _reading(path):
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not a zip archive, which an .npz file is")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            # Arrays are copied as they are sorted and split.
+            # Sorting and splitting copies the arrays.
             needed = 2 * sum(member.file_size for member in members)
             if needed > machine.memory():
                 raise ValueError(
@@ -166,10 +177,10 @@ def read_npz(path):
 
 
 def read_npy(path):
-    """Reads the array of an .npy file, without pickles, once its header has been checked.
+    """Reads the array of an .npy file after a check of its header. Pickles are refused.
 
     Raises:
-        ValueError: With the reason, if it is no such file.
+        ValueError: With the reason, if it is not an .npy file.
     """
     with _reading(path):
         with open(path, "rb") as file:
@@ -182,23 +193,22 @@ def _reading(path):
     try:
         require_regular(path)
         yield
-    # NumPy and zipfile raise a dozen types, depending on the byte that is wrong.
-    except Exception as error:
+    except _DAMAGE as error:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ValueError(" ".join(text.split())[:200].rstrip(".")) from error
 
 
 def _check_header(file, size):
-    """Checks that an array of .npy format, in `size` bytes, is as large as its header says."""
+    """Checks that `size` bytes hold the array that the .npy header announces."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its .npy version {version} is not 1.0 or 2.0")
     read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
     shape, _, dtype = read_header(file)
     if dtype.hasobject:
-        raise ValueError("Object arrays are pickles, which are not read")
+        raise ValueError("Object arrays are pickles, which are not supported")
     if math.prod(shape) * dtype.itemsize > size - file.tell():
         raise ValueError(
-            f"it announces {dtype} {shape}, {math.prod(shape) * dtype.itemsize:,} bytes, and holds "
+            f"it announces {dtype} {shape}, {math.prod(shape) * dtype.itemsize:,} bytes, but has "
             f"{size - file.tell():,}"
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard streams: closed ones, readers that leave, and the notices of libraries."""
+"""Standard streams: closed streams, readers that leave, notices of libraries."""
 
 import contextlib
 import os
@@ -12,19 +12,18 @@ from absl import logging
 def open_closed_streams():
     """Opens /dev/null as each standard descriptor that the caller closed (`>&-`).
 
-    Otherwise the next file to be opened gets that descriptor, and what libraries print goes into
-    the file.
+    Otherwise the next file to be opened gets that descriptor, and libraries print into that file.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, this one
 
 
 @contextlib.contextmanager
 def held_stderr():
-    """Holds back what C++ writes to standard error, and lets it out only if the block fails."""
+    """Captures what C++ code writes to standard error, and prints it only if the block fails."""
     if sys.stderr is not None:
         sys.stderr.flush()
     stderr = os.dup(2)
@@ -34,7 +33,7 @@ def held_stderr():
             yield
         except BaseException:
             held.seek(0)
-            with contextlib.suppress(OSError):  # nobody reads: the block's own error matters
+            with contextlib.suppress(OSError):  # nobody reads it; the block's own error matters
                 os.write(stderr, held.read())
             raise
         finally:
@@ -43,13 +42,13 @@ def held_stderr():
 
 
 class Output:
-    """A text stream that falls silent when nobody can read it any more.
+    """A text stream that discards its text after a write fails.
 
-    The reader of a pipe may leave (`| head -1`), a terminal may close, the disk of a log may fill
-    up: no reason to end a training, whose results are files.
+    The reader of a pipe may exit (`| head -1`), a terminal may close, the disk of a log may fill
+    up. None of this should stop a training, whose results are files.
 
     Args:
-        stream: A text stream, or None, as Python has it for a standard stream that is closed.
+        stream: A text stream, or None, which is what `sys.stdout` is if it is closed.
     """
 
     def __init__(self, stream):
@@ -59,13 +58,13 @@ class Output:
         return getattr(self._stream, name)
 
     def write(self, text):
-        """Writes `text`, or nothing if nobody can read it."""
+        """Writes `text`. Text that cannot be written is lost."""
         with self._silent_at_error():
             self._stream.write(text)
         return len(text)
 
     def flush(self):
-        """Flushes the stream; what cannot be written is lost."""
+        """Flushes the stream. Text that cannot be written is lost."""
         with self._silent_at_error():
             self._stream.flush()
 
@@ -76,11 +75,14 @@ class Output:
         except OSError as error:
             self._fall_silent()
             if not isinstance(error, BrokenPipeError):
-                logging.warning("Output is lost from here on: %s.", error.strerror or error)
+                logging.warning(
+                    "Cannot write to the output: %s. The rest of it is lost.",
+                    error.strerror or error,
+                )
 
     def _fall_silent(self):
         null = open(os.devnull, "w", encoding="utf-8")
-        # What the stream still holds goes there too: at its end Python would try it once more.
-        with contextlib.suppress(OSError):  # of a stream without a descriptor
+        # The buffer of the old stream goes there too. Python would fail to flush it at exit.
+        with contextlib.suppress(OSError):  # a stream without a descriptor
             os.dup2(null.fileno(), self._stream.fileno())
         self._stream = null

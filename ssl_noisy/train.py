@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains one run: python -m ssl_noisy.train --flagfile=RECIPE --seed=1 --run_dir=DIR
 
-Flags stand in any order and the last one wins, so put your own after --flagfile.
-Without a flag that chooses what to train (--seed, --steps and --run_dir choose
-nothing) it runs the recipe fixmatch_digits_20: real images, 20 labels, and a
+If a flag is repeated, the last one wins, so put your own flags after --flagfile.
+If no flag chooses what to train (--seed, --steps and --run_dir do not), the
+command runs the recipe fixmatch_digits_20: real images, 20 labels, and a
 supervised baseline, in about a minute.
 """
 
@@ -13,7 +13,7 @@ from ssl_noisy import command, recipes
 from ssl_noisy.labels import detection, issues
 from ssl_noisy.runs.run import run
 
-# Flags that leave open what is trained.
+# Flags that do not choose what to train.
 _OPEN = {"seed", "steps", "steps_per_epoch", "run_dir", "data_dir", "cache_dir", "plots", "noplots"}
 _OPEN |= {"checkpoint_seconds", "verbosity", "v"}
 
@@ -24,11 +24,11 @@ def main(settings):
     print(table(result))
     if "label_quality" in result:
         print(labels(result, run_dir))
-    print(f"Everything of this run: {run_dir}")
+    print(f"All files of this run: {run_dir}")
 
 
 def table(result):
-    """Returns the accuracies of a run, and of its baseline, as a text table."""
+    """Returns a text table of the accuracies of a run and its baseline."""
     rows = [result["baseline"], result] if "baseline" in result else [result]
     protocols = [k for k, value in result["test_accuracy"].items() if value is not None]
     lines = [
@@ -42,9 +42,9 @@ def table(result):
 
 
 def labels(result, run_dir):
-    """Returns what a run found out about its labels, as text."""
+    """Returns a text about what a run found out about its labels."""
     report = result["label_quality"]
-    lines = [f"\nThe labels, by the record of the training ({run_dir}/examples.csv):"]
+    lines = [f"\nLabel quality, estimated from the training ({run_dir}/examples.csv):"]
     lines.append(issues.describe(report["label_issues"]))
     if "noise" in result:
         rates = [report[name] for name in ("estimated_noise_rate", "noise_rate")]
@@ -54,13 +54,13 @@ def labels(result, run_dir):
 
 
 def is_open(arguments):
-    """Whether no flag of a command line chooses what to train."""
+    """Whether no argument of a command line chooses what to train."""
     flags = (argument for argument in arguments if argument.startswith("-"))
     return all(flag.lstrip("-").partition("=")[0] in _OPEN for flag in flags)
 
 
 def main_of_default(settings):
-    print(f"No flag chooses what to train: this is the recipe {recipes.default()}.", flush=True)
+    print(f"No flag chooses what to train. Running the recipe {recipes.default()}.", flush=True)
     main(settings)
 
 

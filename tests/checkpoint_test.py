@@ -28,8 +28,8 @@ class CheckpointTest(parameterized.TestCase):
     def test_everything_comes_back(self):
         checkpoint.save(self.folder, self.learner, {"step": 1, "history": [{"a": 0.1}]})
         other = self.other()
-        record = checkpoint.restore(self.folder, other)
-        self.assertEqual(record, {"step": 1, "history": [{"a": 0.1}]})
+        metadata = checkpoint.restore(self.folder, other)
+        self.assertEqual(metadata, {"step": 1, "history": [{"a": 0.1}]})
         for a, b in zip(toy.state(self.learner), toy.state(other)):
             np.testing.assert_array_equal(a, b)
 
@@ -91,48 +91,48 @@ class CheckpointTest(parameterized.TestCase):
         self.assertEndsWith(str(caught.exception), f"Delete {both} to train from the start.")
         self.assertIn(f"{self.path()} belongs to another network or method", str(caught.exception))
 
-    def rewrite(self, record=None, **changes):
+    def rewrite(self, metadata=None, **changes):
         """Writes the checkpoint again with other content, as whole as any."""
         with np.load(self.path()) as archive:
             state = dict(archive)
-        if record is not None:
-            state["record"] = np.array(record)
+        if metadata is not None:
+            state["record"] = np.array(metadata)
         for key, change in changes.items():
             state[key] = change(state[key])
         np.savez(self.path(), **state)
 
     @parameterized.named_parameters(
-        ("no_json", "{", "its record is no JSON"),
-        ("a_list", "[]", "its record is not that of step 2"),
-        ("no_step", '{"history": []}', "its record is not that of step 2"),
-        ("a_negative_step", '{"step": -1, "history": []}', "its record is not that of step 2"),
-        ("another_step", '{"step": 3, "history": []}', "its record is not that of step 2"),
-        ("no_history", '{"step": 2}', "its record is not that of step 2"),
-        ("a_shorter_history", '{"step": 2, "history": []}', "is not that of step 2"),
-        ("rows_of_text", '{"step": 2, "history": ["row"]}', "is not that of step 2"),
+        ("no_json", "{", "its metadata is not JSON"),
+        ("a_list", "[]", "its metadata does not match step 2 of"),
+        ("no_step", '{"history": []}', "its metadata does not match step 2 of"),
+        ("a_negative_step", '{"step": -1, "history": []}', "its metadata does not match step 2 of"),
+        ("another_step", '{"step": 3, "history": []}', "its metadata does not match step 2 of"),
+        ("no_history", '{"step": 2}', "its metadata does not match step 2 of"),
+        ("a_shorter_history", '{"step": 2, "history": []}', "does not match step 2 of"),
+        ("rows_of_text", '{"step": 2, "history": ["row"]}', "does not match step 2 of"),
         (
             "another_row",
             '{"step": 2, "history": [{"step": 1, "epoch": 1, "test_accuracy": 0.5}]}',
-            "is not that of step 2",
+            "does not match step 2 of",
         ),
         (
-            "no_share",
+            "no_accuracy",
             '{"step": 2, "history": [{"step": 2, "epoch": 1, "test_accuracy": NaN}]}',
-            "is not that of step 2",
+            "does not match step 2 of",
         ),
     )
-    def test_a_record_that_cannot_be(self, record, message):
+    def test_metadata_that_cannot_be(self, metadata, message):
         toy.fit(self.learner, steps=1, start=1)
         right = {"step": 2, "history": [{"step": 2, "epoch": 1, "test_accuracy": 0.5}]}
         checkpoint.save(self.folder, self.learner, right)
         self.assertEqual(checkpoint.restore(self.folder, self.other(), 8, 2), right)
-        self.rewrite(record)
+        self.rewrite(metadata)
         with self.assertRaisesRegex(checkpoint.CheckpointError, f"{message}.* Delete"):
             checkpoint.restore(self.folder, self.other(), 8, 2)
 
     def test_a_step_beyond_the_end(self):
         checkpoint.save(self.folder, self.learner, {"step": 1, "history": []})
-        with self.assertRaisesRegex(checkpoint.CheckpointError, "step 1 in a training of 0 steps"):
+        with self.assertRaisesRegex(checkpoint.CheckpointError, "does not match step 1 of 0"):
             checkpoint.restore(self.folder, self.other(), 0, 8)
 
     @parameterized.named_parameters(

@@ -52,7 +52,7 @@ class ReplacingTest(parameterized.TestCase):
     def test_a_directory_in_the_place_of_the_file(self):
         path = os.path.join(self.create_tempdir().full_path, "a")
         os.mkdir(path)
-        message = f"Cannot write '{path}': Is a directory. Remove the directory of that name."
+        message = f"Cannot write '{path}': Is a directory. Remove the directory with this name."
         with self.assertRaisesRegex(files.WriteError, message), files.replacing(path) as file:
             file.write(b"new")
         with self.assertRaisesRegex(files.WriteError, message), files.replacing_path(path) as new:
@@ -68,7 +68,7 @@ class ReplacingTest(parameterized.TestCase):
                     pass
 
     @parameterized.parameters(
-        (errno.ENOSPC, "Free some space."), (errno.EACCES, "which you may write to.")
+        (errno.ENOSPC, "Free some disk space."), (errno.EACCES, "a folder that you can write to.")
     )
     def test_the_advice_fits_the_error(self, number, advice):
         error = OSError(number, os.strerror(number))
@@ -135,9 +135,9 @@ class ReadingTest(absltest.TestCase):
 
     def test_an_array_is_no_larger_than_its_bytes(self):
         for content, message in (
-            (npy((10**15,)), "1,000,000,000,000,000 bytes, and holds 6"),
-            (npy((7,)), "7 bytes, and holds 6"),
-            (npy((1,), "<f8"), "8 bytes, and holds 6"),
+            (npy((10**15,)), "1,000,000,000,000,000 bytes, but has 6"),
+            (npy((7,)), "7 bytes, but has 6"),
+            (npy((1,), "<f8"), "8 bytes, but has 6"),
             (npy((1,), "|O"), "Object arrays are pickles"),
             (npy((-2, -3)), ""),
             (npy((6,)).replace(b"{", b"("), ""),

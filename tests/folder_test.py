@@ -124,7 +124,7 @@ class DamagedTest(FolderCase):
                 with open(self.path("flags.cfg"), "wb") as file:
                     file.write(content)
             error = self.refuse("flags.cfg")
-            self.assertIn("Restore that file, or choose another --run_dir", error)
+            self.assertIn("Restore the file, or choose another --run_dir", error)
         self.remove("flags.cfg")
         shutil.copy(os.path.join(self.finished, "flags.cfg"), self.path("flags.cfg"))
         self.assertEqual(self.call()[0], 0)
@@ -204,7 +204,7 @@ class UnwritableTest(FolderCase):
             there = os.path.exists(self.path(name)) and os.stat(self.path(name)).st_mtime_ns
             with mock.patch.object(os, "replace", full):
                 error = self.refuse(name)
-            self.assertIn("No space left on device. Free some space.", error)
+            self.assertIn("No space left on device. Free some disk space.", error)
             self.assertFalse(any(files.is_left_over(n) for n in os.listdir(self.folder)))
             self.assertFalse(os.path.exists(self.path("result.json")))
             if there:
@@ -239,7 +239,7 @@ class FailedStartTest(FolderCase):
         kept = contents(self.folder)
         code, _, errors = self.call("--learning_rate=0.5")
         self.assertEqual((code, len(errors)), (2, 1))
-        self.assertIn("holds a run with other flags: --learning_rate=0.03", errors[0])
+        self.assertIn("belongs to a run with other flags: --learning_rate=0.03", errors[0])
         self.assertEqual(contents(self.folder), kept)
 
     def test_what_is_not_of_the_run_stays(self):

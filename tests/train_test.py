@@ -132,7 +132,7 @@ class DefaultRecipeTest(parameterized.TestCase):
         out, errors = start("--steps=2", f"--run_dir={folder}").communicate()
         self.assertEqual(errors, "")
         lines = out.splitlines()
-        self.assertIn("this is the recipe", lines[0])
+        self.assertIn("Running the recipe", lines[0])
         self.assertIn("supervised on digits: 1297 images, 20 labeled; small_cnn", lines[1])
 
 
@@ -287,7 +287,7 @@ class MistakeTest(MistakeCase):
         folder.create_file("thesis.tex")
         code, _, errors = call(*SMALL, f"--run_dir={folder.full_path}")
         self.assertEqual(code, 2)
-        self.assertIn("is not empty and holds no run", errors[0])
+        self.assertIn("is not empty and is not a run folder", errors[0])
         self.assertEqual(os.listdir(folder.full_path), ["thesis.tex"])
 
     def test_a_folder_that_cannot_be_written(self):
@@ -355,7 +355,7 @@ class MistakeTest(MistakeCase):
         with run_folder.only_process(folder):
             code, _, errors = call(*SMALL, f"--run_dir={folder}")
         self.assertEqual(code, 2)
-        self.assertIn("Another process trains in", errors[0])
+        self.assertIn("Another process is training in", errors[0])
         self.assertEmpty(os.listdir(folder))
 
     def test_ctrl_c_outside_the_training(self):

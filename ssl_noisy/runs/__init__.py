@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run in its folder: from flags to `result.json`, resumable."""
+"""Runs: from settings to a result in a folder, resumable at any moment."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact resume: all that a training depends on, in one file that is whole or not there."""
+"""Exact resume: the whole state of a training in one file, which is complete or absent."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from ssl_noisy.errors import UserError
 
 NAME = "checkpoint.npz"
 PREVIOUS_NAME = "checkpoint.previous.npz"
+_METADATA = "record"  # its key in the file
 
 
 class CheckpointError(UserError):
@@ -20,25 +21,25 @@ class CheckpointError(UserError):
 
 
 class Diverged(UserError):
-    """A training whose loss or weights are not finite any more."""
+    """The loss or the weights of a training are no longer finite."""
 
 
-def save(folder, learner, record):
-    """Writes the learner's whole state, and keeps the checkpoint before it.
+def save(folder, learner, metadata):
+    """Writes the learner's whole state and keeps the previous checkpoint.
 
-    Weights, batch-norm statistics, optimizer, moving average, per-example
-    state, random states and running metrics; not the resident images. (Keras's
-    `save_weights` would do for the variables, but an HDF5 file cannot tell
-    that it is damaged; each member of a zip archive has a checksum.)
+    The state is weights, batch-norm statistics, optimizer, moving average, per-example state,
+    random states and running metrics, but not the resident images. (Keras's `save_weights` would
+    store the variables, but damage to an HDF5 file can go unnoticed. Each member of a zip archive
+    has a checksum.)
 
     Args:
-        folder: Where `NAME` and `PREVIOUS_NAME` lie.
+        folder: The folder of `NAME` and `PREVIOUS_NAME`.
         learner: A compiled `Learner`, its optimizer built.
-        record: What else to keep, a dict for JSON.
+        metadata: What else to store, a dict for JSON.
 
     Raises:
-        Diverged: If a value is not finite. The checkpoint before it stays.
-        WriteError: If it cannot be written. The checkpoints before it stay.
+        Diverged: If a value is not finite. Earlier checkpoints stay.
+        WriteError: If it cannot be written. Earlier checkpoints stay.
     """
     state = {key: ops.convert_to_numpy(v.value) for key, v in _variables(learner).items()}
     if not all(np.isfinite(value).all() for value in state.values()):
@@ -47,39 +48,39 @@ def save(folder, learner, record):
         )
     current, previous = os.path.join(folder, NAME), os.path.join(folder, PREVIOUS_NAME)
     with files.replacing(current, keep=previous) as file:
-        np.savez(file, record=np.array(json.dumps(record)), **state)
+        np.savez(file, **{_METADATA: np.array(json.dumps(metadata))}, **state)
 
 
 def restore(folder, learner, steps=None, steps_per_epoch=None):
-    """Reads the newest whole checkpoint of `folder` into `learner`.
+    """Reads the newest complete checkpoint of `folder` into `learner`.
 
-    A damaged checkpoint is passed over, with a warning, for the one before.
+    If the newest one is damaged, it logs a warning and reads the previous one.
 
     Args:
-        folder: Where `NAME` and `PREVIOUS_NAME` lie.
+        folder: The folder of `NAME` and `PREVIOUS_NAME`.
         learner: A compiled `Learner`, its optimizer built.
-        steps: Optional integer, the length of the training. With it the record must hold the
-            `step` of the learner and the `history` that such a training has at that step.
+        steps: Optional integer, the length of the training. With it, the metadata must have the
+            learner's `step` and the `history` that such a training has at that step.
         steps_per_epoch: Integer, the steps between two rows of that history.
 
     Returns:
-        The `record` that was saved with it, or None if there is no checkpoint.
+        The `metadata` that was saved, or None if there is no checkpoint.
 
     Raises:
-        CheckpointError: If there are checkpoints and none can be used.
+        CheckpointError: If there are checkpoints, but none can be used.
     """
     paths = [os.path.join(folder, name) for name in (NAME, PREVIOUS_NAME)]
     paths = [path for path in paths if os.path.exists(path)]
     errors = []
     for path in paths:
         try:
-            record = _read(path, learner, steps, steps_per_epoch)
+            metadata = _read(path, learner, steps, steps_per_epoch)
         except CheckpointError as error:
             errors.append(str(error))
             continue
         for error in errors:
-            logging.warning("%s Falling back to the checkpoint before it.", error)
-        return record
+            logging.warning("%s Falling back to the previous checkpoint.", error)
+        return metadata
     if errors:
         raise CheckpointError(
             f"{' '.join(errors)} Delete {' and '.join(paths)} to train from the start."
@@ -93,54 +94,54 @@ def _read(path, learner, steps, steps_per_epoch):
         state = files.read_npz(path)
     except ValueError as error:
         raise CheckpointError(f"The checkpoint {path} is damaged ({error}).") from error
-    text = state.pop("record", None)
+    text = state.pop(_METADATA, None)
     kinds = {key: (tuple(v.shape), np.dtype(v.dtype)) for key, v in variables.items()}
     if text is None or {key: (v.shape, v.dtype) for key, v in state.items()} != kinds:
         raise CheckpointError(f"The checkpoint {path} belongs to another network or method.")
     try:
-        record = json.loads(str(text))
+        metadata = json.loads(str(text))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"The checkpoint {path} is damaged (its record is no JSON: {error})."
+            f"The checkpoint {path} is damaged (its metadata is not JSON: {error})."
         ) from error
     if not all(np.isfinite(value).all() for value in state.values()):
         raise CheckpointError(f"The checkpoint {path} is damaged (a value is not finite).")
     if steps is not None:
         step = next(state[key] for key, v in variables.items() if v is learner.step)
-        if not _is_possible(record, int(step), steps, steps_per_epoch):
+        if not _is_possible(metadata, int(step), steps, steps_per_epoch):
             raise CheckpointError(
-                f"The checkpoint {path} is damaged (its record is not that of step {step} in a "
-                f"training of {steps} steps)."
+                f"The checkpoint {path} is damaged (its metadata does not match step {step} "
+                f"of {steps})."
             )
     for key, variable in variables.items():
         variable.assign(state[key])
-    return record
+    return metadata
 
 
-def _is_possible(record, step, steps, steps_per_epoch):
-    """Whether `record` has the step and history of a training of `steps` at `step`."""
-    if not isinstance(record, dict) or record.get("step") != step or not 0 <= step <= steps:
+def _is_possible(metadata, step, steps, steps_per_epoch):
+    """Whether a training of `steps` can have this metadata at `step`."""
+    if not isinstance(metadata, dict) or metadata.get("step") != step or not 0 <= step <= steps:
         return False
     done = step // steps_per_epoch + (step == steps and step % steps_per_epoch > 0)
-    history = record.get("history")
+    history = metadata.get("history")
     if not isinstance(history, list) or len(history) != done:
         return False
     for epoch, row in enumerate(history, 1):
         if not isinstance(row, dict) or row.keys() != history[0].keys():
             return False
-        at = min(epoch * steps_per_epoch, steps)
-        if (row.get("step"), row.get("epoch")) != (at, epoch):
+        end = min(epoch * steps_per_epoch, steps)
+        if (row.get("step"), row.get("epoch")) != (end, epoch):
             return False
         if any(not isinstance(v, (int, float, type(None))) for v in row.values()):
             return False
-        shares = [row.get("test_accuracy"), row.get("validation_accuracy", 0.0)]
-        if any(not isinstance(v, (int, float)) or not 0 <= v <= 1 for v in shares):
+        accuracies = [row.get("test_accuracy"), row.get("validation_accuracy", 0.0)]
+        if any(not isinstance(v, (int, float)) or not 0 <= v <= 1 for v in accuracies):
             return False
     return True
 
 
 def _variables(learner):
-    """All state by its place; the resident data is the task's, and comes from there."""
+    """Returns all state by its place, without the resident data, which the task provides."""
     resident = {id(v) for v in learner.resident.variables}
     variables = [*learner.variables, *learner.optimizer.variables]
     metrics = [v for metric in learner.metrics for v in metric.variables]

@@ -12,11 +12,13 @@ from ssl_noisy.errors import UserError
 
 
 def check_memory(learner):
-    """Raises the `UserError` of a step that cannot fit into the memory of this machine.
+    """Raises a `UserError` if a step cannot fit into the memory of this machine.
 
-    A step keeps what every layer gives out, for the backward pass. Measured on a CPU it took 0.9
-    to 1.3 times that on TensorFlow (WRN-28-2, WRN-10-2, ResNet-34 and the small CNN), and 1.6 to
-    2.8 times on JAX. Keras does not tell how much memory an accelerator has.
+    A step keeps the outputs of all layers for the backward pass. Measured on a CPU, it took 0.9 to
+    1.3 times their size on TensorFlow (WRN-28-2, WRN-10-2, ResNet-34 and the small CNN) and 1.6 to
+    2.8 times on JAX. On an accelerator the bound is 1 TB, which only catches typing errors: Keras
+    and TensorFlow have no public function for the size of its memory, and XLA may keep much less
+    than all outputs there.
     """
     outputs = sum(math.prod(layer.output.shape[1:]) for layer in learner.network.layers)
     size = keras.backend.standardize_dtype(learner.network.compute_dtype)
@@ -26,31 +28,31 @@ def check_memory(learner):
         sizes = ("batch_size", "unlabeled_ratio", "unlabeled_batch_size", "num_strong_views")
         given = [f"--{n}={getattr(learner, n)}" for n in sizes if hasattr(learner, n)]
         raise UserError(
-            f"A step of {learner.images_per_step():,} images through {learner.network.name} takes "
-            f"about {needed / 1e9:,.0f} GB of memory, and there are {limit / 1e9:,.0f} GB. "
+            f"A step of {learner.images_per_step():,} images through {learner.network.name} needs "
+            f"about {needed / 1e9:,.0f} GB of memory, but {limit / 1e9:,.0f} GB are available. "
             f"Received: {' '.join(given)}. Lower one of them."
         )
 
 
 def duration(learner, steps, batch_size=250):
-    """Estimates the time of a training, without a change to the learner.
+    """Estimates the time of a training. The learner stays unchanged.
 
-    A step takes four times as long as its images do in a forward pass: a backward pass costs two,
-    and views that only tell a pseudo-label, distortions and the update about one more.
+    A step takes four times as long as a forward pass of its images: the backward pass costs two,
+    and augmentation, the views for pseudo-labels and the update cost about one more.
 
     Args:
         learner: A `Learner` with a task.
-        steps: Integer, how many steps there are to do.
-        batch_size: Positive integer, images at a time, as in the evaluations: the compiled
-            function is theirs.
+        steps: Integer, the number of steps left.
+        batch_size: Positive integer, images at a time. The batch size of the evaluations needs no
+            second compilation.
 
     Returns:
-        Seconds. On two busy cores they were 0.3 to 2 times what the training took (WRN-28-2,
+        Seconds. On two busy cores the estimate was 0.3 to 2 times the real time (WRN-28-2,
         WRN-10-2 and the small CNN, six methods).
     """
     images = np.zeros((batch_size, *learner.task.image_shape), "uint8")
     times = []
-    for _ in range(3):  # the first compiles, on JAX the second too
+    for _ in range(3):  # the first call compiles; on JAX the second does too
         began = time.monotonic()
         learner.network.predict_on_batch(images)
         times.append(time.monotonic() - began)
@@ -58,14 +60,13 @@ def duration(learner, steps, batch_size=250):
 
 
 def describe(learner, steps, batch_size=250):
-    """Returns how many steps there are to do, and how long they take unless that is short."""
+    """Returns a text with the number of steps left and, if they take long, the time."""
     text = f"{steps:,} steps"
-    if steps * learner.images_per_step() < 50_000:  # an estimate would cost more than it tells
+    if steps * learner.images_per_step() < 50_000:  # too short for an estimate
         return text
     minutes = duration(learner, steps, batch_size) / 60
     if minutes < 10:
         return text
-    # No more digits than such an estimate has.
     units = (("days", 24 * 60), ("hours", 60), ("minutes", 1))
     unit, size = next((unit, minutes / size) for unit, size in units if minutes >= 2 * size)
     size = f"{size:,.0f} {unit}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run reports: accuracy of the averaged weights, by a protocol that names its choice."""
+"""The accuracy of a run, with the averaged weights, by named protocols."""
 
 import keras
 import numpy as np
@@ -9,14 +9,14 @@ from ssl_noisy.data import label_budget
 
 
 def evaluate(learner, images, labels, batch_size=250):
-    """Measures the moving average of a learner's weights on labeled images.
+    """Evaluates the moving average of a learner's weights on labeled images.
 
     Args:
         learner: A `Learner`.
         images: uint8 array of shape `(num_images, height, width, channels)`.
         labels: Integer array of shape `(num_images,)`.
-        batch_size: Positive integer, images at a time; it changes no result. The last batch is
-            filled up: on TensorFlow a batch of another size would be traced and compiled again.
+        batch_size: Positive integer, images at a time. It does not affect the result. The last
+            batch is padded, because TensorFlow traces and compiles again for another size.
 
     Returns:
         A tuple `(accuracy, recall)`: a float in [0, 1], and a float array of
@@ -38,19 +38,18 @@ def evaluate(learner, images, labels, batch_size=250):
 
 
 def summarize(history):
-    """Reports one run by the protocols that papers use, each under its own name.
+    """Returns the test accuracy of a run by each protocol that papers use.
 
     Args:
-        history: List of dicts, one an evaluation, in order, with
-            `test_accuracy` and, with a validation split, `validation_accuracy`.
+        history: List of dicts, one per evaluation, in order, with `test_accuracy` and, if there is
+            a validation split, `validation_accuracy`.
 
     Returns:
-        A dict: `last`, the final checkpoint; `median_of_last_20`, the median of
-        the last 20 evaluations, as FixMatch reports (None if there are fewer: a
-        median over a whole training says little); `validation_choice`, the test
-        accuracy at the first best validation accuracy (None without a
-        validation split); `best_on_test_oracle`, the best test accuracy, which
-        looks at the test set to choose and is no fair estimate.
+        A dict with `last`, the final checkpoint; `median_of_last_20`, the median of the last 20
+        evaluations, as FixMatch reports it (None if there are fewer, because a median over a whole
+        training means little); `validation_choice`, the test accuracy at the first best validation
+        accuracy (None without a validation split); and `best_on_test_oracle`, the best test
+        accuracy, which uses the test set to choose and is not a fair estimate.
     """
     test = [row["test_accuracy"] for row in history]
     chosen = None
@@ -77,7 +76,7 @@ def num_parameters(network):
 
 
 def result(training, learner, history):
-    """Returns what `result.json` says about the accuracy of a training, a dict for JSON.
+    """Returns the part of `result.json` about the accuracy of a training, a dict for JSON.
 
     Args:
         training: The `Training`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of each evaluation, as files: metrics.csv and events for TensorBoard."""
+"""Files with the numbers of each evaluation: metrics.csv and TensorBoard events."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from ssl_noisy.runs import folder
 
 
 def write_metrics(run_dir, history):
-    """Writes `metrics.csv` whole: one row an evaluation, as the checkpoint's record holds them."""
+    """Writes `metrics.csv`, one row per evaluation. `history` is that of the checkpoint."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
     writer.writeheader()
@@ -28,12 +28,12 @@ def write_metrics(run_dir, history):
 class TensorBoard:
     """Writes scalars for TensorBoard, with or without TensorFlow.
 
-    It writes in this thread, unlike `tensorboardX.SummaryWriter`, whose thread dies when the disk
-    is full, and its user waits for ever.
+    It writes in the calling thread. The thread of `tensorboardX.SummaryWriter` dies when the disk
+    is full, and then its user waits forever.
 
     Args:
-        run_dir: The run folder; events go to its `tensorboard`.
-        done: The step to go on from: events after it, of a run that was killed, are void.
+        run_dir: The run folder. Events go to the folder `tensorboard` in it.
+        done: The step to resume from. TensorBoard drops later events of a killed run.
 
     Raises:
         WriteError: If they cannot be written.
@@ -42,7 +42,7 @@ class TensorBoard:
     def __init__(self, run_dir, done=0):
         events = os.path.join(run_dir, "tensorboard")
         make_folder(events)
-        # TensorBoard reads the files of a folder in the order of their names.
+        # TensorBoard reads the files of a folder in alphabetical order.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
         self._path = os.path.join(events, name)
         with writing(self._path):
@@ -53,7 +53,7 @@ class TensorBoard:
             self._write(event_pb2.Event(wall_time=time.time(), step=done + 1, session_log=start))
 
     def write(self, row):
-        """Writes the numbers of one row of the history at its step."""
+        """Writes the numbers of one row of the history."""
         values = [
             summary_pb2.Summary.Value(tag=key, simple_value=value)
             for key, value in row.items()
@@ -63,6 +63,7 @@ class TensorBoard:
         self._write(event_pb2.Event(wall_time=time.time(), step=row["step"], summary=summary))
 
     def close(self):
+        """Closes the file."""
         with writing(self._path):
             self._writer.close()
 

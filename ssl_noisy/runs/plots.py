@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a run: how it went, what its views look like, which labels it takes for wrong."""
+"""Pictures of a run: its accuracy, its views, and the labels it considers wrong."""
 
 import numpy as np
 from keras import ops
@@ -10,22 +10,22 @@ from ssl_noisy.files import replacing
 CURVES = {
     "test_accuracy": "test accuracy",
     "validation_accuracy": "validation accuracy",
-    "mask_rate": "mask rate (share kept)",
+    "mask_rate": "mask rate (fraction kept)",
     "pseudo_label_accuracy": "accuracy of kept pseudo-labels",
 }
 
-# Of Okabe and Ito: told apart by the color-blind, and in gray.
+# Colors of Okabe and Ito, distinct for the color-blind and in gray.
 CLEAN, NOISY = "#0072B2", "#D55E00"
 BINS = 50
-COLUMNS = 8  # of a gallery
-MOST_NUMBERS = 20  # classes, up to which a matrix shows its numbers
+COLUMNS = 8  # images in a row of a gallery
+MOST_NUMBERS = 20  # a matrix of at most so many classes shows its counts
 
 
 def curves(history, path):
     """Draws accuracy, mask rate and pseudo-label accuracy against the step.
 
     Args:
-        history: List of dicts, one an evaluation, with `step` and any of the keys of `CURVES`.
+        history: List of dicts, one per evaluation, with `step` and any keys of `CURVES`.
         path: The PNG file to write.
     """
     figure = _figure(6.4, 4.0)
@@ -42,9 +42,9 @@ def curves(history, path):
 
 
 def views(learner, path, num_images=10):
-    """Draws a grid: an image, its weak view and, where the method makes one, its strong view.
+    """Draws a grid of images, their weak views and, if the method has them, strong views.
 
-    The learner's random state is left as it was.
+    The learner's random state does not change.
 
     Args:
         learner: A `Learner` with a task.
@@ -52,38 +52,34 @@ def views(learner, path, num_images=10):
         num_images: Positive integer.
     """
     rng = np.random.default_rng(0)
-    indices = np.sort(rng.choice(learner.task.num_examples, num_images)).astype("int32")
+    positions = np.sort(rng.choice(learner.task.num_examples, num_images)).astype("int32")
     before = ops.convert_to_numpy(learner.seed_generator.state.value)
-    images = learner.images(indices)
-    columns = {"image": images, "weak view": _weak_view(learner, images, indices)}
+    images = learner.images(positions)
+    rows = {"image": images, "weak view": learner.weak_view(images, positions)}
     if hasattr(learner, "strong_augmentation"):
-        columns["strong view"] = learner.strong_view(images)
+        rows["strong view"] = learner.strong_view(images)
     learner.seed_generator.state.assign(before)
 
-    figure = _figure(1.1 * num_images, 1.2 * len(columns))
-    grid = figure.subplots(len(columns), num_images, squeeze=False)
-    for row, (title, batch) in zip(grid, columns.items()):
-        row[0].set_ylabel(title)
-        for axes, image in zip(row, ops.convert_to_numpy(batch) / 255.0):
+    figure = _figure(1.1 * num_images, 1.2 * len(rows))
+    grid = figure.subplots(len(rows), num_images, squeeze=False)
+    for row_of_axes, (title, batch) in zip(grid, rows.items()):
+        row_of_axes[0].set_ylabel(title)
+        for axes, image in zip(row_of_axes, ops.convert_to_numpy(batch) / 255.0):
             axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
     _save(figure, path)
 
 
-def _weak_view(learner, images, indices):
-    return learner.weak_view(images, indices)
-
-
 def loss_histogram(x, mixture, path, is_wrong=None):
     """Draws the density of the normalized losses and the components of the fitted mixture.
 
-    The outer bars hold the losses beyond either end of the range too, which were not fitted.
+    The outer bars include the losses beyond the fitted range, clipped to its ends.
 
     Args:
-        x: Float array `(n,)` in [0, 1], NaN where unknown, as from `detection.fit_posterior`.
+        x: Float array `(n,)` in [0, 1], NaN if unknown, as from `detection.fit_posterior`.
         mixture: The fitted `BetaMixture`, or None.
         path: The PNG file to write.
-        is_wrong: Bool array `(n,)`, which tells clean from wrong, or None.
+        is_wrong: Bool array `(n,)`, which labels are wrong, or None if that is unknown.
 
     Returns:
         The Matplotlib figure. The areas of its bars sum to 1.
@@ -97,7 +93,7 @@ def loss_histogram(x, mixture, path, is_wrong=None):
         axes.plot(places, parts[0], color=CLEAN, label="clean component")
         axes.plot(places, parts[1], color=NOISY, label="noisy component")
         axes.plot(places, parts.sum(axis=0), color="black", linestyle="--", label="their sum")
-        # A beta density may be infinite at 0 and 1: what stands beyond the outer bins is cut.
+        # A beta density may be infinite at 0 and 1, so the outer bins do not set the height.
         highest = max(highest, parts.sum(axis=0)[8:-8].max())
     axes.set(xlabel="normalized loss", ylabel="density", xlim=(0, 1), ylim=(0, 1.1 * highest))
     axes.legend()
@@ -106,13 +102,13 @@ def loss_histogram(x, mixture, path, is_wrong=None):
 
 
 def aum_histogram(aum, threshold, path, is_wrong=None):
-    """Draws the density of the areas under the margin, and the threshold.
+    """Draws the density of the areas under the margin and the threshold.
 
     Args:
-        aum: Float array `(n,)`, in logits, NaN where unknown.
-        threshold: Float. One that is not finite is not drawn.
+        aum: Float array `(n,)`, in logits, NaN if unknown.
+        threshold: Float. It is drawn if it is finite.
         path: The PNG file to write.
-        is_wrong: Bool array `(n,)`, which tells clean from wrong, or None.
+        is_wrong: Bool array `(n,)`, which labels are wrong, or None if that is unknown.
 
     Returns:
         The Matplotlib figure. The areas of its bars sum to 1.
@@ -129,7 +125,7 @@ def aum_histogram(aum, threshold, path, is_wrong=None):
 
 
 def _histogram(axes, values, edges, is_wrong):
-    """Draws the histogram of the known values, clean and wrong apart; returns its highest bar."""
+    """Draws separate histograms of clean and wrong labels, and returns the highest bar."""
     known = np.isfinite(values)
     parts = {"labels": (known, "gray")}
     if is_wrong is not None:
@@ -147,18 +143,19 @@ def _histogram(axes, values, edges, is_wrong):
 
 
 def label_matrix(given_labels, predicted_labels, class_names, path):
-    """Draws how often each given label was predicted as each class.
+    """Draws how often each class was predicted for each given label.
 
-    The color is the share of the row, by its square root: confusions are a few percent.
+    The color scale is the square root of the fraction of the row, because most confusions are a
+    few percent.
 
     Args:
         given_labels: Integer array `(n,)` in [0, num_classes).
-        predicted_labels: Integer array `(n,)`, -1 where there is none: that is left out.
+        predicted_labels: Integer array `(n,)`. Examples with -1, no prediction, are left out.
         class_names: Sequence of `num_classes` strings.
         path: The PNG file to write.
 
     Returns:
-        The Matplotlib figure. Up to 20 classes it shows the counts.
+        The Matplotlib figure. With at most 20 classes it shows the counts.
     """
     classes = np.arange(len(class_names))
     counts = metrics.confusion_matrix(given_labels, predicted_labels, labels=classes)
@@ -167,7 +164,7 @@ def label_matrix(given_labels, predicted_labels, class_names, path):
     figure = _figure(side + 0.8, side)
     axes = figure.subplots()
     image = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
-    bar = figure.colorbar(image, label="share of the given label", shrink=0.8)
+    bar = figure.colorbar(image, label="fraction of the given label", shrink=0.8)
     bar.set_ticks(
         np.sqrt([0, 0.01, 0.05, 0.2, 0.5, 1]), labels=["0", "1%", "5%", "20%", "50%", "100%"]
     )
@@ -176,7 +173,7 @@ def label_matrix(given_labels, predicted_labels, class_names, path):
             color = "white" if shares[row, column] > 0.3 else "black"
             text = str(counts[row, column])
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
-    ticks = classes[:: -(-len(classes) // 100)]  # of a thousand names none could be read
+    ticks = classes[:: -(-len(classes) // 100)]  # a thousand names would be illegible
     size = 9 if len(classes) <= MOST_NUMBERS else 5
     rotation = 90 if max(map(len, class_names)) > 2 else 0
     names = [class_names[tick] for tick in ticks]
@@ -188,16 +185,17 @@ def label_matrix(given_labels, predicted_labels, class_names, path):
 
 
 def gallery(images, given_labels, suggested_labels, label_quality, class_names, path, count=64):
-    """Draws the examples of the lowest label quality, worst first: given → suggested label.
+    """Draws the examples of the lowest label quality, worst first, as given → suggested label.
 
     Args:
         images: uint8 array `(n, height, width, channels)`, 1 or 3 channels.
         given_labels: Integer array `(n,)`.
         suggested_labels: Integer array `(n,)`, such as the last predictions.
-        label_quality: Float array `(n,)` in [0, 1]. NaN, unknown, is left out; ties go by place.
+        label_quality: Float array `(n,)` in [0, 1]. Examples with NaN, unknown, are left out. Ties
+            keep their order.
         class_names: Sequence of strings.
         path: The PNG file to write.
-        count: Positive integer, the most examples, eight a row.
+        count: Positive integer, the maximum number of examples. A row has eight.
 
     Returns:
         The Matplotlib figure.
@@ -212,8 +210,8 @@ def gallery(images, given_labels, suggested_labels, label_quality, class_names, 
     grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axes in grid[len(worst) :]:
         axes.axis("off")
-    for axes, place, given, suggested in zip(grid, worst, names, names[len(worst) :]):
-        axes.imshow(images[place].squeeze(), cmap="gray", vmin=0, vmax=255)
+    for axes, position, given, suggested in zip(grid, worst, names, names[len(worst) :]):
+        axes.imshow(images[position].squeeze(), cmap="gray", vmin=0, vmax=255)
         axes.set_title(given + arrow + suggested, fontsize=8, parse_math=False)
         axes.set(xticks=[], yticks=[])
     _save(figure, path, dpi=200)
@@ -221,8 +219,8 @@ def gallery(images, given_labels, suggested_labels, label_quality, class_names, 
 
 
 def _figure(width, height):
-    # Matplotlib takes half a second to import, which the start of a run need not pay; a bare
-    # Figure needs no display.
+    # Importing Matplotlib takes half a second, which would delay the start of a run. A bare Figure
+    # needs no display.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The line that shows how far a training is."""
+"""The progress line of a training."""
 
 import datetime
 import shutil
@@ -10,13 +10,13 @@ from ssl_noisy.streams import Output
 
 
 class Progress:
-    """One line that rewrites itself on a terminal, plain lines elsewhere.
+    """A line that updates in place on a terminal, and one line per epoch elsewhere.
 
     Args:
         steps: Positive integer, the length of the training.
-        label: What is training, at the head of each line.
-        stream: A text stream; None is standard output. If it fails, the lines end.
-        interval: Seconds between two updates of the live line.
+        label: What is trained, the first word of each line.
+        stream: A text stream; None is standard output. After a failed write it gets no more lines.
+        interval: Seconds between two updates of a line.
     """
 
     def __init__(self, steps, label, stream=None, interval=1.0):
@@ -30,31 +30,32 @@ class Progress:
         self._shown_at = time.monotonic()
 
     def note(self, text):
-        """Writes a line of its own."""
+        """Writes a separate line."""
         self.stream.write(text + "\n")
         self.stream.flush()
 
     def is_due(self):
+        """Whether it is time to update the line."""
         return self.is_live and time.monotonic() - self._shown_at >= self.interval
 
     def show(self, step, metrics, *, is_final=False):
-        """Shows the state after `step` steps; `is_final` lines stay.
+        """Shows the state after `step` steps.
 
         Args:
             step: Integer.
             metrics: Dict of floats, the running means of this epoch.
-            is_final: Whether the line ends an epoch.
+            is_final: Whether the epoch ends here. Then the line stays.
         """
         now = time.monotonic()
         self._shown_at = now
-        if self._began is None:  # the first step compiles: time what follows it
+        if self._began is None:  # the first step compiles: leave its time out
             self._began = (now, step)
         seconds, done = now - self._began[0], step - self._began[1]
         parts = [f"{self.label} {step}/{self.steps}"]
         if done > 0 and seconds > 0:
             left = datetime.timedelta(seconds=int((self.steps - step) * seconds / done))
             parts += [f"{done / seconds:.1f} steps/s", f"{left} left"]
-        # A narrow terminal shows what matters most: the losses' parts come last.
+        # A narrow terminal cuts the line: the terms of the loss come last.
         if self.accuracy is not None:
             parts.append(f"test_accuracy {self.accuracy:.2%}")
         order = sorted(metrics, key=lambda key: key.endswith("_loss"))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The signals that stop a run: Ctrl-C, SIGTERM of a scheduler, SIGHUP of a terminal that closes.
+"""The signals that stop a run: Ctrl-C, SIGTERM from a scheduler, SIGHUP from a closing terminal.
 
-A SIGHUP that is ignored when the process starts, as under `nohup`, stays ignored.
+If SIGHUP is ignored when the process starts, as under `nohup`, it stays ignored.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, raised where the process was, as Python raises SIGINT."""
+    """SIGTERM or SIGHUP, raised in the main thread as Python raises SIGINT."""
 
     def __init__(self, signum):
         super().__init__(signal.Signals(signum).name)
@@ -20,12 +20,12 @@ class Stopped(KeyboardInterrupt):
 
 
 def exit_code(signum):
-    """Returns the exit code by which shells tell of a signal: 130 for SIGINT."""
+    """Returns the exit code that shells use for a signal: 130 for SIGINT."""
     return 128 + signum
 
 
 def raise_all():
-    """Lets SIGTERM and SIGHUP raise `Stopped`, so that a process cleans up before it ends."""
+    """Makes SIGTERM and SIGHUP raise `Stopped`, so that a process cleans up before it ends."""
 
     def stop(signum, frame):
         ignore()
@@ -37,20 +37,20 @@ def raise_all():
 
 
 def ignore():
-    """Ignores SIGTERM and SIGHUP: `timeout` and a closing terminal send theirs twice."""
+    """Ignores SIGTERM and SIGHUP: `timeout` and a closing terminal send them twice."""
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
 
 
 class Request:
-    """Whether a signal asked to stop: its number, or None."""
+    """A request to stop: the number of the signal, or None."""
 
     signum = None
 
 
 @contextlib.contextmanager
 def deferred():
-    """Within this context a signal only asks to stop; a second Ctrl-C stops at once.
+    """Turns signals into requests to stop. A second Ctrl-C stops at once.
 
     Yields:
         The `Request`.
