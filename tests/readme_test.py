@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's Python example runs as it stands, on a task of its shape."""
+"""What the documentation shows is true: examples run, commands parse, names and links exist."""
 
+import ast
+import csv
+import dataclasses
+import glob
 import io
 import os
 import pathlib
 import re
+import shlex
+import textwrap
 from unittest import mock
 
 import keras
@@ -15,31 +21,87 @@ from absl.testing import absltest, parameterized
 
 import ssl_noisy
 from ssl_noisy import __main__ as listing
-from ssl_noisy import command, methods, settings
+from ssl_noisy import command, methods, networks, recipes, settings
 from ssl_noisy.augment import views as augment_views
-from ssl_noisy.runs.run import run
+from ssl_noisy.labels import mixture
+from ssl_noisy.runs import labeling, run
 
-README = (pathlib.Path(__file__).resolve().parent.parent / "README.md").read_text()
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in FILES}
 
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def fenced(text, language):
+    """Returns the code blocks of `text` in `language`."""
+    return [textwrap.dedent(code) for code in re.findall(rf"```{language}\n(.*?)```", text, re.S)]
 
 
-class ReadmeTest(parameterized.TestCase):
+def examples_in_docstrings():
+    """Returns the Python examples in docstrings, by `module.function` or `module.Class`."""
+    found = {}
+    for path in sorted((ROOT / "ssl_noisy").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Module):
+                for code in fenced(ast.get_docstring(node) or "", "python"):
+                    found[f"{path.stem}.{getattr(node, 'name', '')}"] = code
+    return found
+
+
+EXAMPLES = {name: fenced(text, "python") for name, text in PAGES.items()}
+DOCSTRINGS = examples_in_docstrings()
+
+
+def shortened(example, *replacements):
+    """Returns `example` with each `(long, short)` replaced; every `long` must be there."""
+    for long, short in replacements:
+        if long not in example:
+            raise AssertionError(f"{long!r} is not in the example:\n{example}")
+        example = example.replace(long, short)
+    return example
+
+
+class ExampleCase(parameterized.TestCase):
+    """Base of the tests that run examples, each in an empty folder."""
+
+    def setUp(self):
+        super().setUp()
+        self.folder, before = self.create_tempdir().full_path, os.getcwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.folder)
+
+    def settings(self, *arguments):
+        values = flags.FlagValues()
+        settings.define_flags(values)
+        return command.parse_settings(["train", *arguments], values)
+
+
+class PythonTest(ExampleCase):
+    def test_every_example_is_run_by_a_test(self):
+        counts = {name: len(examples) for name, examples in EXAMPLES.items() if examples}
+        run_below = {
+            "README.md": 1,
+            "CONTRIBUTING.md": 1,
+            "docs/getting_started.md": 1,
+            "docs/wrong_labels.md": 2,
+            "docs/your_data.md": 1,
+        }
+        self.assertEqual(counts, run_below)
+        run_below = {"aum.AUM", "learner.Learner", "mixture.BetaMixture", "run.run"}
+        self.assertEqual(set(DOCSTRINGS), run_below)
+
     @parameterized.parameters("build", *toy.USERS_NETWORKS)
-    def test_the_python_example_runs(self, kind):
-        example = EXAMPLES[0]
+    def test_training(self, kind):
+        example = EXAMPLES["README.md"][0]
         if kind != "build":
             example, count = re.subn("ssl_noisy.networks.build.*", "users_network", example)
             self.assertEqual(count, 1)
             self.enter_context(mock.patch.object(augment_views, "rand_augment", toy.noise))
-        for long, short in (
+        example = shortened(
+            example,
             *([("wrn_28_2", "small_cnn")] if kind == "build" else []),
             ("network, task, ", "network, task, batch_size=2, "),
             ("steps_per_epoch=1024, epochs=10", "steps_per_epoch=2"),
-        ):
-            self.assertIn(long, example)
-            example = example.replace(long, short)
+        )
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (40, 32, 32, 3), "uint8")
         labels = np.arange(40) % 10
@@ -50,19 +112,28 @@ class ReadmeTest(parameterized.TestCase):
             "test_images": images,
             "test_labels": labels,
         }
-        folder, before = self.create_tempdir().full_path, os.getcwd()
-        os.chdir(folder)
-        try:
-            exec(example, names)
-        finally:
-            os.chdir(before)
-        model = keras.models.load_model(os.path.join(folder, "model.keras"))
-        self.assertEqual(model.predict(images, verbose=0).shape, (40, 10))
+        exec(example, names)
+        use = EXAMPLES["docs/getting_started.md"][0]
+        used = {"images": images}
+        exec(shortened(use, ("runs/a/model.keras", "model.keras")), used)
+        self.assertEqual(used["probs"].shape, (40, 10))
+        model = used["model"]
         backbones = [x for x in model.layers if isinstance(x, keras.Model)]
         for layer in [*model.layers, *(x for backbone in backbones for x in backbone.layers)]:
             self.assertStartsWith(type(layer).__module__, "keras.")
 
-    def test_the_example_of_wrong_labels_runs(self):
+    def test_arrays(self):
+        images, labels = toy.digits()
+        names = {"train_images": images[:80], "train_labels": labels[:80]}
+        exec(
+            EXAMPLES["docs/your_data.md"][0],
+            {**names, "test_images": images[80:], "test_labels": labels[80:]},
+        )
+        loaded = labeling.load_dataset(self.settings("--dataset=npz:photos.npz"))
+        np.testing.assert_array_equal(loaded.images, images[:80])
+        np.testing.assert_array_equal(loaded.test_labels, labels[80:])
+
+    def test_a_training_loop_of_ones_own(self):
         rng = np.random.default_rng(0)
         names = {
             "ssl_noisy": ssl_noisy,
@@ -72,37 +143,160 @@ class ReadmeTest(parameterized.TestCase):
             "indices": np.arange(50),
             "losses_scaled_to_0_1": rng.uniform(size=50),
         }
-        exec(EXAMPLES[2], names)
+        exec(EXAMPLES["docs/wrong_labels.md"][1], names)
         self.assertEqual(names["areas"].values[:11].tolist(), [1.0] * 10 + [0.0])
         self.assertEqual(names["mixture"].predict_proba(rng.uniform(size=7)).shape, (7, 2))
 
     def test_a_new_method_is_one_file(self):
-        folder = self.create_tempdir().full_path
-        with open(os.path.join(folder, "pi_model.py"), "w") as file:
-            file.write(EXAMPLES[1])
-        methods.__path__.append(folder)
-        self.addCleanup(methods.__path__.remove, folder)
-        values = flags.FlagValues()
-        settings.define_flags(values)
-        run_dir = os.path.join(folder, "run")
-        made = command.parse_settings(
-            ["train", "--method=pi_model", "--num_labels=20", "--network=small_cnn", "--noplots"]
-            + ["--batch_size=8", "--steps=4", "--ramp_end=0.5", f"--run_dir={run_dir}"],
-            values,
+        example = EXAMPLES["CONTRIBUTING.md"][0]
+        with open("pi_model.py", "w") as file:
+            file.write(example)
+        methods.__path__.append(self.folder)
+        self.addCleanup(methods.__path__.remove, self.folder)
+        made = self.settings(
+            *("--method=pi_model", "--num_labels=20", "--network=small_cnn", "--noplots"),
+            *("--batch_size=8", "--steps=4", "--ramp_end=0.5", "--run_dir=run"),
         )
-        result = run(made, stream=io.StringIO())
+        result = run.run(made, stream=io.StringIO())
         self.assertEqual(result["method"], "pi_model")
         self.assertGreater(result["last_epoch"]["unsupervised_loss"], 0)
         self.assertIn("Laine and Aila, https://arxiv.org/abs/1610.02242", listing.listing())
-        self.assertLess(EXAMPLES[1].count("\n"), 41)
+        self.assertLess(example.count("\n"), 41)
+
+        shown = []  # the worst labels of that run, as the page on wrong labels prints them
+        worst = shortened(EXAMPLES["docs/wrong_labels.md"][0], ("runs/b", "run"))
+        exec(worst, {"print": lambda *values: shown.append(values)})
+        with open("run/examples.csv") as file:
+            qualities = sorted(float(row["label_quality"]) for row in csv.DictReader(file))
+        self.assertEqual([float(row[-1]) for row in shown], qualities[:10])
+
+
+class DocstringTest(ExampleCase):
+    def test_learner(self):
+        self.enter_context(mock.patch.object(augment_views, "rand_augment", toy.noise))
+        task, _ = toy.task()
+        names = {"task": task, "network": toy.network(), "networks": networks, "keras": keras}
+        example = shortened(
+            DOCSTRINGS["learner.Learner"],
+            ("network, task", "network, task, batch_size=4, unlabeled_ratio=2, ema_momentum=0.0"),
+            ("steps_per_epoch=1024, epochs=10", "steps_per_epoch=2"),
+        )
+        exec(example, {**names, "FixMatch": ssl_noisy.FixMatch})
+        model = keras.models.load_model("model.keras")
+        self.assertEqual(model.predict(task.test_images, verbose=0).shape, (120, 10))
+
+    def test_run(self):
+        made = self.settings(
+            *("--method=supervised", "--num_labels=20", "--network=small_cnn", "--noplots"),
+            *("--batch_size=8", "--steps=2", "--steps_per_epoch=2"),
+        )
+        results = []
+        names = {"settings": made, "labeling": labeling, "dataclasses": dataclasses}
+        names["run"] = lambda *args, **kwargs: results.append(
+            run.run(*args, stream=io.StringIO(), **kwargs)
+        )
+        exec(shortened(DOCSTRINGS["run.run"], ("range(5)", "range(2)")), names)
+        self.assertEqual([result["seed"] for result in results], [0, 1])
+
+    def test_aum(self):
+        labels = np.array([0, 1, 1])
+        names = {
+            "ssl_noisy": ssl_noisy,
+            "np": np,
+            "images": np.float32([[4, 0], [3, 1], [0, 2]]),
+            "network": lambda images, training: images,
+            "given_labels": labels,
+            "batches": [np.array([0, 1]), np.array([2])],
+        }
+        exec(DOCSTRINGS["aum.AUM"], names)
+        self.assertEqual(names["aum"].values.tolist(), [4.0, -2.0, 2.0])
+        self.assertEqual(names["suspicious"].tolist(), [1, 2, 0])
+
+    def test_beta_mixture(self):
+        rng = np.random.default_rng(0)
+        losses = np.concatenate([rng.gamma(2, 0.1, 300), 2 + rng.gamma(2, 0.2, 100)])
+        names = {"losses": losses, "mixture": mixture}
+        exec(DOCSTRINGS["mixture.BetaMixture"], names)
+        noisy = names["probability_of_noise"] > 0.5
+        self.assertGreater(np.mean(noisy == (losses > 2)), 0.95)
+
+
+def commands():
+    """Yields `(page, command, arguments)` of each shell line that runs a command of the kit."""
+    for page, text in PAGES.items():
+        for line in "\n".join(fenced(text, "sh")).splitlines():
+            for part in line.split("&&"):
+                words = shlex.split(part, comments=True)
+                names = [word for word in words if word.startswith("ssl_noisy.")]
+                if names:
+                    yield page, names[0], words[words.index(names[0]) + 1 :]
+
+
+class ShellTest(ExampleCase):
+    def test_commands_parse(self):
+        os.mkdir("photos")
+        count = 0
+        for page, name, arguments in commands():
+            if "--help" in arguments:
+                continue
+            for made in self.filled_in(arguments):
+                with self.subTest(page=page, arguments=made):
+                    values = flags.FlagValues()
+                    settings.define_flags(values)
+                    if name == "ssl_noisy.benchmark":
+                        flags.DEFINE_integer("timed_steps", 20, "", flag_values=values)
+                    command.parse_settings([name, *made], values)
+                    count += 1
+        self.assertGreater(count, 20)
+
+    def filled_in(self, arguments):
+        """Returns `arguments` for each recipe that METHOD stands for, with paths from here."""
+        text = "\n".join(arguments).replace("=SEED", "=1")
+        recipe = re.search("=flags/(.*)", text)
+        if not recipe:
+            return [text.split("\n") if text else []]
+        names = glob.glob(recipe[1].replace("METHOD", "*"), root_dir=recipes.folder())
+        self.assertNotEmpty(names, recipe[1])
+        paths = [str(recipes.folder() / name) for name in names]
+        return [text.replace(recipe[0], f"={path}").split("\n") for path in paths]
+
+
+class NamesTest(absltest.TestCase):
+    def test_flags_exist(self):
+        values = flags.FlagValues()
+        settings.define_flags(values)
+        known = {*values, "flagfile", "help", "timed_steps", "logdir", "steps", "recipes"}
+        known |= {f"no{name}" for name in values}
+        for page, text in PAGES.items():
+            if page != "CONTRIBUTING.md":  # it names flags of other programs
+                for name in re.findall(r"(?<![\w-])--(\w+)", text):
+                    self.assertIn(name, known, page)
+
+    def test_recipes_exist(self):
+        names = {path.stem for path in recipes.paths()}
+        for page, text in PAGES.items():
+            for name in re.findall(r"`(\w+_(?:digits|cifar\d+n?)_\w+)`", text):
+                self.assertIn(name, names, page)
+            for name in re.findall(r"flags/([a-z]\w*)\.cfg", text):
+                self.assertIn(name, names, page)
+
+    def test_files_and_links_exist(self):
+        for page, text in PAGES.items():
+            pattern = r"`((?:ssl_noisy|tests|results|benchmarks|docs|flags)/[\w./]*)`"
+            for name in re.findall(pattern, text):
+                self.assertTrue((ROOT / name).exists(), f"{page}: {name}")
+            for name in re.findall(r"\]\(((?!http|#)[^)#]+)", text):
+                self.assertTrue((ROOT / page).parent.joinpath(name).exists(), f"{page}: {name}")
+
+    def test_methods_are_those_of_the_folder(self):
+        for page in ("README.md", "docs/methods.md"):
+            table = PAGES[page][PAGES[page].index("| `--method` |") :]
+            for name in methods.names():
+                self.assertIn(f"\n| `{name}` | ", table, page)
 
     def test_nothing_is_left_to_fill_in(self):
-        self.assertNotIn("@@", README)
-
-    def test_its_methods_are_those_of_the_folder(self):
-        table = README[README.index("## Methods") :]
-        for name in methods.names():
-            self.assertIn(f"| `{name}` |", table)
+        for page, text in PAGES.items():
+            self.assertNotIn("@@", text, page)
 
 
 if __name__ == "__main__":
