@@ -13,7 +13,7 @@ SMALL = {"num_labels": 20, "network": "small_cnn"}
 
 
 class BenchmarkTest(absltest.TestCase):
-    def test_it_prints_one_json_line_about_the_step(self):
+    def test_one_json_line_about_the_step(self):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             settings = Settings(**SMALL, method_arguments={"batch_size": 4, "unlabeled_ratio": 2})
@@ -49,7 +49,7 @@ class BenchmarkTest(absltest.TestCase):
         self.assertEqual(report["seconds_per_step"], 2.5)
         self.assertEqual(report["images_per_second"], 4.0)
 
-    def test_a_mistake_is_a_run_error(self):
+    def test_a_mistake_is_a_user_error(self):
         with self.assertRaises(UserError):
             benchmark.main(Settings(num_labels=20, network="wrn_27_2"))
 

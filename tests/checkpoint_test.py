@@ -25,7 +25,7 @@ class CheckpointTest(parameterized.TestCase):
         made.optimizer.build(made.trainable_variables)
         return made
 
-    def test_everything_comes_back(self):
+    def test_the_whole_state_is_restored(self):
         checkpoint.save(self.folder, self.learner, {"step": 1, "history": [{"a": 0.1}]})
         other = self.other()
         metadata = checkpoint.restore(self.folder, other)
@@ -33,7 +33,7 @@ class CheckpointTest(parameterized.TestCase):
         for a, b in zip(toy.state(self.learner), toy.state(other)):
             np.testing.assert_array_equal(a, b)
 
-    def test_running_metrics_come_back(self):
+    def test_running_metrics_are_restored(self):
         checkpoint.save(self.folder, self.learner, {})
         other = self.other()
         checkpoint.restore(self.folder, other)
@@ -42,7 +42,7 @@ class CheckpointTest(parameterized.TestCase):
             float(self.learner.trackers["supervised_loss"].result()),
         )
 
-    def test_the_images_are_not_in_it(self):
+    def test_images_are_not_stored(self):
         checkpoint.save(self.folder, self.learner, {})
         with open(self.path(), "rb") as file:
             self.assertNotIn(self.learner.task.images[:2].tobytes(), file.read())
@@ -56,7 +56,7 @@ class CheckpointTest(parameterized.TestCase):
         ("empty", lambda data: b""),
         ("another_file", lambda data: b"not a checkpoint"),
     )
-    def test_a_damaged_one_falls_back_to_the_previous_and_says_so(self, damage):
+    def test_a_damaged_checkpoint_falls_back_to_the_previous_with_a_warning(self, damage):
         checkpoint.save(self.folder, self.learner, {"step": 1})
         weights = self.learner.network.trainable_variables[0].numpy()
         toy.fit(self.learner, steps=1, start=1)
@@ -72,18 +72,18 @@ class CheckpointTest(parameterized.TestCase):
         self.assertIn("is damaged", logs.output[0])
         np.testing.assert_array_equal(other.network.trainable_variables[0].numpy(), weights)
 
-    def test_only_the_previous_one_left(self):
+    def test_only_the_previous_checkpoint_exists(self):
         checkpoint.save(self.folder, self.learner, {"step": 1})
         os.rename(self.path(), self.path(checkpoint.PREVIOUS_NAME))
         self.assertEqual(checkpoint.restore(self.folder, self.other()), {"step": 1})
 
-    def test_none_that_can_be_used_is_an_error_that_names_both(self):
+    def test_two_unusable_checkpoints_are_an_error_that_names_both(self):
         for step in (1, 2):
             checkpoint.save(self.folder, self.learner, {"step": step})
         other, _ = toy.learner("supervised", ema_momentum=0.0)
         other.optimizer.build(other.trainable_variables)
         with (
-            self.assertNoLogs(level="WARNING"),  # the error says it all, in one line
+            self.assertNoLogs(level="WARNING"),  # the error contains all, in one line
             self.assertRaises(checkpoint.CheckpointError) as caught,
         ):
             checkpoint.restore(self.folder, other)
@@ -92,7 +92,7 @@ class CheckpointTest(parameterized.TestCase):
         self.assertIn(f"{self.path()} belongs to another network or method", str(caught.exception))
 
     def rewrite(self, metadata=None, **changes):
-        """Writes the checkpoint again with other content, as whole as any."""
+        """Rewrites the checkpoint as a valid file with other content."""
         with np.load(self.path()) as archive:
             state = dict(archive)
         if metadata is not None:
@@ -121,7 +121,7 @@ class CheckpointTest(parameterized.TestCase):
             "does not match step 2 of",
         ),
     )
-    def test_metadata_that_cannot_be(self, metadata, message):
+    def test_impossible_metadata(self, metadata, message):
         toy.fit(self.learner, steps=1, start=1)
         right = {"step": 2, "history": [{"step": 2, "epoch": 1, "test_accuracy": 0.5}]}
         checkpoint.save(self.folder, self.learner, right)
@@ -141,7 +141,7 @@ class CheckpointTest(parameterized.TestCase):
         ("objects", lambda v: np.array([{}]), "Object arrays are pickles"),
         ("another_shape", lambda v: v[:-1], "belongs to another network or method"),
     )
-    def test_values_that_cannot_be(self, change, message):
+    def test_impossible_values(self, change, message):
         checkpoint.save(self.folder, self.learner, {})
         with np.load(self.path()) as archive:
             key = next(k for k in archive if archive[k].dtype == "float32" and archive[k].ndim)
@@ -150,9 +150,9 @@ class CheckpointTest(parameterized.TestCase):
         with self.assertRaisesRegex(checkpoint.CheckpointError, message):
             checkpoint.restore(self.folder, other)
         for a, b in zip(before, toy.state(other), strict=True):
-            np.testing.assert_array_equal(a, b)  # nothing of it was taken
+            np.testing.assert_array_equal(a, b)  # nothing was restored
 
-    def test_one_that_cannot_be_written_leaves_those_before(self):
+    def test_a_failed_write_leaves_earlier_checkpoints(self):
         for step in (1, 2):
             checkpoint.save(self.folder, self.learner, {"step": step})
         names = sorted(os.listdir(self.folder))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of the train command, in this process and in others, shared by the tests."""
+"""Helpers that run the train command, in this process and in others."""
 
 import contextlib
 import io
@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 import warnings
 
 from absl import flags
@@ -19,7 +20,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def start(*arguments):
-    """Starts the command in a process of its own."""
+    """Starts the command in a new process."""
     environment = {**os.environ, "PYTHONPATH": ROOT}
     return subprocess.Popen(
         [sys.executable, "-m", "ssl_noisy.train", *arguments],
@@ -30,8 +31,16 @@ def start(*arguments):
     )
 
 
+def wait_for(process, condition):
+    """Waits until `condition()` holds while the process of a run is alive."""
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError("The run ended before it could be stopped.")
+        time.sleep(0.002)
+
+
 def call(*arguments):
-    """Calls the command in this process, and returns its exit code, output and error lines."""
+    """Runs the command in this process and returns its exit code, output and error lines."""
     values = flags.FlagValues()
     settings.define_flags(values)
     out, err = io.StringIO(), io.StringIO()
@@ -40,7 +49,7 @@ def call(*arguments):
         contextlib.redirect_stderr(err),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # unittest shows those that a process does not
+        warnings.simplefilter("ignore")  # unittest enables warnings that are off in a process
         try:
             wanted = command.parse_settings(["train", *arguments], values)
         except (flags.Error, UserError) as error:
@@ -52,7 +61,7 @@ def call(*arguments):
 
 @contextlib.contextmanager
 def largest_file(size):
-    """Within this context the system lets no file of this process grow beyond `size` bytes."""
+    """Limits the size of the files that this process writes to `size` bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -67,10 +76,10 @@ def read(folder, name):
 
 
 class MistakeCase(parameterized.TestCase):
-    """Base of the tests of mistakes in a command."""
+    """Base class for tests of user mistakes."""
 
     def refuse(self, *arguments, folder=None):
-        """The mistake is one line, exit code 2, and nothing is written."""
+        """Asserts that the command prints one line, exits with 2 and writes nothing."""
         folder = folder or os.path.join(self.create_tempdir().full_path, "run")
         code, out, errors = call(*arguments, f"--run_dir={folder}")
         self.assertEqual(code, 2, errors)

@@ -10,7 +10,7 @@ from ssl_noisy.runs import cost
 
 
 class MemoryTest(absltest.TestCase):
-    def test_all_that_the_layers_give_out_for_the_images_of_a_step(self):
+    def test_the_outputs_of_all_layers_for_the_images_of_a_step(self):
         learner, _ = toy.learner("fixmatch", batch_size=100, unlabeled_ratio=9, compiled=False)
         # Input and rescaled pixels 8 x 8, 3 layers of 3 x 3 x 8, these once more, 10 logits.
         needed = 1000 * 4 * (2 * 64 + 4 * 72 + 10)
@@ -23,7 +23,7 @@ class MemoryTest(absltest.TestCase):
             ):
                 cost.check_memory(learner)
 
-    def test_this_machine_has_some(self):
+    def test_the_memory_of_this_machine(self):
         self.assertBetween(machine.memory(), 2**28, 2**50)
 
 
@@ -32,13 +32,13 @@ class ImagesTest(parameterized.TestCase):
         ("supervised", {}, 8),
         ("fixmatch", {"unlabeled_ratio": 3}, 8 + 24),
         ("mixmatch", {"unlabeled_ratio": 3}, 8 + 2 * 24),
-        # Mixed: labeled, weak and 5 strong views; unmixed: a strong one, and that turned.
+        # Mixed: labeled, weak and 5 strong views. Not mixed: a strong view, and its rotation.
         ("remixmatch", {"unlabeled_ratio": 3, "num_strong_views": 5}, 8 + 6 * 24 + 2 * 24),
         ("arazo", {"unlabeled_batch_size": 20}, 28),
         ("divide_mix", {}, 4 * 8),
         ("co_teaching", {}, 2 * 8),
     )
-    def test_of_a_step(self, method, arguments, expected):
+    def test_images_per_step(self, method, arguments, expected):
         learner = methods.get(method)(toy.network(), batch_size=8, **arguments)
         self.assertEqual(learner.images_per_step(), expected)
 
@@ -48,20 +48,20 @@ class DurationTest(absltest.TestCase):
         super().setUp()
         self.learner, _ = toy.learner("fixmatch", compiled=False)  # 12 images a step
 
-    def test_is_four_forward_passes_of_each_image(self):
-        clock = mock.Mock()  # in place of the module, whose function JAX calls too
+    def test_four_forward_passes_of_each_image(self):
+        clock = mock.Mock()  # replaces the module, because JAX calls its function too
         clock.monotonic.side_effect = [0.0, 99.0, 100.0, 150.0, 200.0, 205.0]  # the third takes 5 s
         with mock.patch.object(cost, "time", clock):
             seconds = cost.duration(self.learner, 1000, batch_size=50)
         self.assertAlmostEqual(seconds, 4 * (5 / 50) * 12 * 1000)
 
-    def test_changes_nothing(self):
+    def test_the_learner_does_not_change(self):
         before = [v.numpy() for v in self.learner.variables]
         cost.duration(self.learner, 1000)
         for value, variable in zip(before, self.learner.variables):
             keras.tree.map_structure(self.assertEqual, value.tolist(), variable.numpy().tolist())
 
-    def test_the_flag_to_change_is_named_where_it_takes_long(self):
+    def test_a_long_training_names_the_flag_that_shortens_it(self):
         for hours, steps, text in (
             (0.16, 5000, "5,000 steps"),
             (1.9, 5000, "5,000 steps, about 114 minutes on this machine (--steps shortens it)"),
@@ -71,7 +71,7 @@ class DurationTest(absltest.TestCase):
             with mock.patch.object(cost, "duration", lambda *_, h=hours: 3600 * h):
                 self.assertEqual(cost.describe(self.learner, steps), text)
         with mock.patch.object(cost, "duration", side_effect=AssertionError):
-            # Twelve images each.
+            # A step has twelve images.
             self.assertEqual(cost.describe(self.learner, 4166), "4,166 steps")
         with mock.patch.object(cost, "duration", lambda *_: 36_000):
             self.assertIn("about 10 hours", cost.describe(self.learner, 4167))

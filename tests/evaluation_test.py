@@ -18,8 +18,8 @@ def rows(accuracies, validation=None):
 
 
 class SummarizeTest(absltest.TestCase):
-    def test_protocols_differ_on_one_history(self):
-        # 25 evaluations: 0.99 early on, which only the oracle sees; then 20 that rise to 0.69.
+    def test_each_protocol_on_one_history(self):
+        # 25 evaluations: 0.99 early, which only the oracle finds, and at last 20 that rise to 0.69.
         history = rows([0.1, 0.99, 0.1, 0.1, 0.1] + [0.5 + 0.01 * i for i in range(20)])
         summary = evaluation.summarize(history)
         self.assertAlmostEqual(summary["last"], 0.69)
@@ -39,7 +39,7 @@ class SummarizeTest(absltest.TestCase):
 
 
 class EvaluateTest(absltest.TestCase):
-    def test_it_measures_the_average_by_class(self):
+    def test_it_evaluates_the_averaged_weights(self):
         inputs = keras.Input((2, 2, 1))
         network = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)))
         learner = ssl_noisy.Supervised(network)
@@ -49,14 +49,14 @@ class EvaluateTest(absltest.TestCase):
         kernel.assign(np.zeros(kernel.shape))
         for average in learner.averages:
             average.assign(np.zeros(average.shape))
-        learner.averages[1].assign([0.0, 9.0, 0.0])  # the average always answers 1, the weights 2
+        learner.averages[1].assign([0.0, 9.0, 0.0])  # the average always predicts 1, the weights 2
         images = np.zeros((4, 2, 2, 1), "uint8")
         accuracy, recall = evaluation.evaluate(learner, images, np.array([1, 1, 1, 0]), 3)
         self.assertEqual(accuracy, 0.75)
         np.testing.assert_array_equal(recall, [0.0, 1.0, np.nan])
         np.testing.assert_array_equal(bias, live)
 
-    def test_the_batch_size_changes_no_result_and_all_batches_have_it(self):
+    def test_all_batches_have_one_size_that_does_not_affect_the_result(self):
         inputs = keras.Input((1, 1, 1))
         network = keras.Model(inputs, toy.LookUp(4, 3)(inputs))
         network.set_weights([np.eye(4, 3, dtype="float32")])  # image i is class i, and 3 is class 0

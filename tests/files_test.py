@@ -13,7 +13,7 @@ from ssl_noisy import files, machine
 
 
 class ReplacingTest(parameterized.TestCase):
-    def test_a_failure_leaves_the_old_file_and_no_trace(self):
+    def test_a_failure_leaves_the_old_file_alone(self):
         path = os.path.join(self.create_tempdir().full_path, "deep", "result.json")
         with files.replacing(path, "w") as file:
             file.write("old")
@@ -24,7 +24,7 @@ class ReplacingTest(parameterized.TestCase):
             self.assertEqual(file.read(), "old")
         self.assertEqual(os.listdir(os.path.dirname(path)), ["result.json"])
 
-    def test_what_was_there_goes_to_keep(self):
+    def test_the_old_file_moves_to_keep(self):
         folder = self.create_tempdir().full_path
         path, before = os.path.join(folder, "a"), os.path.join(folder, "before")
         for text in ("first", "second", "third"):
@@ -49,7 +49,7 @@ class ReplacingTest(parameterized.TestCase):
                 self.assertEqual(file.read(), "old")
             self.assertEqual(os.listdir(folder), ["a"])
 
-    def test_a_directory_in_the_place_of_the_file(self):
+    def test_a_directory_with_the_name_of_the_file(self):
         path = os.path.join(self.create_tempdir().full_path, "a")
         os.mkdir(path)
         message = f"Cannot write '{path}': Is a directory. Remove the directory with this name."
@@ -60,7 +60,7 @@ class ReplacingTest(parameterized.TestCase):
                 pass
         self.assertEqual(os.listdir(os.path.dirname(path)), ["a"])
 
-    def test_a_file_in_the_place_of_the_folder(self):
+    def test_a_file_with_the_name_of_the_folder(self):
         path = os.path.join(self.create_tempfile().full_path, "a")
         for write in (files.replacing, files.replacing_path, lambda path: files.make_folder(path)):
             with self.assertRaisesRegex(files.WriteError, "Not a directory|File exists"):
@@ -77,14 +77,14 @@ class ReplacingTest(parameterized.TestCase):
                 with files.replacing(os.path.join(self.create_tempdir().full_path, "a")) as file:
                     file.write(b"new")
 
-    def test_a_failed_read_is_no_failed_write(self):
+    def test_a_failed_read_keeps_its_type(self):
         path = os.path.join(self.create_tempdir().full_path, "a")
         with self.assertRaises(FileNotFoundError), files.replacing(path) as file:
             file.write(b"half")
             open("/no/such/file")
         self.assertEmpty(os.listdir(os.path.dirname(path)))
 
-    def test_a_path_of_the_same_suffix(self):
+    def test_a_temporary_path_with_the_same_suffix(self):
         path = os.path.join(self.create_tempdir().full_path, "a.keras")
         with self.assertRaises(KeyError), files.replacing_path(path) as new:
             with open(new, "w"):
@@ -96,7 +96,7 @@ class ReplacingTest(parameterized.TestCase):
             self.assertEndsWith(new, ".keras")
         self.assertEqual(os.listdir(os.path.dirname(path)), ["a.keras"])
 
-    def test_files_of_others_are_no_left_overs(self):
+    def test_only_temporary_files_are_left_overs(self):
         for name in ("thesis.tmp", "thesis.tmp.tex", "a.0f.tmp", "model.keras"):
             self.assertFalse(files.is_left_over(name), name)
         self.assertTrue(files.is_left_over(f"flags.cfg.{'0f' * 16}.tmp"))
@@ -110,7 +110,7 @@ class ReplacingTest(parameterized.TestCase):
 
 
 def npy(shape, descr="|u1", data=b"123456"):
-    """Returns the bytes of an .npy file whose header says `shape` and `descr`."""
+    """Returns the bytes of an .npy file with `shape` and `descr` in its header."""
     file = io.BytesIO()
     header = {"shape": shape, "descr": descr, "fortran_order": False}
     np.lib.format.write_array_header_1_0(file, header)
@@ -119,7 +119,7 @@ def npy(shape, descr="|u1", data=b"123456"):
 
 class ReadingTest(absltest.TestCase):
     def write(self, content):
-        """Returns the paths of an .npy and an .npz file of this one array."""
+        """Returns the paths of an .npy file and of an .npz file with this array."""
         folder = self.create_tempdir().full_path
         one, many = os.path.join(folder, "a.npy"), os.path.join(folder, "a.npz")
         with open(one, "wb") as file:
@@ -133,7 +133,7 @@ class ReadingTest(absltest.TestCase):
         for array in (files.read_npy(one), files.read_npz(many)["a"]):
             np.testing.assert_array_equal(array, [[49, 50, 51], [52, 53, 54]])
 
-    def test_an_array_is_no_larger_than_its_bytes(self):
+    def test_a_header_must_match_the_size_of_the_file(self):
         for content, message in (
             (npy((10**15,)), "1,000,000,000,000,000 bytes, but has 6"),
             (npy((7,)), "7 bytes, but has 6"),
@@ -150,15 +150,15 @@ class ReadingTest(absltest.TestCase):
                 with self.assertRaisesRegex(ValueError, message):
                     read(path)
 
-    def test_arrays_fit_into_memory(self):
+    def test_arrays_must_fit_into_memory(self):
         _, path = self.write(npy((10**6,), data=bytes(10**6)))
-        self.assertLess(os.path.getsize(path), 10_000)  # a bomb
+        self.assertLess(os.path.getsize(path), 10_000)  # a zip bomb
         with mock.patch.object(machine, "memory", lambda: 2 * 10**6):
             with self.assertRaisesRegex(ValueError, "need 0.0 GB, and this machine has 0.0 GB"):
                 files.read_npz(path)
         self.assertLen(files.read_npz(path)["a"], 10**6)
 
-    def test_no_regular_file(self):
+    def test_files_that_are_not_regular(self):
         folder = self.create_tempdir().full_path
         pipe = os.path.join(folder, "pipe")
         os.mkfifo(pipe)

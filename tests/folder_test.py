@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run folders that were damaged, or cannot be written: one line, and what it says to do helps."""
+"""Damaged and unwritable run folders: the error is one line, and its advice helps."""
 
 import errno
 import json
@@ -33,7 +33,7 @@ def setUpModule():  # noqa: N802
 
 
 def contents(run_dir):
-    """Returns the bytes of each file of a run that two equal runs have in common."""
+    """Returns the text of each file that must be equal in two equal runs."""
     found = {}
     for name in folder.FILES - {folder.TIMING, folder.MODEL, folder.FLAGS}:
         path = os.path.join(run_dir, name)
@@ -72,7 +72,7 @@ class FolderCase(parameterized.TestCase):
         return call(*self.arguments, *arguments, f"--run_dir={self.folder}")
 
     def refuse(self, name, *arguments):
-        """The error is one line that names the file."""
+        """Asserts that the error is one line that names the file."""
         code, out, errors = self.call(*arguments)
         self.assertEqual(code, 2, errors)
         self.assertLen(errors, 1)
@@ -80,7 +80,7 @@ class FolderCase(parameterized.TestCase):
         self.assertNotIn("by protocol", out)  # no result is shown
         return errors[0]
 
-    def assert_it_ends_as_before(self):
+    def assert_same_results(self):
         code, _, errors = self.call()
         self.assertEqual((code, errors), (0, []))
         self.assertEqual(contents(self.folder), contents(self.finished))
@@ -105,11 +105,13 @@ class DamagedTest(FolderCase):
                 file.write(damaged.encode(errors="surrogateescape"))
             error = self.refuse("result.json")
             self.assertIn("Delete it and run the same command again", error)
-        with mock.patch.object(checkpoint, "save", side_effect=AssertionError):  # trains no step
+        with mock.patch.object(
+            checkpoint, "save", side_effect=AssertionError
+        ):  # no step is trained
             self.remove("result.json")
-            self.assert_it_ends_as_before()
+            self.assert_same_results()
 
-    def test_a_result_that_a_tool_indented_otherwise(self):
+    def test_a_result_that_a_tool_reformatted(self):
         result = json.loads(read(self.folder, "result.json"))
         with open(self.path("result.json"), "w") as file:
             json.dump(result, file, sort_keys=True)
@@ -141,7 +143,7 @@ class DamagedTest(FolderCase):
                     file.write(content)
                 self.assertIn(message, self.refuse(name))
             self.remove(name)
-        self.assert_it_ends_as_before()
+        self.assert_same_results()
 
     def test_both_checkpoints(self):
         self.remove("result.json")
@@ -150,8 +152,8 @@ class DamagedTest(FolderCase):
                 file.truncate(1000)
         self.assertIn(self.path(checkpoint.NAME), self.refuse(checkpoint.PREVIOUS_NAME))
 
-    def test_a_directory_in_the_place_of_a_file(self):
-        """It is found before the training, not after it."""
+    def test_a_directory_with_the_name_of_a_file(self):
+        """The error comes before the training, not after it."""
         self.remove("result.json")
         for name in ("model.keras", "metrics.csv", "checkpoint.npz", "aum.png"):
             kept = os.path.exists(self.path(name))
@@ -163,7 +165,7 @@ class DamagedTest(FolderCase):
             if kept:
                 os.rename(self.path("kept"), self.path(name))
 
-    def test_a_pipe_in_the_place_of_a_file_and_a_file_in_that_of_a_directory(self):
+    def test_a_pipe_with_the_name_of_a_file_and_a_file_with_that_of_a_directory(self):
         self.remove("result.json", "tensorboard")
         os.mkfifo(self.path("result.json"))
         self.assertIn("is not a regular file. Remove it", self.refuse("result.json"))
@@ -172,9 +174,9 @@ class DamagedTest(FolderCase):
             pass
         self.assertIn("is not a directory. Remove it", self.refuse("tensorboard"))
         self.remove("tensorboard")
-        self.assert_it_ends_as_before()
+        self.assert_same_results()
 
-    def test_a_run_writes_only_what_it_checks(self):
+    def test_a_run_checks_all_files_that_it_writes(self):
         names = set(os.listdir(self.folder))
         self.assertContainsSubset(names, folder.FILES | folder.FOLDERS)
         code, _, _ = call(*SMALL, "--plots", "--steps=2", f"--run_dir={self.folder}/plots")
@@ -209,32 +211,32 @@ class UnwritableTest(FolderCase):
             self.assertFalse(os.path.exists(self.path("result.json")))
             if there:
                 self.assertEqual(os.stat(self.path(name)).st_mtime_ns, there)
-        self.assert_it_ends_as_before()
+        self.assert_same_results()
 
     def test_from_the_start(self):
-        """No file may grow beyond a size: the small ones are written, the larger ones are not."""
+        """With a limit on the size of files, small files are written and large ones fail."""
         self.remove(*os.listdir(self.folder))
         for size, name in ((100, "flags.cfg"), (1200, "noise.npz"), (20_000, "checkpoint.npz")):
             with largest_file(size):
                 self.assertIn("File too large", self.refuse(name))
             self.assertFalse(os.path.exists(self.path(name)))
             self.assertFalse(any(files.is_left_over(n) for n in os.listdir(self.folder)))
-        self.assert_it_ends_as_before()
+        self.assert_same_results()
 
 
 class FailedStartTest(FolderCase):
     wrong = ("--learning_rate=1e38", "--steps=8", "--steps_per_epoch=8")
 
-    def test_corrected_flags_may_use_a_folder_in_which_nothing_is_saved(self):
+    def test_other_flags_can_use_a_folder_in_which_nothing_was_saved(self):
         self.remove(*os.listdir(self.folder))
         code, _, errors = self.call(*self.wrong)
         self.assertEqual((code, len(errors)), (2, 1), errors)
         self.assertIn("not finite", errors[0])
         self.assertIn(f"a run with other flags can use {self.folder}.", errors[0])
-        self.assert_it_ends_as_before()
-        self.assertLen(os.listdir(self.path("tensorboard")), 1)  # nothing is left of it
+        self.assert_same_results()
+        self.assertLen(os.listdir(self.path("tensorboard")), 1)  # that of the failed run is gone
 
-    def test_a_folder_with_something_saved_is_kept(self):
+    def test_a_folder_with_a_checkpoint_stays(self):
         self.remove("result.json")
         kept = contents(self.folder)
         code, _, errors = self.call("--learning_rate=0.5")
@@ -242,8 +244,8 @@ class FailedStartTest(FolderCase):
         self.assertIn("belongs to a run with other flags: --learning_rate=0.03", errors[0])
         self.assertEqual(contents(self.folder), kept)
 
-    def test_what_is_not_of_the_run_stays(self):
-        """Flags and labels that a user keeps in a folder are no run to clear away."""
+    def test_other_files_stay(self):
+        """A folder with nothing but the flags and labels of a user must not be cleared."""
         self.remove(*[n for n in os.listdir(self.folder) if n not in ("flags.cfg", "labels.json")])
         kept = contents(self.folder)
         code, _, errors = self.call("--learning_rate=0.5")
@@ -262,7 +264,7 @@ class FailedStartTest(FolderCase):
 class PassesTest(FolderCase):
     arguments = (*SMALL, "--method=aum", "--pass_batch_size=20", "--baseline=supervised")
 
-    def test_damaged_files_of_its_parts(self):
+    def test_damaged_files_of_passes_and_baseline(self):
         self.remove("result.json")
         names = ("pass_1/result.json", "pass_2/examples.csv", "baseline/result.json")
         texts = {name: read(self.folder, name) for name in names}
@@ -274,7 +276,7 @@ class PassesTest(FolderCase):
             with open(self.path(name), "w") as file:
                 file.write(text)
         self.remove(*names)
-        self.assert_it_ends_as_before()
+        self.assert_same_results()
         self.assertEqual({name: read(self.folder, name) for name in names}, texts)
 
     def test_examples_of_another_run(self):

@@ -11,19 +11,19 @@ from ssl_noisy.runs import metrics
 
 
 class MetricsTest(absltest.TestCase):
-    def test_metrics_are_written_whole(self):
+    def test_csv(self):
         folder = self.create_tempdir().full_path
         metrics.write_metrics(folder, [{"step": 1, "loss": 0.1}, {"step": 2, "loss": None}])
         with open(os.path.join(folder, "metrics.csv")) as file:
             self.assertEqual(file.read(), "step,loss\n1,0.1\n2,\n")
 
     def events(self, folder):
-        """Reads the events of each file, in the order in which TensorBoard reads the files."""
+        """Returns the events of each file, in the order in which TensorBoard reads the files."""
         found = []
         for name in sorted(os.listdir(os.path.join(folder, "tensorboard"))):
             self.assertIn("tfevents", name)
             path = os.path.join(folder, "tensorboard", name)
-            records = tf.data.TFRecordDataset(path).as_numpy_iterator()  # checks the checksums
+            records = tf.data.TFRecordDataset(path).as_numpy_iterator()  # verifies the checksums
             found.append([event_pb2.Event.FromString(record) for record in records])
         return found
 
@@ -37,7 +37,7 @@ class MetricsTest(absltest.TestCase):
         self.assertEqual([event.file_version for event in first], ["brain.Event:2", ""])
         (value,) = first[1].summary.value
         self.assertEqual((first[1].step, value.tag, value.simple_value), (3, "loss", 0.5))
-        # A start at a step voids the events from there on, those of a run that was killed.
+        # A session start at step 4 discards the later events of a killed run.
         self.assertEqual(second[1].session_log.status, event_pb2.SessionLog.START)
         self.assertEqual([event.step for event in second], [0, 4, 4])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three hundred mistakes: each one is a line that names the culprit, and nothing is written."""
+"""Three hundred user mistakes. Each is one line that names the cause, and nothing is written."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from ssl_noisy import machine
 
 SMALL = ("--dataset=digits", "--num_labels=20", "--network=small_cnn", "--steps=20", "--noplots")
 
-# Flag: values that it refuses. What a message must name is the flag, without its dashes.
+# Values that each flag refuses. The message must contain the name of the flag.
 VALUES = {
     "method": "fixmtach FixMatch ../fixmatch __init__ ''",
     "baseline": "supervisd fixmatch,supervised",
@@ -65,11 +65,11 @@ VALUES = {
     "weak_augmentation": "blur",
     "strong_augmentation": "autoaugment strong",
     "record_examples": "perhaps",
-    "num_strong_views": "2",  # of ReMixMatch alone
+    "num_strong_views": "2",  # an argument of ReMixMatch alone
     "no_such_flag": "1",
 }
 
-# How messages call what these flags choose.
+# What messages contain instead of the name of the flag.
 OTHER_NAMES = {
     "network": "wide ResNet",
     "noise": "CIFAR-N",
@@ -152,7 +152,7 @@ aum --remove_labels=aum
 class FlagTest(MistakeCase):
     def setUp(self):
         super().setUp()
-        # Of any machine that the tests run on.
+        # Independent of the machine.
         self.enter_context(mock.patch.object(machine, "memory", lambda: 64 * 10**9))
         self.enter_context(mock.patch.object(machine, "accelerators", lambda: []))
 
@@ -199,7 +199,7 @@ class FlagTest(MistakeCase):
 
 
 def npz(**changes):
-    """Returns the arrays of a good npz file, changed; None leaves one out."""
+    """Returns the arrays of a valid npz file with changes. None leaves an array out."""
     labels = np.arange(40) % 10
     images = np.arange(40 * 64, dtype=np.uint8).reshape(40, 8, 8, 1)
     good = {"images_train": images, "labels_train": labels}
@@ -245,7 +245,7 @@ NPZ = {
 
 
 def header(shape, descr="|u1"):
-    """Returns an .npy file of six bytes whose header says otherwise."""
+    """Returns an .npy file with six bytes of data and another size in its header."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         file, {"shape": shape, "descr": descr, "fortran_order": False}
@@ -358,7 +358,7 @@ LABELS = {
 
 class FileTest(MistakeCase):
     def refuse_each(self, flag, files):
-        """Each of the files, a dict from name to bytes, is refused by its path."""
+        """Asserts that each file, from a dict of name to bytes, is refused with its path."""
         for name, raw in files.items():
             path = self.create_tempfile(name).full_path
             with open(path, "wb") as file:
@@ -414,7 +414,7 @@ class FileTest(MistakeCase):
 
 class BackendTest(absltest.TestCase):
     def run_python(self, *arguments, **variables):
-        """Runs Python without the package that BLOCK names."""
+        """Runs Python without the package named by the variable BLOCK."""
         folder = self.create_tempdir()
         folder.create_file(
             "sitecustomize.py",

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs on wrong labels from end to end: noise, the record, AUM's passes killed for real."""
+"""Runs with wrong labels end to end: noise, the record, AUM's passes and real kills."""
 
 import csv
 import json
 import os
 import signal
-import time
 from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
-from commands import MistakeCase, call, read, start
+from commands import MistakeCase, call, read, start, wait_for
 
 from ssl_noisy.data import sources
 from ssl_noisy.labels import detection
@@ -38,11 +37,11 @@ class NoisyRunTest(absltest.TestCase):
     def folder(self):
         return os.path.join(self.create_tempdir().full_path, "run")
 
-    def test_the_noise_is_said_written_and_learned(self):
+    def test_noise_is_printed_written_and_trained_on(self):
         folder = self.folder()
         code, out, _ = call(*SMALL, "--plots", f"--run_dir={folder}")
         self.assertEqual(code, 0)
-        self.assertIn("40.0", out)  # the rate, before the training
+        self.assertIn("40.0", out)  # the noise rate
         result, dataset = result_of(folder), sources.load("digits")
         self.assertEqual(result["noise"]["noise_rate"], 0.4)
         self.assertEqual(np.sum(result["noise"]["transition_counts"]), 200)
@@ -62,7 +61,7 @@ class NoisyRunTest(absltest.TestCase):
             self.assertGreater(report["detectors"][name]["average_precision"], 0.4, name)
             missed = 1 - report["detectors"][name]["precision_at_true_count"]
             self.assertEqual(report["detectors"][name]["false_negative_rate"], missed)
-        # Four passes are too few to flag anything, and the run says so.
+        # Four epochs are too few to flag anything, and the run says so.
         self.assertEqual(
             (report["label_issues"]["count"], examples["is_label_issue"].sum()), (0, 0)
         )
@@ -76,7 +75,7 @@ class NoisyRunTest(absltest.TestCase):
             ["index", "given_label", "predicted_label", "label_quality", "is_label_issue"],
         )
 
-    def test_its_noise_file_gives_the_same_run_and_another_seed_another_noise(self):
+    def test_the_noise_file_reproduces_the_run_and_another_seed_does_not(self):
         first, second, third = self.folder(), self.folder(), self.folder()
         call(*SMALL, f"--run_dir={first}")
         call(*SMALL, f"--noise=file:{first}/noise.npz", f"--run_dir={second}")
@@ -86,7 +85,7 @@ class NoisyRunTest(absltest.TestCase):
         self.assertEqual(result_of(third)["labels_sha256"], result_of(first)["labels_sha256"])
         self.assertNotEqual(result_of(third)["noise"], result_of(first)["noise"])
 
-    def test_few_and_noisy_and_without_noise(self):
+    def test_few_noisy_labels_and_clean_labels(self):
         folder = self.folder()
         small = (*SMALL[:-4], "--steps=20", "--steps_per_epoch=20", "--noplots")
         few = (*small, "--method=fixmatch", "--num_labels=50", "--batch_size=10")
@@ -99,7 +98,7 @@ class NoisyRunTest(absltest.TestCase):
         self.assertEqual(result["removed_labels"]["num_threshold_samples"], 50 // 11)
         self.assertIn("mask_rate", result["last_epoch"])
         self.assertGreater(result["removed_labels"]["count"], 0)
-        self.assertEqual(result["steps"], 20)  # the images that lost their labels are still drawn
+        self.assertEqual(result["steps"], 20)  # images without labels are still drawn
         clean = self.folder()
         longer = ("--steps=200", "--steps_per_epoch=200", "--learning_rate=0.1")
         _, out, _ = call(*(f for f in SMALL if "noise" not in f), *longer, f"--run_dir={clean}")
@@ -115,41 +114,37 @@ class NoisyRunTest(absltest.TestCase):
 
 
 class PassesTest(absltest.TestCase):
-    def wait_for(self, process, path):
-        while not os.path.exists(path):
-            self.assertIsNone(process.poll(), "the run ended before it could be stopped")
-            time.sleep(0.002)
-
-    def test_killed_in_each_of_its_three_trainings_it_ends_as_if_undisturbed(self):
+    def test_a_run_killed_in_each_of_its_three_trainings_resumes_to_identical_results(self):
         undisturbed, folder = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
         arguments = [*AUM, "--checkpoint_seconds=0"]
         whole = start(*arguments, f"--run_dir={undisturbed}")
         for part in ("pass_1", "pass_2", "."):
             process = start(*arguments, f"--run_dir={folder}")
-            self.wait_for(process, os.path.join(folder, part, checkpoint.NAME))
+            path = os.path.join(folder, part, checkpoint.NAME)
+            wait_for(process, lambda path=path: os.path.exists(path))
             process.send_signal(signal.SIGKILL)
             process.communicate()
             self.assertFalse(os.path.exists(os.path.join(folder, part, "result.json")), part)
         code, out, errors = call(*arguments, f"--run_dir={folder}")
         self.assertEqual((code, errors), (0, []))
-        self.assertNotIn("pass_1", out)  # the passes are done and not made again
+        self.assertNotIn("pass_1", out)  # finished passes are not repeated
         _, errors = whole.communicate()
         self.assertEqual(whole.returncode, 0, errors)
         for name in ("result.json", "metrics.csv", "examples.csv", "pass_2/examples.csv"):
             self.assertEqual(read(folder, name), read(undisturbed, name), name)
         result = result_of(folder)
-        # What AUM removes follows its own rule, what is an issue that of all methods.
+        # AUM removes labels by its own rule. Label issues follow the rule of all methods.
         removed, report = result["removed_labels"]["count"], result["label_quality"]
         self.assertGreater(removed, 0)
         self.assertEqual(report["detectors"]["aum"]["flagged"], removed)
         examples = detection.read_examples(os.path.join(folder, "examples.csv"))
         self.assertEqual(examples["is_label_issue"].sum(), report["label_issues"]["count"])
-        # Threshold samples are judged by one pass, the others by two; 30 epochs of each pass.
+        # Threshold samples are judged by one pass, the others by two.
         counts = np.bincount(examples["observations"])
         self.assertEqual(np.flatnonzero(counts).tolist(), [3, 6])
         self.assertEqual(counts[3], 2 * (200 // 11))
 
-    def test_flagged_labels_are_left_out_of_the_training(self):
+    def test_training_leaves_flagged_labels_out(self):
         folder = os.path.join(self.create_tempdir().full_path, "run")
         low = ("--threshold_percentile=100", "--combine=or")
         code, out, _ = call(*AUM, *low, f"--run_dir={folder}")
@@ -157,16 +152,18 @@ class PassesTest(absltest.TestCase):
         kept = 200 - result_of(folder)["removed_labels"]["count"]
         self.assertLess(kept, 200)
         self.assertIn(f"{kept} labeled", out)
-        # 3 epochs of 20 steps were 6 passes over all labels: they are 6 over those kept.
+        # 60 steps see all labels 6 times. The shorter training sees the remaining ones 6 times.
         result, epoch = result_of(folder), round(20 * kept / 200)
         self.assertEqual(result["steps"], 3 * epoch)
         rows = list(csv.DictReader(read(folder, "metrics.csv").splitlines()))
         self.assertEqual([int(row["step"]) for row in rows], [epoch, 2 * epoch, 3 * epoch])
         self.assertIn("--steps=60", read(folder, "flags.cfg").splitlines())
-        code, again, _ = call(*AUM, *low, f"--run_dir={folder}")  # a finished run answers at once
+        code, again, _ = call(
+            *AUM, *low, f"--run_dir={folder}"
+        )  # a finished run returns its result at once
         self.assertEqual((code, "pass_1" in again), (0, False))
 
-    def test_the_class_of_threshold_samples_is_no_suggestion(self):
+    def test_the_class_of_threshold_samples_is_not_suggested(self):
         read_record, whole = label_report.read_record, np.array([True] * 100 + [False] * 100)
 
         def taken_for_threshold_samples(*args):
@@ -217,7 +214,7 @@ class MistakeTest(MistakeCase):
         np.save(path, np.full((10, 10), 0.2))
         self.assertIn("sum", self.refuse(*SMALL, f"--noise=matrix:{path}"))
 
-    def test_a_noise_file_that_was_changed_or_is_of_other_data(self):
+    def test_a_noise_file_that_was_edited_or_belongs_to_other_data(self):
         folder = os.path.join(self.create_tempdir().full_path, "run")
         call(*SMALL, "--steps=2", "--steps_per_epoch=2", f"--run_dir={folder}")
         with np.load(os.path.join(folder, "noise.npz"), allow_pickle=False) as file:

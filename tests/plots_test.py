@@ -14,7 +14,7 @@ NAN = np.nan
 
 
 class PlotsTest(parameterized.TestCase):
-    def test_curves_show_what_the_history_has(self):
+    def test_curves_show_the_columns_of_the_history(self):
         path = os.path.join(self.create_tempdir().full_path, "curves.png")
         history = [
             {"step": 10, "test_accuracy": 0.2, "mask_rate": 0.0, "pseudo_label_accuracy": None},
@@ -26,7 +26,7 @@ class PlotsTest(parameterized.TestCase):
         self.assertGreater(np.abs(with_masks - image.imread(path)).sum(), 0)
 
     @parameterized.parameters("fixmatch", "supervised")
-    def test_views_leave_the_random_state_alone(self, method):
+    def test_views_do_not_change_the_random_state(self, method):
         learner, _ = toy.learner(method, compiled=False)
         before = np.array(learner.seed_generator.state.value)
         path = os.path.join(self.create_tempdir().full_path, "views.png")
@@ -36,7 +36,7 @@ class PlotsTest(parameterized.TestCase):
         rows = 3 if method == "fixmatch" else 2
         self.assertAlmostEqual(height / width, rows * 1.2 / 11, places=1)
 
-    def test_views_of_the_derandomised_flip(self):
+    def test_views_of_the_derandomized_flip(self):
         learner, _ = toy.learner(
             "supervised", compiled=False, weak_augmentation="alternating_flip_shift"
         )
@@ -46,7 +46,7 @@ class PlotsTest(parameterized.TestCase):
 
 
 def bars(axes):
-    """Returns the left ends, widths and heights of all bars, `(num_bars,)` each."""
+    """Returns the left ends, widths and heights of all bars, each `(num_bars,)`."""
     boxes = [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in axes.patches]
     return np.array(boxes).T
 
@@ -99,12 +99,12 @@ class LabelPlotsTest(parameterized.TestCase):
         self.assertGreater(sums.max(), axes.get_ylim()[1])
         inside = (places > 0.02) & (places < 0.98)
         self.assertLess(sums[inside].max(), axes.get_ylim()[1])
-        # Nor is a peak cut that stands above all bars.
+        # A peak above all bars is not cut.
         fitted = mixture.BetaMixture(10, 0).fit(np.linspace(0.4, 0.5, 20))
         axes = plots.loss_histogram(np.linspace(0, 1, 50), fitted, self.path).axes[0]
         self.assertLess(axes.lines[2].get_ydata().max(), axes.get_ylim()[1])
 
-    def test_loss_histogram_of_nothing(self):
+    def test_loss_histogram_without_losses(self):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             axes = self.assert_written(plots.loss_histogram(np.full(3, NAN), None, self.path))
@@ -144,7 +144,7 @@ class LabelPlotsTest(parameterized.TestCase):
         for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
             self.assertEqual([tick.get_text() for tick in ticks], ["cat", "$\\dog$", "a$x_"])
         ticks = zip(figure.axes[1].get_yticks(), figure.axes[1].get_yticklabels())
-        for place, label in ticks:  # of the color bar
+        for place, label in ticks:  # those of the color bar
             self.assertAlmostEqual(100 * place**2, float(label.get_text().rstrip("%")))
 
     @parameterized.parameters((20, 400, 20), (21, 0, 21), (150, 0, 75))
@@ -158,10 +158,10 @@ class LabelPlotsTest(parameterized.TestCase):
         np.testing.assert_array_equal(axes.images[0].get_array(), np.eye(num_classes)[::-1])
 
     def gallery(self, quality, channels=1, names=tuple("abcdefghij"), **settings):
-        """Draws images of the value of their place, given label = place, suggested the next."""
+        """Draws images whose pixels and labels are their position; the next is suggested."""
         place = np.arange(len(quality))
         images = np.full((len(quality), 4, 4, channels), place[:, None, None, None], "uint8")
-        images[..., -1] += 100  # a color image has more blue
+        images[..., -1] += 100  # the last channel differs
         return plots.gallery(
             images, place % 10, (place + 1) % 10, np.array(quality), names, self.path, **settings
         )
@@ -182,15 +182,15 @@ class LabelPlotsTest(parameterized.TestCase):
         self.assertEqual(drawn[0].images[0].get_clim(), (0, 255))
         self.assertLen(figure.axes, 8)
 
-    def test_gallery_takes_64(self):
+    def test_gallery_has_at_most_64_images(self):
         figure = self.gallery(np.arange(70)[::-1] / 70)
         self.assert_written(figure)
         self.assertLen(self.drawn(figure), 64)
-        self.assertEqual(figure.axes[0].get_title(), "j → a")  # place 69
+        self.assertEqual(figure.axes[0].get_title(), "j → a")  # position 69
         rows = {round(axes.get_subplotspec().rowspan.start) for axes in figure.axes}
         self.assertEqual(rows, set(range(8)))
 
-    def test_gallery_of_nothing(self):
+    def test_gallery_without_images(self):
         figure = self.gallery([NAN, NAN])
         self.assert_written(figure)
         self.assertEmpty(self.drawn(figure))

@@ -13,7 +13,7 @@ class Terminal(io.StringIO):
 
 
 class ProgressTest(absltest.TestCase):
-    def test_plain_lines_only_at_the_end_of_an_epoch(self):
+    def test_other_streams_get_a_line_per_epoch(self):
         stream = io.StringIO()
         shown = progress.Progress(100, "fixmatch", stream)
         self.assertFalse(shown.is_due())
@@ -28,7 +28,7 @@ class ProgressTest(absltest.TestCase):
             r"loss 1.25  mask_rate 0.5  supervised_loss 2$",
         )
 
-    def test_a_terminal_gets_one_line_that_rewrites_itself(self):
+    def test_a_terminal_gets_one_line_that_updates_in_place(self):
         stream = Terminal()
         shown = progress.Progress(100, "fixmatch", stream, interval=0.0)
         self.assertTrue(shown.is_due())
@@ -37,7 +37,7 @@ class ProgressTest(absltest.TestCase):
         self.assertEqual(stream.getvalue().count("\n"), 1)
         self.assertEqual(stream.getvalue().count("\r"), 2)
 
-    def test_days_are_days(self):
+    def test_the_time_left_in_days(self):
         stream = io.StringIO()
         shown = progress.Progress(1_000_000, "fixmatch", stream)
         with mock.patch.object(progress.time, "monotonic", side_effect=[0.0, 1.0]):

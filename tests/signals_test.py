@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals, and standard streams that end early: a training is saved, or not disturbed at all."""
+"""Signals save a training, and standard streams that end early do not disturb it."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from unittest import mock
 
 from absl import logging
 from absl.testing import absltest
-from commands import ROOT, call, read
+from commands import ROOT, call, read, wait_for
 
 from ssl_noisy import files
 from ssl_noisy.data import sources
@@ -36,7 +36,7 @@ def setUpModule():  # noqa: N802
 
 
 def start(shell, *arguments, **kwargs):
-    """Starts the train command in a shell that gives it its streams, and becomes it."""
+    """Starts the train command from a shell that sets up its streams."""
     return subprocess.Popen(
         ["bash", "-c", shell, "bash", sys.executable, "-m", "ssl_noisy.train", *arguments],
         env={**os.environ, "PYTHONPATH": ROOT},
@@ -60,17 +60,17 @@ class SignalCase(absltest.TestCase):
 
 class ProcessTest(SignalCase):
     def wait_for_checkpoint(self, process, *names):
-        path, before = self.path(*names, checkpoint.NAME), None
-        while True:
-            self.assertIsNone(process.poll(), "the run ended before it could be stopped")
-            with contextlib.suppress(OSError):
-                now = os.stat(path).st_mtime_ns
-                if before not in (None, now):
-                    return
-                before = before or now
-            time.sleep(0.002)
+        """Waits until a checkpoint is replaced by another."""
+        path, seen = self.path(*names, checkpoint.NAME), set()
 
-    def test_sighup_saves_in_the_baseline_and_nothing_else_is_said(self):
+        def is_there():
+            with contextlib.suppress(OSError):
+                seen.add(os.stat(path).st_mtime_ns)
+            return len(seen) > 1
+
+        wait_for(process, is_there)
+
+    def test_sighup_in_the_baseline_saves_and_prints_one_line(self):
         process = start(
             'exec "$@"',
             *LONG,
@@ -84,7 +84,7 @@ class ProcessTest(SignalCase):
         process.send_signal(signal.SIGHUP)
         _, errors = process.communicate()
         self.assertEqual(process.returncode, 129, errors)
-        # No word of TensorFlow, whose iterator still ran.
+        # TensorFlow, whose iterator was still running, prints nothing.
         self.assertRegex(
             errors,
             rf"^\nStopped at step \d+; {self.path('baseline')} is saved. Run the same command "
@@ -103,7 +103,7 @@ class ProcessTest(SignalCase):
         self.wait_for_checkpoint(process)
         process.send_signal(signal.SIGHUP)
         self.wait_for_checkpoint(process)
-        for _ in range(2):  # as `timeout` sends it: to the process and to its group
+        for _ in range(2):  # as `timeout` does: to the process and to its group
             process.send_signal(signal.SIGTERM)
             time.sleep(0.01)
         _, errors = process.communicate()
@@ -111,7 +111,7 @@ class ProcessTest(SignalCase):
         self.assertIn("is saved. Run the same command to resume.", errors)
         self.assert_clean()
 
-    def test_a_reader_that_leaves_ends_the_lines_and_not_the_training(self):
+    def test_a_reader_that_exits_ends_the_output_but_not_the_training(self):
         process = start(
             'exec "$@"',
             *SMALL,
@@ -142,7 +142,7 @@ class ProcessTest(SignalCase):
         process = start('exec "$@" >&- 2>&- <&-', *SMALL, f"--run_dir={self.folder}")
         self.assertEqual(process.wait(), 0)
         self.assertTrue(os.path.exists(self.path("result.json")))
-        # A finished run answers into a pipe that nobody reads, at its end.
+        # A finished run prints its result into a pipe without a reader.
         reader, writer = os.pipe()
         os.close(reader)
         process = start(
@@ -154,16 +154,16 @@ class ProcessTest(SignalCase):
 
 
 class InProcessTest(SignalCase):
-    """At moments that no other process could hit."""
+    """Signals at moments that another process could not hit."""
 
     def setUp(self):
         super().setUp()
         for signum in signals.STOPPING:
             self.addCleanup(signal.signal, signum, signal.getsignal(signum))
-        self.start_anew()
+        self.reset_handlers()
 
-    def start_anew(self):
-        """Handles signals as a new process does: one that stopped ignores them."""
+    def reset_handlers(self):
+        """Handles signals as a new process does. A process that was stopped ignores them."""
         for signum in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, signal.SIG_DFL)
         signals.raise_all()
@@ -179,22 +179,22 @@ class InProcessTest(SignalCase):
     def call(self):
         return call(*SMALL, f"--run_dir={self.folder}")
 
-    def test_while_the_data_is_loaded(self):
+    def test_a_signal_while_the_data_is_loaded(self):
         for signum, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
-            self.start_anew()
+            self.reset_handlers()
             with mock.patch.object(sources, "load", self.kill(signum)):
                 found, out, errors = self.call()
             self.assertEqual((found, out, len(errors)), (code, "", 2), errors)
             self.assertIn("stopped. Run the same command to resume", errors[1])
             self.assertFalse(os.path.exists(self.folder))
 
-    def test_while_a_checkpoint_is_saved_and_the_model_and_the_result(self):
+    def test_a_signal_while_checkpoint_model_and_result_are_written(self):
         savez = checkpoint.np.savez
         with mock.patch.object(checkpoint.np, "savez", self.kill(signal.SIGHUP, savez)):
             code, _, errors = self.call()
         self.assertEqual(code, 129)
         self.assertIn("Stopped at step 20", errors[-1])
-        with checkpoint.np.load(self.path(checkpoint.NAME)) as archive:  # it is whole
+        with checkpoint.np.load(self.path(checkpoint.NAME)) as archive:  # it is complete
             self.assertEqual(json.loads(str(archive["record"]))["step"], 20)
         for module, name, signum, code in (
             (session.networks, "portable", signal.SIGTERM, 143),
@@ -205,7 +205,7 @@ class InProcessTest(SignalCase):
                 self.assertEqual(self.call()[0], code)
             self.assertFalse(os.path.exists(self.path("result.json")))
             self.assert_clean()
-            self.start_anew()
+            self.reset_handlers()
         self.assertEqual(self.call()[0], 0)
 
     def test_a_second_ctrl_c_stops_at_once(self):
@@ -215,7 +215,7 @@ class InProcessTest(SignalCase):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
 
-    def test_handlers_come_back(self):
+    def test_handlers_are_restored(self):
         before = [signal.getsignal(signum) for signum in signals.STOPPING]
         with signals.deferred():
             self.assertNotEqual([signal.getsignal(s) for s in signals.STOPPING], before)

@@ -11,7 +11,7 @@ from ssl_noisy.runs import progress
 
 
 class OutputTest(absltest.TestCase):
-    def test_a_reader_that_leaves_ends_the_lines_without_a_word(self):
+    def test_a_reader_that_exits_ends_the_output_silently(self):
         reader, writer = os.pipe()
         with os.fdopen(writer, "w") as stream:
             output = streams.Output(stream)
@@ -23,10 +23,10 @@ class OutputTest(absltest.TestCase):
                 for _ in range(3):
                     output.write("lost\n")
                     output.flush()
-            # What is left in the stream itself does not fail either, when Python ends it.
+            # Nor does the flush of the stream itself fail, which Python does at exit.
             stream.flush()
 
-    def test_a_full_disk_ends_them_with_one_warning(self):
+    def test_a_full_disk_ends_the_output_with_one_warning(self):
         with open("/dev/full", "w") as stream, self.assertLogs(level="WARNING") as logs:
             shown = progress.Progress(100, "fixmatch", stream)
             for step in (10, 20):
@@ -41,7 +41,7 @@ class OutputTest(absltest.TestCase):
             shown.note("nobody reads this")
             self.assertFalse(shown.is_live)
 
-    def test_it_is_the_stream_otherwise(self):
+    def test_it_delegates_to_the_stream(self):
         stream = io.StringIO()
         stream.isatty = lambda: True
         output = streams.Output(stream)

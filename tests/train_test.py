@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The train command from end to end: real processes, killed for real, and every mistake."""
+"""The train command end to end: real processes, real kills, and user mistakes."""
 
 import contextlib
 import json
 import logging as python_logging
 import os
 import signal
-import time
 from unittest import mock
 
 import keras
@@ -14,7 +13,7 @@ import numpy as np
 import toy
 from absl import logging
 from absl.testing import absltest, parameterized
-from commands import MistakeCase, call, read, start
+from commands import MistakeCase, call, read, start, wait_for
 
 from ssl_noisy import machine, networks, settings, train
 from ssl_noisy.data import label_budget, sources
@@ -38,12 +37,12 @@ SMALL = (
 
 def setUpModule():  # noqa: N802
     logging.set_verbosity(logging.WARNING)  # as the command does
-    # It remarks on many learners in one process, which is what these tests are.
+    # It warns about many learners in one process, which these tests need.
     python_logging.getLogger("tensorflow").setLevel("ERROR")
 
 
 class RunTest(absltest.TestCase):
-    def test_a_run_from_its_start_to_its_second_answer(self):
+    def test_a_run_and_its_repetition(self):
         folder = os.path.join(self.create_tempdir().full_path, "run")
         arguments = [*SMALL, f"--run_dir={folder}", "--baseline=supervised", "--plots"]
         code, out, errors = call(*arguments)
@@ -69,14 +68,14 @@ class RunTest(absltest.TestCase):
         )
         self.assertIn(f"{result['test_accuracy']['last']:.2%}", out)
 
-        # The model alone gives the accuracy of the result: it holds the averaged weights.
+        # The model has the averaged weights, so it alone reproduces the accuracy of the result.
         data = sources.load("digits")
         network = keras.models.load_model(os.path.join(folder, "model.keras"), safe_mode=True)
         predicted = np.argmax(network.predict(data.test_images, verbose=0), -1)
         accuracy = np.mean(predicted == data.test_labels)
         self.assertAlmostEqual(accuracy, result["test_accuracy"]["last"], places=6)
 
-        # A finished run answers without the data: its loading is not even asked for.
+        # A finished run returns its result without loading the data.
         with mock.patch.object(labeling, "load_dataset", side_effect=AssertionError):
             again, out, _ = call(*arguments)
         self.assertEqual(again, 0)
@@ -89,24 +88,24 @@ class RunTest(absltest.TestCase):
             "--confidence_threshold=0.95 there, --confidence_threshold=0.5 here", errors[0]
         )
 
-    def test_a_second_learner_of_a_process_is_named_as_the_first(self):
-        """TensorFlow orders additions by name: other names are other last bits."""
+    def test_all_learners_of_a_process_have_the_same_names(self):
+        """TensorFlow orders additions by name, so other names change the last bits."""
         names = []
-        for _ in range(2):  # as after a baseline, and as resumed in another process
+        for _ in range(2):  # after a baseline, and resumed in another process
             wanted = settings.Settings(method="remixmatch", network="small_cnn", steps=10)
             learner = make_learner(wanted, toy.task()[0])
             variables = [*learner.variables, *learner.optimizer.variables]
             names.append([v.path for v in variables])
         self.assertEqual(names[0], names[1])
 
-    def test_its_flagfile_reproduces_it(self):
+    def test_the_flagfile_of_a_run_reproduces_it(self):
         first, second = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
         call(*SMALL, "--steps=20", "--seed=3", f"--run_dir={first}")
         call(f"--flagfile={first}/flags.cfg", f"--run_dir={second}")
         self.assertEqual(read(first, "result.json"), read(second, "result.json"))
         self.assertEqual(read(first, "metrics.csv"), read(second, "metrics.csv"))
 
-    def test_validation_chooses_from_a_split(self):
+    def test_a_validation_split(self):
         folder = os.path.join(self.create_tempdir().full_path, "run")
         splits = ("--train_split=train[:80%]", "--validation_split=train[80%:]")
         code, _, errors = call(*SMALL, *splits, f"--run_dir={folder}")
@@ -118,16 +117,16 @@ class RunTest(absltest.TestCase):
 
 class DefaultRecipeTest(parameterized.TestCase):
     @parameterized.parameters("", "--seed=3", "--seed 3 --steps=20 --run_dir x", "-noplots")
-    def test_it_is_trained_where_nothing_else_is_chosen(self, arguments):
+    def test_flags_that_do_not_choose_what_to_train(self, arguments):
         self.assertTrue(train.is_open(arguments.split()))
 
     @parameterized.parameters(
         "--method=elr", "--seed=1 --batch_size 8", "--flagfile=a", "--stpes=5"
     )
-    def test_any_other_flag_chooses(self, arguments):
+    def test_flags_that_choose_what_to_train(self, arguments):
         self.assertFalse(train.is_open(arguments.split()))
 
-    def test_the_first_line_says_so(self):
+    def test_the_first_line_names_the_recipe(self):
         folder = os.path.join(self.create_tempdir().full_path, "run")
         out, errors = start("--steps=2", f"--run_dir={folder}").communicate()
         self.assertEqual(errors, "")
@@ -137,21 +136,16 @@ class DefaultRecipeTest(parameterized.TestCase):
 
 
 class ResumeTest(absltest.TestCase):
-    def wait_for(self, process, condition):
-        while not condition():
-            self.assertIsNone(process.poll(), "the run ended before it could be stopped")
-            time.sleep(0.002)
-
     def checkpoints(self, folder):
         path = os.path.join(folder, checkpoint.NAME)
         with contextlib.suppress(OSError):
             return os.stat(path).st_mtime_ns
         return 0
 
-    def test_killed_at_any_moment_it_ends_as_if_undisturbed(self):
-        """SIGKILL before a checkpoint, in an epoch, at its end and the run's; SIGINT in between."""
+    def test_a_run_killed_at_any_moment_resumes_to_identical_results(self):
+        """SIGKILL before a checkpoint, within an epoch, after it and at the end; SIGINT between."""
         undisturbed, folder = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
-        # Long enough to be stopped in time; the pictures come between model and result.
+        # Long enough to be stopped in time. Pictures are drawn between model and result.
         arguments = [*SMALL, "--steps=120", "--steps_per_epoch=40", "--plots"]
         arguments.append("--checkpoint_seconds=0")
         whole = start(*arguments, f"--run_dir={undisturbed}")
@@ -176,7 +170,7 @@ class ResumeTest(absltest.TestCase):
             (exists("model.keras"), signal.SIGKILL),
         ):
             process = start(*arguments, f"--run_dir={folder}")
-            self.wait_for(process, condition)
+            wait_for(process, condition)
             process.send_signal(signum)
             _, errors = process.communicate()
             if signum == signal.SIGINT:
@@ -195,7 +189,7 @@ class ResumeTest(absltest.TestCase):
         self.assertEqual(read(folder, "metrics.csv"), read(undisturbed, "metrics.csv"))
         self.assertEmpty([name for name in os.listdir(folder) if name.endswith(".tmp")])
 
-    def test_on_resume_labels_are_read_and_not_drawn(self):
+    def test_a_resumed_run_reads_its_labels(self):
         folder = os.path.join(self.create_tempdir().full_path, "run")
         call(*SMALL, "--steps=20", f"--run_dir={folder}")
         os.remove(os.path.join(folder, "result.json"))
@@ -208,7 +202,7 @@ class ResumeTest(absltest.TestCase):
         self.assertLen(errors, 1)
         self.assertIn("labels.json", errors[0])
 
-    def test_a_damaged_checkpoint_falls_back_and_says_so(self):
+    def test_a_damaged_checkpoint_falls_back_with_a_warning(self):
         folder, whole = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
         call(*SMALL, f"--run_dir={whole}")
         call(*SMALL, f"--run_dir={folder}")
@@ -282,7 +276,7 @@ class MistakeTest(MistakeCase):
         both = (f"--dataset=npz:{other}", f"--label_file={folder}/labels.json", "--num_labels=30")
         self.assertIn("labels 20 examples. Received: --num_labels=30", self.refuse(*SMALL, *both))
 
-    def test_a_folder_that_holds_something_else(self):
+    def test_a_folder_with_other_files(self):
         folder = self.create_tempdir()
         folder.create_file("thesis.tex")
         code, _, errors = call(*SMALL, f"--run_dir={folder.full_path}")
@@ -314,7 +308,7 @@ class MistakeTest(MistakeCase):
                     self.assertTrue(np.isfinite(archive[key]).all())
 
     def test_weights_that_are_not_finite_are_never_saved(self):
-        """A finite loss may leave infinite weights: no loss has told of them yet."""
+        """The update after a finite loss can make weights infinite before a loss shows it."""
         folder = os.path.join(self.create_tempdir().full_path, "run")
         steps = ("--steps=2", "--steps_per_epoch=1", "--checkpoint_seconds=0")
         code, _, errors = call(*SMALL, *steps, "--learning_rate=1e39", f"--run_dir={folder}")
@@ -342,7 +336,7 @@ class MistakeTest(MistakeCase):
         self.assertIn(message, self.refuse(*SMALL, "--label_draw=uniform", *arguments))
 
     @parameterized.parameters(f"flags.cfg.{'0f' * 16}.tmp", "")
-    def test_a_kill_at_the_very_start_does_not_spoil_the_folder(self, left):
+    def test_a_folder_is_usable_after_a_kill_at_the_start(self, left):
         folder = self.create_tempdir()
         if left:
             folder.create_file(left)
@@ -350,7 +344,7 @@ class MistakeTest(MistakeCase):
         self.assertEqual((code, errors), (0, []))
         self.assertNotIn(left or "x", os.listdir(folder.full_path))
 
-    def test_a_folder_in_which_another_process_trains(self):
+    def test_a_folder_that_another_process_uses(self):
         folder = self.create_tempdir().full_path
         with run_folder.only_process(folder):
             code, _, errors = call(*SMALL, f"--run_dir={folder}")
@@ -371,21 +365,21 @@ class MistakeTest(MistakeCase):
         for text in ("--num_labels", "--confidence_threshold", "(methods: fixmatch)", "--run_dir"):
             self.assertIn(text, out)
 
-    def test_a_process_says_one_line_and_no_traceback(self):
+    def test_a_process_prints_one_line_and_no_traceback(self):
         process = start("--method=fixmtach")
         _, errors = process.communicate()
         self.assertEqual(process.returncode, 2)
         self.assertEqual(len(errors.splitlines()), 1, errors)
         self.assertStartsWith(errors, "ssl_noisy.train: Unknown method 'fixmtach'.")
 
-    def test_a_process_says_one_line_of_an_unknown_data_set(self):
+    def test_a_process_prints_one_line_about_an_unknown_data_set(self):
         folder = f"--run_dir={self.create_tempdir().full_path}/run"
         _, errors = start("--dataset=digts", folder).communicate()
         self.assertEqual(len(errors.splitlines()), 1, errors)
         self.assertStartsWith(errors, "ssl_noisy.train: Unknown data set 'digts'. Nearest: digits")
 
     def test_bugs_keep_their_traceback(self):
-        """An unpacking that fails is a ValueError, as a mistake is; a failed read an OSError."""
+        """Some bugs raise ValueError, as mistakes do, or OSError, as full disks do."""
 
         def unpack(*args, **kwargs):
             _, _ = [1]
