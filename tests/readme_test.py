@@ -5,6 +5,7 @@ import ast
 import csv
 import dataclasses
 import glob
+import importlib.util
 import io
 import os
 import pathlib
@@ -293,6 +294,14 @@ class NamesTest(absltest.TestCase):
             table = PAGES[page][PAGES[page].index("| `--method` |") :]
             for name in methods.names():
                 self.assertIn(f"\n| `{name}` | ", table, page)
+
+    def test_tables_have_the_figures_of_the_results(self):
+        spec = importlib.util.spec_from_file_location("tables", ROOT / "docs/tables.py")
+        tables = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(tables)
+        for page in tables.PAGES:
+            self.assertIn("<!-- table ", PAGES[page])
+            self.assertEqual(tables.updated(PAGES[page]), PAGES[page], "run docs/tables.py")
 
     def test_nothing_is_left_to_fill_in(self):
         for page, text in PAGES.items():
