@@ -1,35 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists what there is: python -m ssl_noisy"""
+"""Lists commands, methods and networks, or recipes: python -m ssl_noisy [--recipes [WORD ...]]"""
 
+import argparse
 import importlib
 import inspect
+import pathlib
 import re
+import sys
+import textwrap
 
 import ssl_noisy
 from ssl_noisy import command, methods, networks, recipes
+from ssl_noisy.errors import UserError
 
 COMMANDS = ("train", "benchmark")
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):  # one line, without the usage that argparse prints first
+        sys.exit(command.fail("ssl_noisy", f"{message}. See {self.prog} --help"))
+
+
+def main(argv):
+    """Prints what the arguments ask for, and returns the exit code."""
+    parser = _Parser(
+        "python -m ssl_noisy", description="List commands, methods and networks, or recipes."
+    )
+    parser.add_argument(
+        "--recipes",
+        nargs="*",
+        metavar="WORD",
+        help="list the recipes whose name or title contains all of these words; no word: all",
+    )
+    words = parser.parse_args(argv).recipes
+    try:
+        print(listing() if words is None else list_of_recipes(words))
+    except UserError as error:
+        return command.fail("ssl_noisy", error)
+    return 0
+
+
 def listing():
-    """Returns the commands, the methods with their papers, the networks and the recipes."""
-    lines = [f"ssl_noisy {ssl_noisy.__version__}", ""]
-    lines.append("Commands: python -m ssl_noisy.COMMAND --help")
+    """Returns the commands, the methods with their papers, and the networks: one screen."""
+    lines = [f"ssl_noisy {ssl_noisy.__version__}: train image classifiers with few or wrong labels"]
+    lines += ["", "Commands: python -m ssl_noisy.COMMAND --help"]
     for name in COMMANDS:
         doc = importlib.import_module(f"ssl_noisy.{name}").__doc__
-        lines.append(f"  {name:14}{doc.splitlines()[0]}")
+        lines.append(f"  {name:14}{doc.partition(':')[0]}.")
     lines += ["", "Methods: --method=NAME"]
     for name in methods.names():
         paper = re.search(r"\[(.+?)\]\((.+?)\)", inspect.getdoc(methods.get(name)))
         lines.append(f"  {name:14}{paper[1]}, {paper[2]}")
     lines += ["", "Networks: --network=NAME"]
-    lines.append(f"  {', '.join(networks.names())}, wrn_DEPTH_WIDTH")
-    lines += ["", "Recipes: python -m ssl_noisy.train --flagfile=PATH"]
-    for path in recipes.paths():
-        lines += [f"  {path}", f"      {recipes.title(path)}"]
+    lines += _wrapped(f"{', '.join(networks.names())}, wrn_DEPTH_WIDTH")
+    lines += [
+        "",
+        "Recipes, flags of published and quick runs: python -m ssl_noisy --recipes [WORD ...]",
+    ]
+    lines += ["", "Start with: python -m ssl_noisy.train"]
     return "\n".join(lines)
+
+
+def list_of_recipes(words):
+    """Returns the names and titles of the recipes that contain all `words`."""
+    here, folder = pathlib.Path.cwd(), recipes.folder()
+    folder = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    lines = [f"Run one with: python -m ssl_noisy.train --flagfile={folder}/NAME.cfg"]
+    for path in recipes.matching(words):
+        lines += [path.stem, *_wrapped(recipes.title(path))]
+    return "\n".join(lines)
+
+
+def _wrapped(text):
+    return textwrap.wrap(
+        text, 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    )
 
 
 if __name__ == "__main__":
     command.use_standard_streams()
-    print(listing())
+    sys.exit(main(sys.argv[1:]))

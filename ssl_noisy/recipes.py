@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipes: flagfiles, one for each published number, that travel with the package."""
+"""The recipes: flagfiles for published results and quick runs, shipped with the package."""
 
+import difflib
 import pathlib
+
+from ssl_noisy.errors import UserError
 
 
 def folder():
@@ -12,7 +15,7 @@ def folder():
 
 
 def default():
-    """Returns the path of the recipe that is trained where nothing else is chosen."""
+    """Returns the path of the recipe to train if the user chooses nothing else."""
     return folder() / "fixmatch_digits_20.cfg"
 
 
@@ -21,7 +24,30 @@ def paths():
     return sorted(folder().glob("*.cfg"))
 
 
+def matching(words):
+    """Returns the sorted paths of the recipes whose names and titles contain all `words`.
+
+    Case does not matter.
+
+    Raises:
+        UserError: If no recipe does. The message suggests a similar word.
+    """
+    texts = {path: f"{path.stem} {title(path)}".lower() for path in paths()}
+    found = [path for path, text in texts.items() if all(word.lower() in text for word in words)]
+    if found:
+        return found
+    texts = texts.values()
+    missing = [word for word in words if not any(word.lower() in text for text in texts)]
+    if not missing:
+        raise UserError(f"No recipe contains all of: {' '.join(words)}. Use fewer words.")
+    known = {path.stem for path in paths()} | {word for text in texts for word in text.split()}
+    known |= {part for path in paths() for part in path.stem.split("_")}
+    nearest = difflib.get_close_matches(missing[0].lower(), sorted(known), n=1)
+    hint = f"Did you mean {nearest[0]!r}?" if nearest else "Use --recipes alone to list them all."
+    raise UserError(f"No recipe contains {missing[0]!r}. {hint}")
+
+
 def title(path):
-    """Returns what the header of a recipe says before its command, in one line."""
+    """Returns the text before the command in the header of a recipe, in one line."""
     header = path.read_text().partition("\n# Run:")[0]
     return " ".join(line.lstrip("# ") for line in header.splitlines())

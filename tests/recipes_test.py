@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
+import io
+import os
 import re
 
 from absl import flags
@@ -141,13 +144,71 @@ class RecipeTest(parameterized.TestCase):
 
 
 class ListingTest(absltest.TestCase):
-    def test_it_names_commands_methods_papers_networks_and_recipes(self):
-        text = listing.listing()
-        for name in (*methods.names(), *networks.names(), "train", "benchmark"):
+    def call(self, *arguments):
+        """Returns the exit code, the lines of the output, and those of standard error."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = listing.main(arguments)
+            except SystemExit as end:
+                code = end.code
+        return code, out.getvalue().splitlines(), err.getvalue().splitlines()
+
+    def test_it_names_commands_methods_papers_and_networks_on_one_screen(self):
+        code, lines, _ = self.call()
+        text = "\n".join(lines)
+        self.assertEqual(code, 0)
+        self.assertLessEqual(len(lines), 40)
+        self.assertLessEqual(max(map(len, lines)), 100)
+        for name in (*methods.names(), *networks.names(), "train", "benchmark", "--recipes"):
             self.assertIn(name, text)
         self.assertIn("https://arxiv.org/abs/2001.07685", text)
+
+    def test_it_lists_all_recipes_with_their_titles(self):
+        code, lines, _ = self.call("--recipes")
+        self.assertEqual(code, 0)
+        self.assertEqual([x for x in lines[1:] if x[0] != " "], [name for name, _ in RECIPES])
+        self.assertLessEqual(max(map(len, lines[1:])), 100)
+        text = " ".join(" ".join(lines).split())
         for _, path in RECIPES:
-            self.assertIn(str(path), text)
+            self.assertIn(recipes.title(path), text)
+
+    def test_the_command_it_shows_names_the_folder(self):
+        before = os.getcwd()
+        self.addCleanup(os.chdir, before)
+        for folder in (recipes.folder().parent, self.create_tempdir().full_path):
+            os.chdir(folder)
+            _, lines, _ = self.call("--recipes")
+            shown = lines[0].partition("--flagfile=")[2].replace("NAME", RECIPES[0][0])
+            self.assertTrue(os.path.samefile(shown, RECIPES[0][1]))
+
+    def test_it_lists_the_recipes_that_contain_all_words(self):
+        for words in (("UDA", "quick"), ("quick", "uda")):
+            _, lines, _ = self.call("--recipes", *words)
+            found = [line for line in lines[1:] if line[0] != " "]
+            self.assertEqual(found, ["uda_cifar10_250_quick", "uda_digits_20"])
+        self.assertEqual(self.call("--recipes=uda"), self.call("--recipes", "uda"))
+        self.assertEqual(self.call("--recipes", "1904.12848"), self.call("--recipes", "uda"))
+
+    def test_words_that_match_nothing_are_an_error_with_a_suggestion(self):
+        for words, message in {
+            ("fixmtch",): "No recipe contains 'fixmtch'. Did you mean 'fixmatch'?",
+            ("uda", "zzzz"): "No recipe contains 'zzzz'. Use --recipes alone to list them all.",
+            ("uda", "aum"): "No recipe contains all of: uda aum. Use fewer words.",
+        }.items():
+            code, lines, errors = self.call("--recipes", *words)
+            self.assertEqual((code, lines, errors), (2, [], [f"ssl_noisy: {message}"]))
+
+    def test_help_and_unknown_arguments(self):
+        code, lines, _ = self.call("--help")
+        self.assertEqual(code, 0)
+        self.assertIn("--recipes", "\n".join(lines))
+        code, lines, errors = self.call("fixmatch")
+        self.assertEqual((code, lines), (2, []))
+        self.assertEqual(
+            errors,
+            ["ssl_noisy: unrecognized arguments: fixmatch. See python -m ssl_noisy --help"],
+        )
 
 
 if __name__ == "__main__":
