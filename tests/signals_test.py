@@ -87,8 +87,8 @@ class ProcessTest(SignalCase):
         # TensorFlow, whose iterator was still running, prints nothing.
         self.assertRegex(
             errors,
-            rf"^\nStopped at step \d+; {self.path('baseline')} is saved. Run the same command "
-            r"to resume.\n$",
+            rf"^\nStopped at step \d+. The run is saved in {self.path('baseline')}. Run the same "
+            r"command to resume.\n$",
         )
         self.assert_clean()
 
@@ -108,7 +108,7 @@ class ProcessTest(SignalCase):
             time.sleep(0.01)
         _, errors = process.communicate()
         self.assertEqual(process.returncode, 143, errors)
-        self.assertIn("is saved. Run the same command to resume.", errors)
+        self.assertIn(f"is saved in {self.folder}. Run the same command to resume.", errors)
         self.assert_clean()
 
     def test_a_reader_that_exits_ends_the_output_but_not_the_training(self):

@@ -179,7 +179,7 @@ class Session(keras.callbacks.Callback):
 
     def _stop_if_asked(self):
         if self.request.signum:
-            message = f"Stopped at step {self.done}; {self.run_dir} is saved."
+            message = f"Stopped at step {self.done}. The run is saved in {self.run_dir}."
             raise Interrupted(message, self.request.signum)
 
     def finish(self, result):
