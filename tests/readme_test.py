@@ -271,11 +271,11 @@ class NamesTest(absltest.TestCase):
     def test_flags_exist(self):
         values = flags.FlagValues()
         settings.define_flags(values)
-        known = {*values, "flagfile", "help", "timed_steps", "logdir", "steps", "recipes"}
+        known = {*values, "flagfile", "help", "timed_steps", "recipes", "logdir", "no-deps"}
         known |= {f"no{name}" for name in values}
         for page, text in PAGES.items():
             if page != "CONTRIBUTING.md":  # it names flags of other programs
-                for name in re.findall(r"(?<![\w-])--(\w+)", text):
+                for name in re.findall(r"(?<![\w-])--([\w-]+\w)", text):
                     self.assertIn(name, known, page)
 
     def test_recipes_exist(self):
