@@ -13,7 +13,10 @@ PACKAGE = ROOT / "ssl_noisy"
 FLOORS = [
     {"errors", "machine", "streams"},
     {"files", "schedules", "runs.cost", "runs.signals", "contract"},
-    {"losses", "networks", "optimizers", "data.sources", "augment.views", "labels.mixture"},
+    {"losses", "networks", "optimizers", "data.sources", "labels.mixture"}
+    | {"augment.operations", "augment.interpolation", "augment.slots"},
+    {"augment.policies"},
+    {"augment.views"},
     {"augment"},
     {"augment.ctaugment", "data.task", "data.label_budget", "data.cifar_n", "batches"}
     | {"labels.record", "labels.aum", "labels.issues", "runs.checkpoint"},

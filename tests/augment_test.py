@@ -651,7 +651,7 @@ class CutoutTest(parameterized.TestCase):
     @parameterized.parameters(("torchssl", 85.5), ("paper", 64.1))
     def test_mean_area_of_32x32(self, policy, expected):
         same = lambda images, *_, **__: images  # noqa: E731
-        with mock.patch.multiple(augment, rand_augment=same, weak_view=same):
+        with mock.patch.multiple(augment_views, rand_augment=same, weak_view=same):
             view = functools.partial(augment.strong_view, policy=policy)
             views = many_views(view, np.full((32, 32, 3), 255), batch=2000, repeats=4)
         area = (views != 255).any(axis=-1).sum(axis=(2, 3)).mean()

@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 from keras import ops
 
 from ssl_noisy import Task, augment, methods, networks
-from ssl_noisy.augment import views as augment_views
+from ssl_noisy.augment import interpolation
 
 # Two unlabeled images, a labeled one, and what strong views look like: first 4, then 5.
 PROBS = [[0.8, 0.2], [0.6, 0.4], [0.3, 0.7], [0.5, 0.5], [0.25, 0.75], [0.1, 0.9]]
@@ -55,7 +55,7 @@ class TermsTest(parameterized.TestCase):
     def test_one_share_for_each_image_or_for_the_batch(self):
         for arguments, per_image in (({}, True), ({"mixup_per_image": False}, False)):
             learner = make(mixup_alpha=0.75, **arguments)
-            with mock.patch.object(augment_views, "mix", wraps=augment_views.mix) as mix:
+            with mock.patch.object(interpolation, "mix", wraps=interpolation.mix) as mix:
                 toy.objective(learner, labeled=[2], unlabeled=[0, 1])
             shares = np.array(mix.call_args_list[0].args[2])
             self.assertLen(shares, 7)

@@ -1,32 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Views of images, weak and strong, made in the compiled step."""
 
-from ssl_noisy.augment.views import (
-    POLICIES,
-    RAND_AUGMENT,
-    alternating_flip,
+from ssl_noisy.augment.interpolation import mix, mixing, mixup
+from ssl_noisy.augment.operations import (
     autocontrast,
     blend,
     brightness,
     color,
-    color_jitter,
     contrast,
-    cutout,
     equalize,
     invert,
-    mix,
-    mixing,
-    mixup,
     posterize,
-    rand_augment,
     rotate,
     sharpness,
     shear_x,
     shear_y,
     solarize,
-    strong_view,
     translate_x,
     translate_y,
+)
+from ssl_noisy.augment.policies import POLICIES, RAND_AUGMENT, rand_augment
+from ssl_noisy.augment.views import (
+    alternating_flip,
+    color_jitter,
+    cutout,
+    strong_view,
     weak_view,
 )
 

@@ -22,6 +22,7 @@ import numpy as np
 from keras import ops
 
 from ssl_noisy import augment
+from ssl_noisy.augment.slots import Slots, slots_per_operation
 
 DEPTH = 2
 DECAY = 0.99
@@ -285,27 +286,23 @@ def _pillow_weights(side):
 def _augmented(images, seed, rates, pixel_translation):
     """Applies `DEPTH` operations to each image; also returns the bins, as `probe`.
 
-    `rates` of `None` stand for uniform magnitudes. Each operation has equally many
-    slots and runs on these only, as in `augment.rand_augment`.
+    With `rates=None` magnitudes are uniform.
     """
-    batch = images.shape[0]
-    size = -(-batch // len(BINS))
+    size = slots_per_operation(images.shape[0], len(BINS))
     order = keras.random.uniform((DEPTH, len(BINS) * size), dtype="float32", seed=seed)
-    image_of_slot = ops.argsort(order, axis=-1)
-    slot_of_image = ops.argsort(image_of_slot, axis=-1)[:, :batch]
+    slots = Slots(order, images.shape[0], size)
     shape = (2, DEPTH, _COUNTS.size, size)
     uniform = keras.random.uniform(shape, dtype="float32", seed=seed)
     values, bins = _magnitudes(uniform, rates)
     bins_of_image = []
     for draw in range(DEPTH):
-        # Slots beyond the batch hold some image once more; nothing reads them.
-        slots = ops.take(images, image_of_slot[draw] % batch, axis=0)
-        groups = []
-        for name, operation in operations(seed, pixel_translation=pixel_translation).items():
-            group = slots[len(groups) * size : (len(groups) + 1) * size]
-            groups.append(operation(group, *(values[draw, row] for row in _ROWS[name])))
-        images = ops.take(ops.concatenate(groups), slot_of_image[draw], axis=0)
-        bins_of_image.append(ops.take(_bins_of_slots(bins[draw]), slot_of_image[draw], axis=0))
+        dealt, results = slots.deal(images, draw), []
+        named = operations(seed, pixel_translation=pixel_translation)
+        for place, (name, operation) in enumerate(named.items()):
+            group = dealt[slots.of_operation(place)]
+            results.append(operation(group, *(values[draw, row] for row in _ROWS[name])))
+        images = slots.collect(ops.concatenate(results), draw)
+        bins_of_image.append(slots.collect(_bins_of_slots(bins[draw]), draw))
     return images, ops.stack(bins_of_image, axis=1)
 
 

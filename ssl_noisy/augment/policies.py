@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RandAugment in its published forms, with operations drawn per image."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from ssl_noisy.augment import operations
+from ssl_noisy.augment.operations import GRAY
+from ssl_noisy.augment.slots import Slots, slots_per_operation
+from ssl_noisy.errors import UserError
+
+# Color of the cutout operation in UDA's code, near CIFAR-10's mean color, by the number of
+# channels; gray is the luma.
+UDA_COLOR = {3: (125.0, 122.0, 113.0), 1: (122.0,)}
+# Between the operations of a policy, a transparent pixel has the values of its color less 256.
+OPAQUE = 256.0
+TRANSPARENT_BLACK = 0.0 - OPAQUE
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """One published form of RandAugment.
+
+    Attributes:
+        draws: How many operations are drawn for each image, with replacement.
+        probability: Probability that a drawn operation is applied; the number of
+            operations divided by it is a whole number.
+        magnitudes: From operation to what its magnitude is drawn from: the
+            `(low, high)` of an interval if `continuous`, else 1, 9 or 18
+            levels. Translations and cutouts are shares of the image side.
+        continuous: Whether magnitudes are drawn from intervals.
+        warp_fill: Value of the pixels that a warp takes from outside. `TRANSPARENT_BLACK`
+            ends as gray, see `rand_augment`.
+        cutout: `(low, high)` of the cutout side, as shares of the shorter image side.
+        weak_last: Whether the flip and the shift come after all that.
+        torchssl_cutout: Whether the square is drawn as in TorchSSL's code, see `cutout`. Its
+            side is then a share of the width.
+    """
+
+    draws: int
+    probability: float
+    magnitudes: dict
+    continuous: bool
+    warp_fill: float
+    cutout: tuple
+    weak_last: bool = False
+    torchssl_cutout: bool = False
+
+
+_LEVELS = range(1, 10)
+_SIGNED = (*range(-9, 0), *range(1, 10))
+_SHEARS = ("shear_x", "shear_y")
+_SHIFTS = ("translate_x", "translate_y")
+_ENHANCE = ("brightness", "color", "contrast", "sharpness")
+_FREE = ("autocontrast", "equalize", "identity")
+_CODE_MAGNITUDES = {
+    "rotate": tuple(3 * level for level in _SIGNED),
+    **dict.fromkeys(_SHEARS, tuple(0.03 * level for level in _SIGNED)),
+    **dict.fromkeys(_SHIFTS, tuple(level / 32 for level in _SIGNED)),
+    **dict.fromkeys(_ENHANCE, tuple(0.1 + 0.18 * level for level in _LEVELS)),
+    "posterize": tuple(4 - 4 * level // 10 for level in _LEVELS),
+    "solarize": tuple(256 - 256 * level // 10 for level in _LEVELS),
+    **dict.fromkeys(_FREE, (0,)),
+}
+_UDA_MAGNITUDES = {
+    **{name: levels for name, levels in _CODE_MAGNITUDES.items() if name != "identity"},
+    "invert": (0,),
+    "cutout": tuple(level / 16 for level in _LEVELS),
+}
+_PAPER_MAGNITUDES = {
+    "rotate": (-30, 30),
+    **dict.fromkeys((*_SHEARS, *_SHIFTS), (-0.3, 0.3)),
+    **dict.fromkeys(_ENHANCE, (0.05, 0.95)),
+    "posterize": (4, 8),
+    "solarize": (0, 256),
+    **dict.fromkeys(_FREE, (0, 0)),
+}
+RAND_AUGMENT = {
+    "google_code": Policy(2, 0.5, _CODE_MAGNITUDES, False, TRANSPARENT_BLACK, (0.5, 0.5)),
+    "paper": Policy(2, 1.0, _PAPER_MAGNITUDES, True, GRAY, (0.0, 0.5)),
+    "torchssl": Policy(3, 1.0, _PAPER_MAGNITUDES, True, 0.0, (0.0, 0.5), True, True),
+    "usb": Policy(3, 1.0, _PAPER_MAGNITUDES, True, 0.0, (0.0, 0.5), False, True),
+    "uda": Policy(2, 0.5, _UDA_MAGNITUDES, False, TRANSPARENT_BLACK, (0.5, 0.5), True),
+}
+POLICIES = tuple(RAND_AUGMENT)
+
+
+def find(name):
+    if name not in RAND_AUGMENT:
+        raise UserError(f"Unknown policy {name!r}. Available: {', '.join(POLICIES)}.")
+    return RAND_AUGMENT[name]
+
+
+def rand_augment(images, seed, *, policy="google_code"):
+    """Applies to each image operations of its own, drawn at random.
+
+    Each draw puts the images, in random order, into equally many slots for
+    every operation and for being left alone; an operation runs on its slots
+    only. So each image meets each operation with exactly the probability of
+    the policy, its draws are independent, and in a batch each operation comes
+    about equally often.
+
+    In `google_code` and `uda` the pixels that a warp takes from outside, and those of UDA's
+    cutout operation, are transparent. At the end they become gray 127. The next operation sees
+    them black, those of the cutout (125, 122, 113); and if it is `autocontrast`, `equalize`,
+    `invert`, `posterize` or `solarize`, it makes them opaque: then they keep its result.
+
+    Args:
+        images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
+        seed: A `keras.random.SeedGenerator`; its state advances.
+        policy: `"google_code"`, the FixMatch authors' code: 2 of 14
+            operations, each applied with probability 1/2, levels 1 to 9 (its conversion to
+            bytes, which darkens 47 of the 256 values by 1, is not repeated);
+            `"paper"`, the table in their paper: always applied, uniform
+            magnitudes; `"torchssl"`: as the paper, but 3 operations, and
+            warps fill with black instead of gray, and `"usb"` the same (they differ in
+            `strong_view`); or `"uda"`, the UDA authors'
+            code: as `google_code`, of 15 operations, with invert and cutout,
+            and without identity.
+
+    Returns:
+        A float32 tensor of the same shape.
+
+    Raises:
+        ValueError: If `policy` is unknown or `images` has a wrong shape.
+
+    Reference:
+        [Cubuk et al., 2019](https://arxiv.org/abs/1909.13719), with the ranges
+        of [Sohn et al., 2020](https://arxiv.org/abs/2001.07685), appendix D.
+    """
+    rules = find(policy)
+    images = operations.checked(images)
+    batch, height, width, _ = images.shape
+    num_operations = round(len(rules.magnitudes) / rules.probability)  # or none, with the rest
+    size = slots_per_operation(batch, num_operations)
+    num_uniform = 4 if "cutout" in rules.magnitudes else 2
+    shape = (num_uniform, rules.draws, num_operations * size)
+    uniform = keras.random.uniform(shape, dtype="float32", seed=seed)
+    slots = Slots(uniform[0], batch, size)
+    magnitudes = _magnitudes(rules, uniform[1], size, height, width)
+    for draw in range(rules.draws):
+        results = _apply_operations(
+            rules,
+            slots,
+            slots.deal(images, draw),
+            magnitudes[draw],
+            uniform[2:, draw],
+            is_first=draw == 0,
+        )
+        images = slots.collect(results, draw)
+    return ops.where(images < 0, GRAY, images) if rules.warp_fill < 0 else images
+
+
+def _magnitudes(rules, uniform, size, height, width):
+    """Turns `(draws, slots)` numbers in [0, 1) into a magnitude for each slot."""
+    sides = {"translate_x": width, "translate_y": height, "cutout": min(height, width)}
+    rows = {name: np.multiply(row, sides.get(name, 1)) for name, row in rules.magnitudes.items()}
+    uniform = uniform[:, : len(rows) * size]
+    if rules.continuous:
+        low, high = np.repeat(list(rows.values()), size, axis=0).T.astype("float32")
+        return low + (high - low) * uniform
+    # Rows of 1, 9 or 18 levels: repeating them to 18 keeps all equally likely.
+    table = np.stack([np.resize(row, 18) for row in rows.values()]).astype("float32")
+    first = np.repeat(18 * np.arange(len(rows), dtype="int32"), size)
+    return ops.take(table.ravel(), first + ops.cast(18 * uniform, "int32"))
+
+
+def _apply_operations(rules, slots, images, magnitudes, places, is_first):
+    """Applies each operation to the images in its own slots, and none to the rest.
+
+    `places`, numbers in [0, 1) of shape `(2, num_slots)`, are where cutouts go. Before the first
+    draw no pixel is transparent.
+    """
+    sees_transparent = rules.warp_fill < 0 and not is_first
+    names = list(rules.magnitudes)
+    parts = {name: slots.of_operation(place) for place, name in enumerate(names)}
+    # One gather for the five warps, whose slots come first.
+    coefficients = [operations.rotation(magnitudes[parts["rotate"]], *images.shape[1:3])]
+    coefficients += [
+        operations.offset(name, magnitudes[parts[name]]) for name in operations.OFFSETS
+    ]
+    warps = len(coefficients)
+    warped = operations.warp(
+        images[: warps * slots.size], ops.concatenate(coefficients), rules.warp_fill
+    )
+    results = [warped]
+    for name in names[warps:]:
+        part, magnitude = images[parts[name]], magnitudes[parts[name]]
+        if name == "cutout":
+            fill = np.subtract(UDA_COLOR[images.shape[-1]], OPAQUE)
+            results.append(operations.cut(part, magnitude, places[:, parts[name]], fill))
+        elif sees_transparent and name != "identity":
+            results.append(_on_transparent(name, part, magnitude))
+        else:
+            results.append(operations.OPERATIONS[name](part, magnitude))
+    return ops.concatenate([*results, images[len(names) * slots.size :]])
+
+
+def _on_transparent(name, images, magnitude):
+    """Applies an operation, not a warp, to images of which some pixels are transparent.
+
+    It sees their color. As in Pillow, those of `ImageEnhance` leave them transparent; the others
+    are of RGB images, without transparency.
+    """
+    transparent = images < 0
+    results = operations.OPERATIONS[name](
+        ops.where(transparent, images + OPAQUE, images), magnitude
+    )
+    return ops.where(transparent, results - OPAQUE, results) if name in _ENHANCE else results
