@@ -4,7 +4,6 @@
 import contextlib
 import errno
 import io
-import lzma
 import math
 import os
 import pathlib
@@ -25,8 +24,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 # What NumPy and zipfile raise, depending on which byte of a file is wrong.
 _DAMAGE = (OSError, EOFError, ValueError, TypeError, SyntaxError, OverflowError, MemoryError)
-_DAMAGE += (RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
-_DAMAGE += (tokenize.TokenError,)
+_DAMAGE += (RuntimeError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError)
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LEFT_OVER = re.compile(r".+\.[0-9a-f]{32}\.tmp(\.\w+)?")
 
 
@@ -170,6 +169,8 @@ def read_npz(path):
                     f"{machine.memory() / 1e9:,.1f} GB"
                 )
             for member in members:
+                if member.compress_type not in _COMPRESSIONS:
+                    raise ValueError("its compression is not one of those that NumPy writes")
                 with archive.open(member) as file:
                     _check_header(file, member.file_size)
         with np.load(path, allow_pickle=False) as archive:

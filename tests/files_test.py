@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
 import errno
 import io
 import os
@@ -149,6 +150,26 @@ class ReadingTest(absltest.TestCase):
             for read, path in ((files.read_npy, one), (files.read_npz, many)):
                 with self.assertRaisesRegex(ValueError, message):
                     read(path)
+
+    def test_a_damaged_npz_file_is_a_value_error_whichever_byte_is_wrong(self):
+        _, path = self.write(npy((2, 3)))
+        with open(path, "rb") as file:
+            data = file.read()
+        for place in range(len(data)):
+            for byte in (0, 14, 91, data[place] ^ 255):  # 14: LZMA, where it is the compression
+                with open(path, "wb") as file:
+                    file.write(data[:place] + bytes([byte]) + data[place + 1 :])
+                with contextlib.suppress(ValueError):
+                    files.read_npz(path)
+
+    def test_other_compressions(self):
+        _, path = self.write(npy((2, 3)))
+        with open(path, "r+b") as file:
+            data = file.read()
+            file.seek(data.index(b"PK\x01\x02") + 10)  # of the central directory
+            file.write(bytes([zipfile.ZIP_LZMA]))
+        with self.assertRaisesRegex(ValueError, "its compression is not one of"):
+            files.read_npz(path)
 
     def test_arrays_must_fit_into_memory(self):
         _, path = self.write(npy((10**6,), data=bytes(10**6)))
