@@ -22,9 +22,9 @@ mkdir -p "$out"
 out=$(realpath "$out")
 case $dataset in npz:*) dataset=npz:$(realpath "${dataset#npz:}") ;; esac
 cd "$(dirname "$0")/.."
-recipe=flags/${method}_cifar10_250_google_code.cfg average=--ema_momentum=0.999
+recipe=flags/${method}_cifar10_google_code.cfg average=--ema_momentum=0.999
 if [ "$method" = beta_mixture ]; then
-  recipe=flags/beta_mixture_cifar10_sym50_m_dyr_h.cfg average=--ema_momentum=0
+  recipe=flags/beta_mixture_cifar10_sym_m_dyr_h.cfg average=--ema_momentum=0
 fi
 
 for precision in float32 mixed_bfloat16; do

@@ -42,6 +42,8 @@ def header(text):
     for line in lines:
         if not parts or re.match(r" [A-Z][\w .]*:( |$)", line):
             parts.append(line.strip())
+        elif figure := re.match(r" +(--\w+=\S+)( \(default\))?: (.*)", line):
+            parts[-1] += f"\n    - `{figure[1]}`{figure[2] or ''}: {figure[3]}"
         else:
             parts[-1] += " " + line.strip()
     return [re.sub("(python -m .*)", r"`\1`", part).replace("<", "&lt;") for part in parts]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import contextlib
+import dataclasses
+import fnmatch
+import functools
 import io
 import os
 import re
@@ -11,30 +14,65 @@ from ssl_noisy import __main__ as listing
 from ssl_noisy import command, methods, networks, recipes, settings
 
 RECIPES = [(path.stem, path) for path in recipes.paths()]
-# What a recipe's name calls a kind of noise, where that is not its own name.
+BUDGETS = {"cifar10": (40, 250, 4000), "cifar100": (400, 2500, 10000)}
+# What the name of a recipe calls a kind of noise, if not by its own name.
 KINDS = {
     "symmetric": "sym",
     "symmetric_inclusive": "sym",
     "asymmetric": "asym",
     "legacy_blocks": "asym",
 }
+FIGURE = re.compile(r"^#   (--(num_labels|noise)=\S+?)( \(default\))?: (.+)$", re.M)
+
+
+@functools.cache
+def parsed(path, *arguments):
+    """Returns the `Settings` of a recipe followed by `arguments`."""
+    values = flags.FlagValues()
+    settings.define_flags(values)
+    return command.parse_settings(["train", f"--flagfile={path}", *arguments], values)
+
+
+def header(path):
+    """Returns the comment at the head of a recipe."""
+    text = path.read_text()
+    return text[: text.index("\n--")]
+
+
+def figures(path):
+    """Returns the published figures of a recipe that lists several: a dict from flags."""
+    return {flag: figure for flag, _, _, figure in FIGURE.findall(header(path))}
+
+
+def published(name):
+    """Returns the budgets or noise rates whose figures the recipe `name` lists, in its order."""
+    path = recipes.folder() / f"{name}.cfg"
+    return tuple(float(re.search(r"[\d.]+$", flag)[0]) for flag in figures(path))
 
 
 class RecipeTest(parameterized.TestCase):
     def test_there_are_recipes_for_every_published_setting(self):
+        for dataset, budgets in BUDGETS.items():
+            for name in (
+                *(f"fixmatch_{dataset}_{source}" for source in ("google_code", "ctaugment")),
+                *(f"{method}_{dataset}_usb" for method in ("supervised", "freematch", "softmatch")),
+                *(
+                    f"{method}_{dataset}_torchssl"
+                    for method in ("pseudo_label", "mean_teacher", "mixmatch", "remixmatch")
+                ),
+                *(f"{method}_{dataset}_torchssl" for method in ("fixmatch", "flexmatch")),
+            ):
+                self.assertEqual(published(name), budgets, name)
+            for variant in ("m_dyr_h", "md_dyr_sh"):
+                rates = published(f"beta_mixture_{dataset}_sym_{variant}")
+                self.assertEqual(rates, (0.2, 0.5, 0.8, 0.9))
+            self.assertEqual(published(f"elr_{dataset}_sym_authors"), (0.2, 0.4, 0.6, 0.8))
+        self.assertEqual(published("fixmatch_cifar10_paper"), BUDGETS["cifar10"])
+        self.assertEqual(published("uda_cifar10_google_code"), (250, 500, 1000, 2000, 4000))
+        self.assertEqual(published("divide_mix_cifar10_sym_authors"), (0.5, 0.8))
+        self.assertEqual(published("cores_cifar10_instance_authors"), (0.2, 0.4, 0.6))
+
         names = {name for name, _ in RECIPES}
-        for dataset, budgets in (("cifar10", (40, 250, 4000)), ("cifar100", (400, 2500, 10000))):
-            for budget in budgets:
-                self.assertIn(f"fixmatch_{dataset}_{budget}_google_code", names)
-                self.assertIn(f"fixmatch_{dataset}_{budget}_ctaugment", names)
-                self.assertIn(f"supervised_{dataset}_{budget}_usb", names)
-                for method in ("pseudo_label", "mean_teacher", "mixmatch", "remixmatch"):
-                    self.assertIn(f"{method}_{dataset}_{budget}_torchssl", names)
-                self.assertIn(f"flexmatch_{dataset}_{budget}_torchssl", names)
-                for method in ("freematch", "softmatch"):
-                    self.assertIn(f"{method}_{dataset}_{budget}_usb", names)
-        for budget in (250, 500, 1000, 2000, 4000):
-            self.assertIn(f"uda_cifar10_{budget}_google_code", names)
         for setting in ("cifar10_500", "cifar10_1000", "cifar10_4000"):
             self.assertIn(f"arazo_{setting}_authors", names)
         for setting in ("cifar100_4000", "cifar100_10000"):
@@ -44,37 +82,73 @@ class RecipeTest(parameterized.TestCase):
         for method in ("supervised", "mixup", "beta_mixture", "aum"):
             for setting in ("cifar10_sym40", "cifar10n_worse"):
                 self.assertIn(f"{method}_{setting}_quick", names)
-        for variant in ("m_dyr_h", "md_dyr_sh"):
-            for rate in (20, 50, 80, 90):
-                self.assertIn(f"beta_mixture_cifar10_sym{rate}_{variant}", names)
-                self.assertIn(f"beta_mixture_cifar100_sym{rate}_{variant}", names)
-        for setting in ("sym20", "sym40", "sym60", "sym80", "asym40"):
-            self.assertIn(f"elr_cifar10_{setting}_authors", names)
-            self.assertIn(f"elr_cifar100_{setting}_authors", names)
-        for setting in ("_instance20", "_instance40", "_instance60", "_sym40", "n_worse"):
-            self.assertIn(f"cores_cifar10{setting}_authors", names)
+        for name in ("elr_cifar10_asym40", "elr_cifar100_asym40", "cores_cifar10_sym40"):
+            self.assertIn(f"{name}_authors", names)
+        for rate in (20, 90):
+            self.assertIn(f"divide_mix_cifar10_sym{rate}_authors", names)
+        self.assertIn("cores_cifar10n_worse_authors", names)
         self.assertIn(recipes.default().stem, names)
 
     @parameterized.named_parameters(RECIPES)
     def test_it_parses_and_names_its_method_and_budget(self, path):
-        values = flags.FlagValues()
-        settings.define_flags(values)
-        made = command.parse_settings(["train", f"--flagfile={path}"], values)
-        labels = "n_worse" if made.noise == "cifarn:worse_label" else f"_{made.num_labels}"
-        if made.noise and labels != "n_worse":
-            kind, rate = made.noise.split(":")
-            labels = f"_{KINDS.get(kind, kind)}{round(float(rate) * 100)}"
+        made = parsed(path)
+        made.resolved()
+        noise, _, rate = (made.noise or "").partition(":")
+        if made.noise == "cifarn:worse_label":
+            labels = "n_worse"
+        elif figures(path):  # the name leaves out what the command chooses
+            labels = f"_{KINDS.get(noise, noise)}_" if noise else "_"
+        elif noise:
+            labels = f"_{KINDS.get(noise, noise)}{round(float(rate) * 100)}"
+        else:
+            labels = f"_{made.num_labels}"
         self.assertStartsWith(path.stem, f"{made.method}_{made.dataset}{labels}")
         self.assertIn(made.network.split("_")[0], {n.split("_")[0] for n in networks.names()})
 
     @parameterized.named_parameters(RECIPES)
     def test_its_header_says_what_to_expect(self, path):
-        text = path.read_text()
-        header = text[: text.index("\n--")]
-        self.assertTrue(all(line.startswith("#") for line in header.splitlines()))
-        self.assertIn(f"--flagfile=flags/{path.name}", header)
-        self.assertRegex(header, "# Published: ")
-        self.assertRegex(header, "# Measured: ")
+        lines = header(path).splitlines()
+        self.assertTrue(all(line.startswith("# ") for line in lines))
+        found = re.findall(r"^# (Run|Published|Departures|Measured)\b.*: \S", header(path), re.M)
+        self.assertEqual(found, ["Run", "Published", "Departures", "Measured"])
+        self.assertRegex(recipes.title(path), r"\(.+, (19|20)\d\d\b.*\)")  # the paper
+        for line in lines:
+            if "python -m" not in line:
+                self.assertLessEqual(len(line), 100)
+
+    @parameterized.named_parameters(RECIPES)
+    def test_its_command_runs_it(self, path):
+        (shown,) = re.findall("^# Run: python -m ssl_noisy.train (.*)$", header(path), re.M)
+        file, *arguments = shown.split()
+        self.assertEqual(file, f"--flagfile=flags/{path.name}")
+        made = parsed(path, *arguments)
+        self.assertEqual(f"--seed={made.seed}", arguments[-1])
+        # Without the flag that the command shows, the recipe does the same.
+        self.assertEqual(made, parsed(path, arguments[-1]))
+        self.assertLen(arguments, 2 if figures(path) else 1)
+
+    @parameterized.named_parameters(RECIPES)
+    def test_every_figure_that_it_lists_can_be_run(self, path):
+        listed = figures(path)
+        text = header(path)
+        self.assertEqual(text.count(" (default): "), 1 if listed else 0)
+        for flag in listed:
+            name, value = flag.lstrip("-").split("=")
+            made = parsed(path, flag)
+            self.assertEqual(str(getattr(made, name)), value)
+            default = dataclasses.replace(made, **{name: getattr(parsed(path), name)})
+            self.assertEqual(default, parsed(path))
+            self.assertEqual(f"#   {flag} (default): " in text, made == parsed(path))
+
+    @parameterized.parameters(
+        ("fixmatch_cifar10_torchssl", "--num_labels=4000", "4.21 +- 0.08 % (4.46 +- 0.11 %)"),
+        ("remixmatch_cifar100_torchssl", "--num_labels=400", "42.75 +- 1.05 %"),
+        ("supervised_cifar10_usb", "--num_labels=40", "77.58 +- 1.82 %"),
+        ("uda_cifar10_google_code", "--num_labels=250", "5.43 +- 0.96 %"),
+        ("elr_cifar10_sym_authors", "--noise=symmetric_inclusive:0.6", "88.87 % (86.12 %)"),
+    )
+    def test_published_figures(self, name, flag, figure):
+        self.assertEqual(figures(recipes.folder() / f"{name}.cfg")[flag], figure)
 
     @parameterized.named_parameters(RECIPES)
     def test_it_falls_in_none_of_absls_traps(self, path):
@@ -86,12 +160,10 @@ class RecipeTest(parameterized.TestCase):
         def lines(name):
             return (recipes.folder() / f"{name}.cfg").read_text().splitlines()
 
-        for budget in (400, 2500, 10000):  # TorchSSL has a weight of 100, the default, for both
-            mixmatch = lines(f"mixmatch_cifar100_{budget}_torchssl")
-            self.assertFalse([line for line in mixmatch if "unsupervised_weight" in line])
-            self.assertIn("--nomixup_per_image", mixmatch)
-            remixmatch = lines(f"remixmatch_cifar100_{budget}_torchssl")
-            self.assertIn("--nomixup_per_image", remixmatch)
+        mixmatch = lines("mixmatch_cifar100_torchssl")  # TorchSSL's weight is 100, the default
+        self.assertFalse([line for line in mixmatch if "unsupervised_weight" in line])
+        self.assertIn("--nomixup_per_image", mixmatch)
+        self.assertIn("--nomixup_per_image", lines("remixmatch_cifar100_torchssl"))
         highest = {"--clean_threshold=0.6", "--loss_window=5", "--unsupervised_weight=50.0"}
         self.assertLessEqual(highest, set(lines("divide_mix_cifar10_sym90_authors")))
         elr = {"--target_momentum=0.9", "--early_learning_weight=7.0", "--steps=52800"}
@@ -141,6 +213,26 @@ class RecipeTest(parameterized.TestCase):
                 self.assertIn("--weight_decay=0.001\n", path.read_text())
             if name.startswith("fixmatch_cifar100"):
                 self.assertRegex(path.read_text(), "--network=wrn_28_8(_torchssl)?\n")
+
+
+class ReferenceTest(absltest.TestCase):
+    def test_recipes_that_other_files_name_exist(self):
+        names, root = [name for name, _ in RECIPES], recipes.folder().parent
+        count = 0
+        for pattern in (".ci/*", "benchmarks/*", "results/*", "ssl_noisy/**/*.py", "flags/*"):
+            for path in root.glob(pattern):
+                for name in re.findall(r"flags/([\w${}]+)\.cfg", path.read_text()):
+                    name = re.sub(r"\$\{method\}|^METHOD", "*", name)
+                    self.assertNotEmpty(fnmatch.filter(names, name), f"{path}: {name}")
+                    count += 1
+        self.assertGreaterEqual(count, len(names))
+
+    def test_recipes_that_headers_name_exist(self):
+        names = {name for name, _ in RECIPES}
+        pattern = rf"\b(?:{'|'.join(methods.names())})_(?:cifar\d+n?|digits)_\w+"
+        for name, path in RECIPES:
+            for other in re.findall(pattern, header(path)):
+                self.assertIn(other, names, name)
 
 
 class ListingTest(absltest.TestCase):
