@@ -3,6 +3,7 @@
 
 import difflib
 import pathlib
+import re
 
 from ssl_noisy.errors import UserError
 
@@ -27,17 +28,17 @@ def paths():
 def matching(words):
     """Returns the sorted paths of the recipes whose names and titles contain all `words`.
 
-    Case does not matter.
+    Case does not matter, and numbers match as a whole: cifar10 is not in cifar100.
 
     Raises:
         UserError: If no recipe does. The message suggests a similar word.
     """
     texts = {path: f"{path.stem} {title(path)}".lower() for path in paths()}
-    found = [path for path, text in texts.items() if all(word.lower() in text for word in words)]
+    found = [path for path, text in texts.items() if all(_is_in(word, text) for word in words)]
     if found:
         return found
     texts = texts.values()
-    missing = [word for word in words if not any(word.lower() in text for text in texts)]
+    missing = [word for word in words if not any(_is_in(word, text) for text in texts)]
     if not missing:
         raise UserError(f"No recipe contains all of: {' '.join(words)}. Use fewer words.")
     known = {path.stem for path in paths()} | {word for text in texts for word in text.split()}
@@ -45,6 +46,10 @@ def matching(words):
     nearest = difflib.get_close_matches(missing[0].lower(), sorted(known), n=1)
     hint = f"Did you mean {nearest[0]!r}?" if nearest else "Use --recipes alone to list them all."
     raise UserError(f"No recipe contains {missing[0]!r}. {hint}")
+
+
+def _is_in(word, text):
+    return re.search(re.escape(word.lower()) + (r"(?!\d)" if word[-1:].isdigit() else ""), text)
 
 
 def title(path):

@@ -279,6 +279,10 @@ class ListingTest(absltest.TestCase):
             _, lines, _ = self.call("--recipes", *words)
             found = [line for line in lines[1:] if line[0] != " "]
             self.assertEqual(found, ["uda_cifar10_250_quick", "uda_digits_20"])
+        _, lines, _ = self.call("--recipes", "elr", "cifar10", "asym")  # and not CIFAR-100
+        self.assertEqual(
+            [line for line in lines[1:] if line[0] != " "], ["elr_cifar10_asym40_authors"]
+        )
         self.assertEqual(self.call("--recipes=uda"), self.call("--recipes", "uda"))
         self.assertEqual(self.call("--recipes", "1904.12848"), self.call("--recipes", "uda"))
 
