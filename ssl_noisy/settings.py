@@ -11,7 +11,7 @@ import re
 from absl import flags
 
 from ssl_noisy import files, methods, networks, optimizers, schedules
-from ssl_noisy.data import label_noise
+from ssl_noisy.data import label_noise, noise_models
 from ssl_noisy.data.label_budget import DRAWS
 from ssl_noisy.errors import UserError
 
@@ -58,14 +58,13 @@ class Settings:
     label_file: str | None = _setting(None, "read the choice from this JSON file instead")
     noise: str | None = _setting(
         None,
-        "wrong labels to train on, KIND:VALUE: symmetric:0.4, symmetric_inclusive, asymmetric, "
-        "legacy_blocks, pair, instance; matrix:FILE.npy, cifarn:worse_label, file:FILE.npz",
+        f"wrong labels to train on, KIND:VALUE with a RATE in [0, 1): {label_noise.usage()}",
     )
     noise_draw: str | None = _setting(
         None,
         "how labels are chosen: as many as the rate says (exact), or each by a coin (coin); "
         "unset: exact",
-        choices=label_noise.DRAWS,
+        choices=noise_models.DRAWS,
     )
     noise_seed: int | None = _setting(None, "seed of the noise; unset: --seed", minimum=0)
     cifarn_file: str | None = _setting(
@@ -200,9 +199,7 @@ class Settings:
 
     def _noise_settings(self):
         """Names the settings beside `noise` that its kind takes."""
-        kind = (self.noise or "").partition(":")[0]
-        others = {"": (), "file": (), "cifarn": ("cifarn_file",), "instance": ("noise_seed",)}
-        return others.get(kind, ("noise_draw", "noise_seed"))
+        return label_noise.flags_of(self.noise)
 
     @property
     def learner_class(self):
@@ -410,10 +407,12 @@ def from_flags(flag_values):
     for field in _fields():
         if (field.metadata["is_place"] or field.name in _FILES) and values[field.name]:
             values[field.name] = absolute_path(values[field.name])
-    for name, kinds in (("dataset", ("folder", "npz")), ("noise", ("file", "matrix"))):
-        kind, colon, path = (values[name] or "").partition(":")
-        if kind in kinds and path:
-            values[name] = kind + colon + absolute_path(path)
+    kind, _, path = (values["dataset"] or "").partition(":")
+    if kind in ("folder", "npz") and path:
+        values["dataset"] = f"{kind}:{absolute_path(path)}"
+    kind, _, path = (values["noise"] or "").partition(":")
+    if path and kind in label_noise.KINDS and label_noise.KINDS[kind].is_path:
+        values["noise"] = f"{kind}:{absolute_path(path)}"
     if values["baseline"] in ("", values["method"]):
         values["baseline"] = None
     arguments = {n: flag_values[n].value for n in method_flags() if flag_values[n].present}

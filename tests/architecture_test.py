@@ -17,8 +17,8 @@ FLOORS = [
     | {"augment.operations", "augment.interpolation", "augment.slots"},
     {"augment.policies"},
     {"augment.views"},
-    {"augment"},
-    {"augment.ctaugment", "data.task", "data.label_budget", "data.cifar_n", "batches"}
+    {"augment", "data.label_budget", "data.noise_models"},
+    {"augment.ctaugment", "data.task", "data.noise_file", "data.cifar_n", "batches"}
     | {"labels.record", "labels.aum", "labels.issues", "runs.checkpoint"},
     {"data.label_noise", "labels.detection", "learner"},
     {"semi_supervised", "robust"},

@@ -1,265 +1,162 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wrong labels: noise models, published human labels, and noise files that fix what was drawn."""
+"""The kinds of label noise, `--noise=KIND:VALUE`: a table, and what a run does with it.
 
+To add a kind, add an entry to `KINDS`. Flags, help and runs read this table.
+"""
+
+import collections.abc
 import dataclasses
 import difflib
-import hashlib
 import pathlib
 
 import numpy as np
-from scipy import special
 
 from ssl_noisy import files
-from ssl_noisy.data import cifar_n, label_budget, sources
-from ssl_noisy.errors import UserError
-
-_STREAM = 0x7015E  # keeps the noise independent of other uses of the same seed
-
-# The definitions that are a rate, and the model that each means.
-_MODELS = {
-    "symmetric": lambda data, rate: symmetric(data.num_classes, rate),
-    "symmetric_inclusive": lambda data, rate: symmetric(data.num_classes, rate, include_true=True),
-    "asymmetric": lambda data, rate: asymmetric(data.name, rate),
-    "legacy_blocks": lambda data, rate: asymmetric(data.name, rate, legacy_blocks=True),
-    "pair": lambda data, rate: pair_flip(data.num_classes, rate),
-}
-
-DEFINITIONS = (*_MODELS, "instance", "matrix", "cifarn", "file")
-_ARGUMENTS = {"matrix": "FILE.npy", "cifarn": "KEY", "file": "FILE.npz"}  # the others take a rate
-DRAWS = ("exact", "coin")
-
-# CIFAR-10: truck -> automobile, bird -> airplane, cat <-> dog, deer -> horse.
-_CIFAR10 = {9: 1, 2: 0, 3: 5, 5: 3, 4: 7}
-# The superclass, 0 to 19, of each fine class of CIFAR-100: both are numbered alphabetically.
-_COARSE = """
- 4  1 14  8  0  6  7  7 18  3  3 14  9 18  7 11  3  9  7 11  6 11  5 10  7
- 6 13 15  3 15  0 11  1 10 12 14 16  9 11  5  5 19  8  8 15 13 14 17 18 10
-16  4 17  4  2  0 17  4 18 17 10  3  2 12 12 16 12  1  9 19  2 10  0  1 16
-12  9 13 15 13 16 19  2  4  6 19  5  5  8 19 18  1  2 15  6  0 17  8 14 13
-"""
+from ssl_noisy.data import cifar_n, noise_file, sources
+from ssl_noisy.data.noise_models import (
+    Noise,
+    NoiseError,
+    NoiseModel,
+    asymmetric,
+    checked_rate,
+    corrupt,
+    from_matrix,
+    instance_dependent,
+    pair_flip,
+    symmetric,
+    transition_counts,
+)
 
 
-class NoiseError(UserError):
-    """Noise that cannot be made or read. One line: what is required, what was received."""
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a kind of noise makes labels from. `make` describes the attributes."""
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class NoiseModel:
-    """How labels go wrong, depending on the true class alone.
-
-    Attributes:
-        rates: Float array of shape `(num_classes,)`, in [0, 1]: how likely an example of each
-            class is chosen.
-        targets: Float array of shape `(num_classes, num_classes)`, rows sum to 1: the
-            distribution of a chosen example's given label, which may be the true one.
-
-    Raises:
-        NoiseError: If the arrays are not of this form.
-    """
-
-    rates: np.ndarray
-    targets: np.ndarray
-
-    def __post_init__(self):
-        rates = np.asarray(self.rates, float)
-        targets = _stochastic(self.targets, "`targets`")
-        if rates.shape != targets.shape[:1] or not ((rates >= 0) & (rates <= 1)).all():
-            raise NoiseError(
-                f"`rates` must be {len(targets)} numbers in [0, 1]. Received: {self.rates!r}."
-            )
-        object.__setattr__(self, "rates", rates)
-        object.__setattr__(self, "targets", targets)
-
-    @property
-    def transition_matrix(self) -> np.ndarray:
-        """P(given j given true i), of shape `(num_classes, num_classes)`."""
-        return np.diag(1 - self.rates) + self.rates[:, None] * self.targets
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Noise:
-    """The labels that a learner is given, and where they are from.
-
-    Attributes:
-        given_labels: int32 array of shape `(num_labels,)`.
-        definition: The definition they were made of, as in `make`.
-        seed: Seed of the draw.
-        draw: `exact` or `coin` as in `corrupt`, or `published`.
-    """
-
-    given_labels: np.ndarray
     definition: str
+    dataset: sources.Dataset
+    positions: np.ndarray
     seed: int
     draw: str
+    cifarn_file: str | None
+    data_dir: str | None
+
+    @property
+    def true_labels(self):
+        return self.dataset.labels[self.positions]
 
 
-def symmetric(num_classes: int, rate: float, include_true: bool = False) -> NoiseModel:
-    """Gives examples of every class any other class, all equally likely.
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One kind of label noise.
 
-    Args:
-        num_classes: Integer of at least 2.
-        rate: Float in [0, 1).
-        include_true: Whether a chosen example may get its true label, as in the tables of Arazo
-            et al., DivideMix and ELR: the rate of wrong labels is then rate (1 - 1/num_classes).
+    Attributes:
+        make: Function of the value and a `Request`. It returns a `Noise`, or a `NoiseModel` from
+            which `corrupt` draws the labels.
+        help: What becomes of a label, in a few words.
+        value: What follows the colon, for messages. A `RATE` reaches `make` as a float in [0, 1),
+            any other value as a string.
+        is_path: Whether the value is the path of a file.
+        flags: The flags beside `--noise` that have an effect.
     """
-    others = np.ones((num_classes, num_classes)) - (not include_true) * np.eye(num_classes)
-    return _uniform_rate(rate, others / others.sum(axis=1, keepdims=True))
+
+    make: collections.abc.Callable
+    help: str
+    value: str = "RATE"
+    is_path: bool = False
+    flags: tuple[str, ...] = ("noise_draw", "noise_seed")
 
 
-def pair_flip(num_classes: int, rate: float) -> NoiseModel:
-    """Gives examples of every class k, with `rate` in [0, 1), the next one, cyclically."""
-    return _uniform_rate(rate, np.roll(np.eye(num_classes), 1, axis=1))
+def _instance(rate, request):
+    given_labels = instance_dependent(
+        request.dataset.images[request.positions],
+        request.true_labels,
+        rate=rate,
+        num_classes=request.dataset.num_classes,
+        seed=request.seed,
+    )
+    return Noise(given_labels, request.definition, request.seed, "coin")
 
 
-def asymmetric(dataset_name: str, rate: float, legacy_blocks: bool = False) -> NoiseModel:
-    """Gives examples a class that looks like theirs.
-
-    CIFAR-10: truck to automobile, bird to airplane, cat and dog to one another, deer to horse;
-    the other five classes stay, so the rate of wrong labels is half of `rate`. CIFAR-100: the
-    next class inside the superclass, cyclically.
-
-    Args:
-        dataset_name: `cifar10` or `cifar100`, or TFDS's `cifar10_n` or `cifar100_n`.
-        rate: Float in [0, 1), of the classes that do not stay.
-        legacy_blocks: CIFAR-100 only: take the fine classes 5i to 5i + 4 for superclasses, as
-            ELR's and CrossSplit's code does. They are neighbors in the alphabet alone.
-    """
-    name = dataset_name.removesuffix("_n")
-    if name not in ("cifar10", "cifar100") or (legacy_blocks and name == "cifar10"):
-        raise NoiseError(
-            f"{'legacy_blocks' if legacy_blocks else 'asymmetric'} noise is defined for "
-            f"{'' if legacy_blocks else 'cifar10 and '}cifar100. Received: {dataset_name!r}. "
-            "Use pair or matrix."
-        )
-    if name == "cifar10":
-        following = np.array([_CIFAR10.get(index, index) for index in range(10)])
-    else:
-        groups = np.arange(100) // 5 if legacy_blocks else coarse_labels(np.arange(100))
-        members = np.argsort(groups, kind="stable").reshape(20, 5)
-        following = np.empty(100, int)
-        following[members] = np.roll(members, -1, axis=1)
-    stays = following == np.arange(len(following))
-    return NoiseModel(np.where(stays, 0.0, _rate(rate)), np.eye(len(following))[following])
+def _cifarn(key, request):
+    found = cifar_n.labels(
+        key, request.dataset, file=request.cifarn_file, data_dir=request.data_dir
+    )
+    return Noise(found[request.positions], request.definition, request.seed, "published")
 
 
-def coarse_labels(fine) -> np.ndarray:
-    """Returns the CIFAR-100 superclasses, 0 to 19, of fine labels: int32 of the same shape."""
-    return np.array(_COARSE.split(), np.int32)[np.asarray(fine)]
+def _matrix(path, request):
+    num_classes = request.dataset.num_classes
+    owner = f"The matrix file {path!r}"
+    try:
+        matrix = files.read_npy(pathlib.Path(path).expanduser())
+    except ValueError as error:
+        raise NoiseError(f"{owner} cannot be used: {error}.") from error
+    try:
+        model = from_matrix(matrix)
+    except NoiseError as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise NoiseError(f"{owner} cannot be used: {reason}.") from error
+    if len(matrix) != num_classes:
+        raise NoiseError(f"{owner} must be of {num_classes} classes. Received: {matrix.shape}.")
+    return model
 
 
-def from_matrix(matrix) -> NoiseModel:
-    """Returns the noise with this transition matrix.
-
-    Args:
-        matrix: Float array of shape `(num_classes, num_classes)`, rows sum to 1:
-            P(given j given true i).
-
-    Raises:
-        NoiseError: If it is no such array.
-    """
-    matrix = _stochastic(matrix, "The transition matrix")
-    rates = 1 - np.diag(matrix)
-    others = matrix - np.diag(np.diag(matrix))
-    # Where no label changes, the targets play no role.
-    targets = np.where(others.sum(axis=1, keepdims=True) > 0, others, np.eye(len(matrix)))
-    return NoiseModel(rates, targets / targets.sum(axis=1, keepdims=True))
-
-
-def corrupt(labels, model: NoiseModel, *, seed: int, draw: str = "exact") -> np.ndarray:
-    """Draws given labels; the arguments alone decide. All are drawn from the true labels.
-
-    Of one seed, a higher rate changes the examples of a lower rate and others.
-
-    Args:
-        labels: Integer array of shape `(num_labels,)`, the true labels.
-        model: A `NoiseModel` of their classes.
-        seed: Non-negative integer.
-        draw: `exact`: of all examples of the classes that share a rate, just that share is
-            chosen, rounded down, as in DivideMix. `coin`: each by itself, as in AUM; two draws
-            of one rate then differ in the number of wrong labels.
-
-    Returns:
-        int32 array of shape `(num_labels,)`.
-
-    Raises:
-        NoiseError: If an argument is not of this form.
-    """
-    labels = _checked(labels, len(model.rates), seed)
-    if draw not in DRAWS:
-        raise NoiseError(f"draw must be one of {', '.join(DRAWS)}. Received: {draw!r}.")
-    if draw == "coin":
-        chosen = np.flatnonzero(_random(seed, 1).random(len(labels)) < model.rates[labels])
-    else:
-        order = sources.fixed_shuffle(len(labels), [seed, _STREAM])
-        # Rows of one rate may differ in the last bits. 0.29 * 100 is 28.999999999999996.
-        _, shared = np.unique(np.round(model.rates, 9), return_inverse=True)
-        groups = [order[shared[labels[order]] == group] for group in np.unique(shared[labels])]
-        sizes = [int(round(model.rates[labels[group[0]]] * len(group), 6)) for group in groups]
-        chosen = np.concatenate([group[:size] for group, size in zip(groups, sizes)])
-    given_labels = labels.copy()
-    uniform = _random(seed, 2).random(len(labels))
-    given_labels[chosen] = _inverse_cdf(model.targets[labels[chosen]], uniform[chosen])
-    return given_labels
+KINDS = {
+    "symmetric": Kind(
+        lambda rate, request: symmetric(request.dataset.num_classes, rate), "any other class"
+    ),
+    "symmetric_inclusive": Kind(
+        lambda rate, request: symmetric(request.dataset.num_classes, rate, include_true=True),
+        "any class, the true one included",
+    ),
+    "asymmetric": Kind(
+        lambda rate, request: asymmetric(request.dataset.name, rate),
+        "a similar class of CIFAR",
+    ),
+    "legacy_blocks": Kind(
+        lambda rate, request: asymmetric(request.dataset.name, rate, legacy_blocks=True),
+        "the next class in a block of five of CIFAR-100",
+    ),
+    "pair": Kind(
+        lambda rate, request: pair_flip(request.dataset.num_classes, rate), "the next class"
+    ),
+    "instance": Kind(_instance, "depends on the image", flags=("noise_seed",)),
+    "matrix": Kind(_matrix, "by a transition matrix", value="FILE.npy", is_path=True),
+    "cifarn": Kind(_cifarn, "human labels of CIFAR-N", value="KEY", flags=("cifarn_file",)),
+    "file": Kind(
+        lambda path, request: noise_file.read(path, request.dataset, request.positions),
+        "labels of another run",
+        value="FILE.npz",
+        is_path=True,
+        flags=(),
+    ),
+}
 
 
-def instance_dependent(images, labels, *, rate: float, num_classes: int, seed: int) -> np.ndarray:
-    """Draws given labels that depend on the image, not on the class alone.
+def usage() -> str:
+    """Returns the kinds and their values in one line, for help texts."""
+    return ", ".join(f"{name}:{kind.value} ({kind.help})" for name, kind in KINDS.items())
 
-    An example's own rate is from N(rate, 0.1), truncated to (0, 1); `rate` 0 changes nothing.
-    Its class scores are the pixels, each image standardized, times a random normal projection of
-    its class, and its wrong label is drawn from their softmax without the true class.
 
-    Args:
-        images: uint8 array of shape `(num_labels, height, width, channels)`.
-        labels: Integer array of shape `(num_labels,)`, the true labels.
-        rate: Float in [0, 1).
-        num_classes: Integer of at least 2.
-        seed: Non-negative integer.
-
-    Returns:
-        int32 array of shape `(num_labels,)`.
-
-    Raises:
-        NoiseError: If the rate or the seed is not of this form.
-        DatasetError: If the images or labels are not.
-
-    Reference:
-        [Xia et al., 2020](https://arxiv.org/abs/2006.07836). Images are standardized
-        one by one here, so that an example's scores do not depend on the others.
-    """
-    sources.check_examples("noise", images, labels, num_classes)
-    labels, rate = _checked(labels, num_classes, seed), _rate(rate)
-    low, high = special.ndtr(np.array([0 - rate, 1 - rate]) / 0.1)
-    quantiles = low + (high - low) * _random(seed, 3).random(len(labels))
-    own_rates = (rate + 0.1 * special.ndtri(quantiles)) * (rate > 0)
-    changed = _random(seed, 4).random(len(labels)) < own_rates
-    uniform, given_labels = _random(seed, 5).random(len(labels)), labels.copy()
-    for index in np.unique(labels[changed]):
-        rows = np.flatnonzero(changed & (labels == index))
-        pixels = images[rows].reshape(len(rows), -1).astype(np.float32)
-        pixels -= pixels.mean(axis=1, keepdims=True)
-        pixels /= pixels.std(axis=1, keepdims=True) + 1e-6
-        projection = _random(seed, 6, index).standard_normal((pixels.shape[1], num_classes), "f4")
-        scores = pixels @ projection
-        scores[:, index] = -np.inf
-        given_labels[rows] = _inverse_cdf(special.softmax(scores, axis=1), uniform[rows])
-    return given_labels
+def flags_of(definition: str | None) -> tuple[str, ...]:
+    """Returns the flags beside `--noise` that have an effect with a definition, as in `make`."""
+    return KINDS[definition.partition(":")[0]].flags if definition else ()
 
 
 def check(definition: str):
-    """Raises the `NoiseError` of a definition, as in `make`, that holds for no data."""
-    kind, _, argument = definition.partition(":")
-    if kind not in DEFINITIONS:
-        near = difflib.get_close_matches(kind, DEFINITIONS, 1)
+    """Raises the `NoiseError` of a definition, as in `make`, that no data set allows."""
+    name, _, value = definition.partition(":")
+    if name not in KINDS:
+        near = difflib.get_close_matches(name, KINDS, 1)
         raise NoiseError(
             f"Unknown label noise {definition!r}. "
             + (f"Did you mean {near[0]!r}? " if near else "")
-            + f"Available: {', '.join(DEFINITIONS)}."
+            + f"Available: {', '.join(KINDS)}."
         )
-    if kind in (*_MODELS, "instance"):
-        _rate(argument, f"Label noise {definition!r}")
-    elif not argument:
-        raise NoiseError(f"Label noise {kind!r} must be {kind}:{_ARGUMENTS[kind]}.")
+    if KINDS[name].value == "RATE":
+        checked_rate(value, f"Label noise {definition!r}")
+    elif not value:
+        raise NoiseError(f"Label noise {name!r} must be {name}:{KINDS[name].value}.")
 
 
 def make(
@@ -294,108 +191,15 @@ def make(
         CifarNError: If there are no such CIFAR-N labels.
     """
     check(definition)
-    kind, _, argument = definition.partition(":")
-    positions, num_classes = np.asarray(positions), dataset.num_classes
-    if kind == "file":
-        return read(argument, dataset, positions)
-    if kind == "cifarn":
-        found = cifar_n.labels(argument, dataset, file=cifarn_file, data_dir=data_dir)
-        return Noise(found[positions], definition, seed, "published")
-    labels = dataset.labels[positions]
-    if kind == "instance":
-        images, settings = dataset.images[positions], {"num_classes": num_classes, "seed": seed}
-        given_labels = instance_dependent(images, labels, rate=float(argument), **settings)
-        return Noise(given_labels, definition, seed, "coin")
-    if kind == "matrix":
-        model = _read_matrix(argument, num_classes)
-    else:
-        model = _MODELS[kind](dataset, float(argument))
-    return Noise(corrupt(labels, model, seed=seed, draw=draw), definition, seed, draw)
-
-
-def write(path, dataset: sources.Dataset, positions, noise: Noise):
-    """Writes a noise file, an .npz without pickles, whole or not at all.
-
-    Beside the labels it holds the counts of true and given classes, but no true label.
-
-    Args:
-        path: Path of the file; its folder is made.
-        dataset: The `Dataset` that `positions` refer to.
-        positions: Increasing integer positions of the examples, in the order of the noise.
-        noise: Their `Noise`.
-    """
-    positions = np.asarray(positions)
-    true_labels, given_labels = dataset.labels[positions], noise.given_labels
-    content = {
-        "ids": dataset.ids[positions],
-        "given_labels": given_labels,
-        "definition": noise.definition,
-        "seed": noise.seed,
-        "draw": noise.draw,
-        "transition_counts": _counts(true_labels, given_labels, dataset.num_classes),
-        "dataset": dataset.name,
-        "version": dataset.version,
-        "examples_sha256": label_budget.digest(dataset, positions),
-        "image_hashes": _hashes(dataset.images[positions]),
-    }
-    with files.replacing(path) as file:
-        np.savez(file, **content, sha256=_checksum(content))
-
-
-def read(path, dataset: sources.Dataset, positions) -> Noise:
-    """Reads the noise of examples from a noise file, which may hold more examples.
-
-    Args:
-        path: Path of the file.
-        dataset: The `Dataset` that `positions` refer to.
-        positions: Increasing integer positions of the examples.
-
-    Returns:
-        Their `Noise`, with the definition, seed and draw of the file.
-
-    Raises:
-        NoiseError: If the file cannot be read, is malformed, or was written for other examples:
-            of each one the image must be the same, and of all together the true labels.
-    """
-    owner, num_classes = f"The noise file {str(path)!r}", dataset.num_classes
-    try:
-        content = files.read_npz(pathlib.Path(path).expanduser())
-        if content.pop("sha256") != _checksum(content):
-            raise ValueError("checksum mismatch: it is damaged or was edited")
-        ids, given_labels, hashes = (content[n] for n in ("ids", "given_labels", "image_hashes"))
-        columns = (ids, given_labels, hashes)
-        if any(c.shape != (len(ids),) or c.dtype.kind not in "iu" for c in columns):
-            raise ValueError(f"{ids.shape} ids and {given_labels.shape} labels, or no integers")
-        if (ids[1:] <= ids[:-1]).any():
-            raise ValueError("its ids must increase")
-        if given_labels.min() < 0 or given_labels.max() >= num_classes:
-            found = f"{given_labels.min()} to {given_labels.max()}"
-            raise ValueError(f"its labels must be in [0, {num_classes}) and are {found}")
-        origin = [content[name].item() for name in ("definition", "seed", "draw")]
-        if [type(value) for value in origin] != [str, int, str] or origin[1] < 0:
-            raise ValueError(f"its definition, seed and draw cannot be {origin}")
-        whole = content["examples_sha256"].item()
-    # Beside those above: arrays that are missing, without a length, or of another shape.
-    except (ValueError, LookupError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        raise NoiseError(f"{owner} cannot be used: {reason}. Regenerate the file.") from error
-    positions = np.asarray(positions)
-    wanted = dataset.ids[positions]
-    missing = np.setdiff1d(wanted, ids)
-    if missing.size:
-        raise NoiseError(
-            f"{owner} must hold all {len(wanted)} labeled examples. Missing: {missing.size}, such "
-            f"as the one with id {missing[0]}. Write it for these, or label those it holds."
+    name, _, value = definition.partition(":")
+    kind = KINDS[name]
+    request = Request(definition, dataset, np.asarray(positions), seed, draw, cifarn_file, data_dir)
+    made = kind.make(float(value) if kind.value == "RATE" else value, request)
+    if isinstance(made, NoiseModel):
+        made = Noise(
+            corrupt(request.true_labels, made, seed=seed, draw=draw), definition, seed, draw
         )
-    rows = np.searchsorted(ids, wanted)
-    others = int((hashes[rows] != _hashes(dataset.images[positions])).sum())
-    relabeled = len(ids) == len(wanted) and whole != label_budget.digest(dataset, positions)
-    if others or relabeled:
-        raise NoiseError(
-            f"{owner} was written for other data than {dataset.name!r}: {others} of "
-            f"{len(wanted)} images{'' if others else ', but true labels,'} differ."
-        )
-    return Noise(given_labels[rows].astype(np.int32), *origin)
+    return made
 
 
 def summary(noise: Noise, true_labels, num_classes: int) -> dict:
@@ -411,7 +215,7 @@ def summary(noise: Noise, true_labels, num_classes: int) -> dict:
         `noise_rate_by_class`, that of each true class (None for one without an example);
         `transition_counts`, a list of rows: true classes, of columns: given classes.
     """
-    counts = _counts(true_labels, noise.given_labels, num_classes)
+    counts = transition_counts(true_labels, noise.given_labels, num_classes)
     sizes, right = counts.sum(axis=1), np.diag(counts)
     by_class = [
         float((size - same) / size) if size else None
@@ -450,96 +254,3 @@ def describe(summary: dict, class_names) -> str:
         shares = [f"{100 * count / row.sum():6.1f}" if row.sum() else "     -" for count in row]
         lines.append(" ".join([name.ljust(width), *shares]))
     return "\n".join(lines)
-
-
-def _counts(true_labels, given_labels, num_classes):
-    cells = np.asarray(true_labels, np.int64) * num_classes + given_labels
-    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-def _hashes(images):
-    """Returns 8 bytes of each image's SHA-256: 0.1 s for CIFAR."""
-    starts = [hashlib.sha256(np.ascontiguousarray(image)).digest()[:8] for image in images]
-    return np.frombuffer(b"".join(starts), "<u8")
-
-
-def _checksum(content):
-    total = hashlib.sha256()
-    for name, value in sorted(content.items()):
-        value = np.asarray(value)
-        total.update(f"{name} {value.dtype.str} {value.shape}".encode())
-        total.update(value.tobytes())
-    return total.hexdigest()
-
-
-def _read_matrix(path, num_classes):
-    owner = f"The matrix file {path!r}"
-    try:
-        matrix = files.read_npy(pathlib.Path(path).expanduser())
-    except ValueError as error:
-        raise NoiseError(f"{owner} cannot be used: {error}.") from error
-    try:
-        model = from_matrix(matrix)
-    except NoiseError as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise NoiseError(f"{owner} cannot be used: {reason}.") from error
-    if len(matrix) != num_classes:
-        raise NoiseError(f"{owner} must be of {num_classes} classes. Received: {matrix.shape}.")
-    return model
-
-
-def _stochastic(matrix, owner):
-    """Returns the rows, made to sum to 1, if they do already but for rounding."""
-    matrix = np.asarray(matrix)
-    square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
-    if not square or matrix.dtype.kind not in "fiu":
-        raise NoiseError(
-            f"{owner} must be numbers of shape (num_classes, num_classes). Received: "
-            f"{matrix.dtype} {matrix.shape}."
-        )
-    sums = matrix.sum(axis=1, keepdims=True)
-    wrong = np.flatnonzero(~((np.abs(sums[:, 0] - 1) <= 1e-6) & (matrix >= 0).all(axis=1)))
-    if wrong.size:
-        row = wrong[0]
-        raise NoiseError(
-            f"{owner} must have rows of numbers >= 0 that sum to 1. Received: row {row}, of sum "
-            f"{sums[row, 0]:g} and least number {matrix[row].min():g}. Divide each row by its sum."
-        )
-    return matrix / sums
-
-
-def _uniform_rate(rate, targets):
-    return NoiseModel(np.full(len(targets), _rate(rate)), targets)
-
-
-def _rate(rate, owner="The rate"):
-    try:
-        value = float(rate)
-    except (TypeError, ValueError):
-        value = np.nan
-    if not 0 <= value < 1:
-        raise NoiseError(f"{owner} must have a rate in [0, 1). Received: {rate!r}.")
-    return value
-
-
-def _checked(labels, num_classes, seed):
-    labels = np.asarray(labels)
-    integers = labels.dtype.kind in "iu" and labels.ndim == 1 and labels.size > 0
-    if not integers or labels.min() < 0 or labels.max() >= num_classes or seed < 0:
-        raise NoiseError(
-            f"labels must be integers in [0, {num_classes}) of shape (num_labels,), the seed not "
-            f"negative. Received: {labels.dtype} {labels.shape}"
-            + (f", {labels.min()} to {labels.max()}" if integers else "")
-            + f", seed {seed}."
-        )
-    return labels.astype(np.int32)
-
-
-def _random(seed, *stream):
-    return np.random.default_rng([seed, _STREAM, *stream])
-
-
-def _inverse_cdf(probs, uniform):
-    """Returns for each row the class in which its number in [0, 1) falls."""
-    edges = np.cumsum(probs, axis=1, dtype=np.float64)
-    return np.argmax(uniform[:, None] < edges / edges[:, -1:], axis=1)

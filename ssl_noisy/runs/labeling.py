@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from ssl_noisy.data import label_budget, label_noise, sources
+from ssl_noisy.data import label_budget, label_noise, noise_file, noise_models, sources
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import folder
 
@@ -21,14 +21,14 @@ class Labels:
         given: int32 array `(num_labels,)`, the labels that a learner sees.
         how: How the positions were chosen.
         seed: Integer, the seed of that choice.
-        noise: The `label_noise.Noise` that turned true labels into `given`, or None.
+        noise: The `noise_models.Noise` that turned true labels into `given`, or None.
     """
 
     positions: np.ndarray
     given: np.ndarray
     how: str
     seed: int
-    noise: label_noise.Noise | None
+    noise: noise_models.Noise | None
 
 
 def load_dataset(settings):
@@ -106,10 +106,10 @@ def _choose_positions(settings, dataset, own_file):
 
 
 def _choose_noise(settings, dataset, positions, own_file):
-    """Returns the `label_noise.Noise` of the labeled examples."""
+    """Returns the `noise_models.Noise` of the labeled examples."""
     if own_file:
         with _blaming(own_file):
-            return label_noise.read(own_file, dataset, positions)
+            return noise_file.read(own_file, dataset, positions)
     settings = settings.resolved()
     return label_noise.make(
         settings.noise,
@@ -143,7 +143,7 @@ def write(run_dir, dataset, labels):
         label_budget.write(path, dataset, labels.positions, how=labels.how, seed=labels.seed)
     if labels.noise is not None and not _existing(run_dir, folder.NOISE):
         path = os.path.join(run_dir, folder.NOISE)
-        label_noise.write(path, dataset, labels.positions, labels.noise)
+        noise_file.write(path, dataset, labels.positions, labels.noise)
 
 
 def noise_summary(dataset, labels):
