@@ -15,8 +15,9 @@ def on_page_markdown(markdown, **_):
 
 
 def included(name):
-    """Returns a file of the repository; its links into `docs/` become links within `docs/`."""
-    return (ROOT / name).read_text().replace("](docs/", "](")
+    """Returns a file of the repository, with its links into `docs/` alone, as links within it."""
+    text = (ROOT / name).read_text().replace("](docs/", "](")
+    return re.sub(r"\[([^]]+)\]\((?!http|#|[\w/]+\.md)[^)]+\)", r"\1", text)
 
 
 def methods():
