@@ -9,3 +9,8 @@ class UserError(ValueError):
     one line and exit with code 2. All other exceptions, including other `ValueError`s, keep their
     traceback.
     """
+
+
+def one_line(error, length=160):
+    """Returns the message of an exception as the end of a line, or its type without a message."""
+    return " ".join(str(error).split())[:length].rstrip(".") or type(error).__name__

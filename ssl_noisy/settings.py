@@ -11,7 +11,7 @@ import re
 from absl import flags
 
 from ssl_noisy import files, methods, networks, optimizers, schedules
-from ssl_noisy.data import label_noise, noise_models
+from ssl_noisy.data import label_noise, noise_models, sources
 from ssl_noisy.data.label_budget import DRAWS
 from ssl_noisy.errors import UserError
 
@@ -42,9 +42,7 @@ class Settings:
     """
 
     method: str = _setting("fixmatch", "the training method: a file of ssl_noisy/methods")
-    dataset: str = _setting(
-        "digits", "digits, cifar10, cifar100, any TFDS name, folder:PATH or npz:FILE"
-    )
+    dataset: str = _setting("digits", f"the data: {sources.usage()}")
     train_split: str | None = _setting(None, "training images, as a TFDS split: 'train[:45000]'")
     validation_split: str | None = _setting(None, "validation images, as a TFDS split")
     test_split: str | None = _setting(None, "test images, as a TFDS split")
@@ -407,12 +405,10 @@ def from_flags(flag_values):
     for field in _fields():
         if (field.metadata["is_place"] or field.name in _FILES) and values[field.name]:
             values[field.name] = absolute_path(values[field.name])
-    kind, _, path = (values["dataset"] or "").partition(":")
-    if kind in ("folder", "npz") and path:
-        values["dataset"] = f"{kind}:{absolute_path(path)}"
-    kind, _, path = (values["noise"] or "").partition(":")
-    if path and kind in label_noise.KINDS and label_noise.KINDS[kind].is_path:
-        values["noise"] = f"{kind}:{absolute_path(path)}"
+    for name, table in (("dataset", sources.SOURCES), ("noise", label_noise.KINDS)):
+        kind, _, path = (values[name] or "").partition(":")
+        if path and kind in table and table[kind].is_path:
+            values[name] = f"{kind}:{absolute_path(path)}"
     if values["baseline"] in ("", values["method"]):
         values["baseline"] = None
     arguments = {n: flag_values[n].value for n in method_flags() if flag_values[n].present}

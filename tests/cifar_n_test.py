@@ -14,7 +14,8 @@ import numpy as np
 from absl import logging
 from absl.testing import absltest, parameterized
 
-from ssl_noisy.data import cifar_n, sources
+from ssl_noisy.data import cifar_n, tfds_source
+from ssl_noisy.data.dataset import Dataset, DatasetError
 
 SIZE = 50_000
 CLEAN = np.arange(SIZE) * 7 % 10
@@ -35,7 +36,7 @@ def dataset(name="cifar10", ids=(4, 9, 30_000, 49_999), labels=None):
     labels = (CLEAN[ids % SIZE] if labels is None else labels).astype(np.int32)
     names = tuple(map(str, range(100 if name.startswith("cifar100") else 10)))
     rest = (images, labels, None, None, names, True)
-    return sources.Dataset(name, "1.0.0", images, labels, ids, *rest)
+    return Dataset(name, "1.0.0", images, labels, ids, *rest)
 
 
 def dump(value, protocol=2, core="numpy.core"):
@@ -278,7 +279,7 @@ class TfdsTest(Case):
     def setUp(self):
         super().setUp()
         self.asked = []
-        self.enterContext(mock.patch.object(sources, "load_feature", self.load_feature))
+        self.enterContext(mock.patch.object(tfds_source, "load_feature", self.load_feature))
 
     def test_joins_on_the_published_index(self):
         given = cifar_n.labels("worst", dataset(ids=[3, 9, 30_000]), data_dir="/data")
@@ -296,8 +297,8 @@ class TfdsTest(Case):
         self.assert_one_line(
             ["no label of 1 examples, such as number 4"], "worst", dataset(ids=[4])
         )
-        error = sources.DatasetError("'cifar10_n' is not prepared.")
-        with mock.patch.object(sources, "load_feature", side_effect=error):
+        error = DatasetError("'cifar10_n' is not prepared.")
+        with mock.patch.object(tfds_source, "load_feature", side_effect=error):
             parts = ["file CIFAR-10_human.pt, or mend this: 'cifar10_n' is not prepared."]
             self.assert_one_line(parts, "worst", dataset())
 

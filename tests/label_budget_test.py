@@ -8,13 +8,14 @@ import tempfile
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_noisy.data import label_budget, sources
+from ssl_noisy.data import label_budget
+from ssl_noisy.data.dataset import Dataset
 
 
 def dataset(**changes):
     """Returns 40 examples of 4 classes with ids 100, 103, ..., changed."""
     images = (np.arange(480) * 7 % 256).astype(np.uint8).reshape(40, 2, 2, 3)
-    made = sources.Dataset(
+    made = Dataset(
         name="cards",
         version="1.0.0",
         images=images,

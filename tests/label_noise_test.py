@@ -9,13 +9,14 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_noisy.data import cifar_n, label_budget, label_noise, noise_file, noise_models, sources
+from ssl_noisy.data import cifar_n, label_budget, label_noise, noise_file, noise_models
+from ssl_noisy.data.dataset import Dataset, DatasetError, fixed_shuffle
 
 
 def dataset(name="cards", size=40, num_classes=4, **changes):
     """Returns random images of `num_classes` classes in turn, with ids 100, 103, ..., changed."""
     images = np.random.default_rng(0).integers(0, 256, (size, 4, 4, 3), np.uint8)
-    made = sources.Dataset(
+    made = Dataset(
         name=name,
         version="1.0.0",
         images=images,
@@ -245,7 +246,7 @@ class CorruptTest(Case):
         drawn = label_budget.draw(self.LABELS, 10_000, num_classes=10, seed=0, how="uniform")
         # A half of a half, with deviation 50; all or none if the streams were one.
         self.assertBetween(len(np.intersect1d(found, drawn)), 4_800, 5_200)
-        shuffled = sources.fixed_shuffle(20_000, 0)[:10_000]
+        shuffled = fixed_shuffle(20_000, 0)[:10_000]
         self.assertBetween(len(np.intersect1d(found, shuffled)), 4_800, 5_200)
 
     @parameterized.named_parameters(
@@ -342,11 +343,11 @@ class InstanceDependentTest(Case):
     def test_errors(self):
         self.assert_one_line(["[0, 1)", "1.0"], self.draw, 1.0)
         self.assert_one_line(["not negative"], self.draw, seed=-2)
-        with self.assertRaisesRegex(sources.DatasetError, "integers of shape"):
+        with self.assertRaisesRegex(DatasetError, "integers of shape"):
             self.draw(images=dataset().images)
-        with self.assertRaisesRegex(sources.DatasetError, "uint8"):
+        with self.assertRaisesRegex(DatasetError, "uint8"):
             self.draw(images=np.zeros((3000, 2, 2, 3)))
-        with self.assertRaisesRegex(sources.DatasetError, r"\[0, 3\)"):
+        with self.assertRaisesRegex(DatasetError, r"\[0, 3\)"):
             self.draw(num_classes=3)
 
 

@@ -15,7 +15,8 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 import ssl_noisy
-from ssl_noisy.data import sources
+from ssl_noisy.data import sources, tfds_source
+from ssl_noisy.data.dataset import DatasetError
 
 COLORS = tfds.features.ClassLabel(names=["red", "green", "blue"])
 TILE = tfds.features.Image(shape=(4, 5, 3))
@@ -80,7 +81,7 @@ class Case(parameterized.TestCase):
         return pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
 
     def assert_one_line(self, parts, function, *args, **kwargs):
-        with self.assertRaises(sources.DatasetError) as raised:
+        with self.assertRaises(DatasetError) as raised:
             function(*args, **kwargs)
         for part in parts:
             self.assertIn(part, str(raised.exception))
@@ -283,7 +284,7 @@ class TfdsTest(Case):
         )
 
     def no_decoding(self):
-        return mock.patch.object(sources, "_decode", side_effect=AssertionError("decoded"))
+        return mock.patch.object(tfds_source, "_decode", side_effect=AssertionError("decoded"))
 
     def assert_tiles(self, data, ids):
         self.assertEqual(data.ids.tolist(), list(ids))
@@ -369,7 +370,7 @@ class TfdsTest(Case):
         rebuilt = 0
         for at in np.linspace(0, len(good) - 1, 150).astype(int):
             path.write_bytes(good[:at] + bytes([good[at] ^ 0x10]) + good[at + 1 :])
-            with mock.patch.object(sources, "_decode", side_effect=RecursionError):
+            with mock.patch.object(tfds_source, "_decode", side_effect=RecursionError):
                 try:
                     self.assert_tiles(self.load(), range(30))
                 except RecursionError:
@@ -419,11 +420,32 @@ class TfdsTest(Case):
         self.assert_one_line(parts, self.load, name, **splits)
         self.assertEmpty(list(self.cache_dir.iterdir()))
 
+    @parameterized.parameters(
+        ("*.tfrecord*", "Cannot read the split 'train'"),
+        ("dataset_info.json", "is damaged"),
+    )
+    def test_damaged_files(self, pattern, part):
+        folder = self.folder()
+        Tiles(data_dir=folder).download_and_prepare()
+        paths = list(folder.rglob(pattern))
+        self.assertNotEmpty(paths)
+        for path in paths:
+            path.write_bytes(path.read_bytes()[:-9])
+        self.assert_one_line([part], self.load, "tiles", data_dir=folder)
+
+    @parameterized.parameters("as_dataset", "is_prepared")
+    def test_a_bug_keeps_its_traceback(self, method):
+        for error in (TypeError("bug"), AttributeError("bug"), RuntimeError("bug")):
+            with mock.patch.object(Tiles, method, side_effect=error):
+                with self.assertRaises(type(error)) as caught:
+                    self.load("tiles")
+            self.assertIs(caught.exception, error)
+
     @parameterized.parameters("tiles", "nameless_tiles")
     def test_feature(self, name):
         with mock.patch.object(tfds.features.Image, "decode_example", side_effect=MemoryError):
-            ids, values = sources.load_feature(name, "label", data_dir=self.data_dir)
-            part, _ = sources.load_feature(
+            ids, values = tfds_source.load_feature(name, "label", data_dir=self.data_dir)
+            part, _ = tfds_source.load_feature(
                 name, "label", data_dir=self.data_dir, split="train[5:9]"
             )
         data = self.load(name)
@@ -443,7 +465,7 @@ class TfdsTest(Case):
     )
     def test_bad_features(self, name, feature, split, parts):
         self.assert_one_line(
-            parts, sources.load_feature, name, feature, data_dir=self.data_dir, split=split
+            parts, tfds_source.load_feature, name, feature, data_dir=self.data_dir, split=split
         )
 
     def test_data_by_hand(self):
@@ -460,13 +482,13 @@ class TfdsTest(Case):
             "        if name.split('.')[0] in ('tensorflow', 'tensorflow_datasets'):\n"
             "            raise ImportError(f'{name} is blocked')\n"
             "sys.meta_path.insert(0, Blocker())\n"
-            "from ssl_noisy.data import sources\n"
+            "from ssl_noisy.data import dataset, sources\n"
             "where = dict(data_dir=sys.argv[1], cache_dir=sys.argv[2])\n"
             "print(sources.load('tiles', **where).ids.tolist())\n"
             "print('tensorflow' in sys.modules)\n"
             "try:\n"
             "    sources.load('cifar10', **where)\n"
-            "except sources.DatasetError as error:\n"
+            "except dataset.DatasetError as error:\n"
             "    print(error)\n"
         )
         root = os.path.dirname(os.path.dirname(ssl_noisy.__file__))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One entry of a table makes a kind of noise known to flags, help and runs."""
+"""One entry of a table makes a kind of noise or a data source known to flags, help and runs."""
 
 import os
 from unittest import mock
@@ -9,7 +9,7 @@ from absl import flags
 from absl.testing import absltest
 
 from ssl_noisy import command, settings
-from ssl_noisy.data import label_noise, noise_models
+from ssl_noisy.data import label_noise, noise_models, sources
 from ssl_noisy.runs import labeling
 
 
@@ -67,6 +67,47 @@ class NoiseKindTest(absltest.TestCase):
         help = parse()[1]["noise"].help
         for name, kind in label_noise.KINDS.items():
             self.assertIn(f"{name}:{kind.value} ({kind.help})", help)
+
+
+class SourceTest(absltest.TestCase):
+    def add(self, **entries):
+        self.enterContext(mock.patch.dict(sources.SOURCES, entries))
+
+    @staticmethod
+    def split(count):
+        images = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), "u1")
+        labels = np.arange(count, dtype=np.int32) % 3
+        return images, labels, np.arange(count)
+
+    def test_a_source_without_a_value(self):
+        splits = {"train": self.split(30), "test": self.split(6)}
+        self.add(shades=sources.Source(lambda _: ("1.0", "abc", splits), "shades", flip=False))
+        made, _ = parse("--dataset=shades", "--train_split=train[:20]")
+        data = labeling.load_dataset(made)
+        self.assertEqual((data.name, data.version, data.flip), ("shades", "1.0", False))
+        self.assertEqual((len(data.labels), len(data.test_labels)), (20, 6))
+        self.assertEqual(data.class_names, ("a", "b", "c"))
+        self.assertStartsWith(sources.usage().rpartition("shades")[2], "), or a TFDS name")
+
+    def test_a_source_with_a_file(self):
+        def read(path):
+            count = int(np.loadtxt(path))
+            return None, "abc", {"train": self.split(count), "test": self.split(6)}
+
+        self.add(counted=sources.Source(read, "a count", "FILE.txt", is_path=True))
+        path = self.create_tempfile(content="12").full_path
+        made, _ = parse(f"--dataset=counted:{os.path.relpath(path)}")
+        self.assertEqual(made.dataset, f"counted:{path}")
+        data = labeling.load_dataset(made)
+        self.assertEqual((len(data.labels), data.flip), (12, True))
+        with self.assertRaisesRegex(ValueError, "must be counted:FILE.txt. Received: 'counted'"):
+            labeling.load_dataset(parse("--dataset=counted")[0])
+
+    def test_the_help_names_every_source(self):
+        help = parse()[1]["dataset"].help
+        for name, source in sources.SOURCES.items():
+            text = f"{name}:{source.value}" if source.value else name
+            self.assertIn(f"{text} ({source.help})", help)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import numpy as np
 from absl import logging
 
 from ssl_noisy import files
-from ssl_noisy.data import sources
+from ssl_noisy.data import tfds_source
+from ssl_noisy.data.dataset import Dataset, DatasetError
 from ssl_noisy.errors import UserError
 
 # By data set: the key in the published files, and other names of it. TFDS says `noise_label`,
@@ -51,7 +52,7 @@ class CifarNError(UserError):
     """Labels that cannot be used. One line: what is required, what was received."""
 
 
-def labels(key: str, dataset: sources.Dataset, *, file=None, data_dir=None) -> np.ndarray:
+def labels(key: str, dataset: Dataset, *, file=None, data_dir=None) -> np.ndarray:
     """Returns the labels that people gave to the examples of a data set.
 
     They are joined on the published index, so any subset in any order gets its own.
@@ -112,9 +113,9 @@ def _from_tfds(key, name, data_dir):
     owner = f"{name}_n"
     feature = {"noisy_label": "noise_label"}.get(key, key)
     try:
-        ids, given = sources.load_feature(owner, feature, data_dir=data_dir)
-        clean = sources.load_feature(owner, "label", data_dir=data_dir)[1]
-    except sources.DatasetError as error:
+        ids, given = tfds_source.load_feature(owner, feature, data_dir=data_dir)
+        clean = tfds_source.load_feature(owner, "label", data_dir=data_dir)[1]
+    except DatasetError as error:
         number = name.removeprefix("cifar")
         raise CifarNError(
             f"Give the file CIFAR-{number}_human.pt, or mend this: {error}"

@@ -8,7 +8,7 @@ import json
 import numpy as np
 
 from ssl_noisy import files
-from ssl_noisy.data import sources
+from ssl_noisy.data.dataset import Dataset, fixed_shuffle
 from ssl_noisy.errors import UserError
 
 _STREAM = 0x1ABE1  # keeps the draw independent of other uses of the same seed
@@ -78,12 +78,12 @@ def draw(
         raise BudgetError(f"num_labels must be in [1, {len(labels)}]. Received: {num_labels}.")
     if how == "first":
         return np.arange(num_labels)
-    order = sources.fixed_shuffle(len(labels), [seed, _STREAM])
+    order = fixed_shuffle(len(labels), [seed, _STREAM])
     if how == "uniform":
         return np.sort(order[:num_labels])
     each, extra = divmod(num_labels, num_classes)
     sizes = np.bincount(labels, minlength=num_classes)
-    classes = sources.fixed_shuffle(num_classes, [seed, _STREAM, 1])
+    classes = fixed_shuffle(num_classes, [seed, _STREAM, 1])
     larger = classes[sizes[classes] > each]
     if not each or sizes.min() < each or len(larger) < extra:
         raise BudgetError(
@@ -96,7 +96,7 @@ def draw(
     return np.sort(np.concatenate(drawn))
 
 
-def digest(dataset: sources.Dataset, positions) -> str:
+def digest(dataset: Dataset, positions) -> str:
     """Returns the SHA-256, in hexadecimal, of the examples' ids, labels and pixels, by id."""
     positions = np.sort(np.asarray(positions, np.int64))
     total = hashlib.sha256(str(dataset.images.shape[1:]).encode())
@@ -106,7 +106,7 @@ def digest(dataset: sources.Dataset, positions) -> str:
     return total.hexdigest()
 
 
-def write(path, dataset: sources.Dataset, positions, *, how: str, seed: int) -> LabelFile:
+def write(path, dataset: Dataset, positions, *, how: str, seed: int) -> LabelFile:
     """Writes a label file, as JSON, whole or not at all, and returns its content.
 
     Args:
@@ -124,7 +124,7 @@ def write(path, dataset: sources.Dataset, positions, *, how: str, seed: int) -> 
     return content
 
 
-def read(path, dataset: sources.Dataset) -> tuple[np.ndarray, LabelFile]:
+def read(path, dataset: Dataset) -> tuple[np.ndarray, LabelFile]:
     """Reads a label file and finds its examples in `dataset` by their published indices.
 
     `folder:` and `npz:` data may have moved since: the checksum tells whether it is the same.

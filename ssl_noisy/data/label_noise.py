@@ -12,7 +12,8 @@ import pathlib
 import numpy as np
 
 from ssl_noisy import files
-from ssl_noisy.data import cifar_n, noise_file, sources
+from ssl_noisy.data import cifar_n, noise_file
+from ssl_noisy.data.dataset import Dataset
 from ssl_noisy.data.noise_models import (
     Noise,
     NoiseError,
@@ -33,7 +34,7 @@ class Request:
     """What a kind of noise makes labels from. `make` describes the attributes."""
 
     definition: str
-    dataset: sources.Dataset
+    dataset: Dataset
     positions: np.ndarray
     seed: int
     draw: str
@@ -161,7 +162,7 @@ def check(definition: str):
 
 def make(
     definition: str,
-    dataset: sources.Dataset,
+    dataset: Dataset,
     positions,
     *,
     seed: int,

@@ -7,11 +7,12 @@ import pathlib
 import numpy as np
 
 from ssl_noisy import files
-from ssl_noisy.data import label_budget, sources
+from ssl_noisy.data import label_budget
+from ssl_noisy.data.dataset import Dataset
 from ssl_noisy.data.noise_models import Noise, NoiseError, transition_counts
 
 
-def write(path, dataset: sources.Dataset, positions, noise: Noise):
+def write(path, dataset: Dataset, positions, noise: Noise):
     """Writes a noise file, an .npz without pickles, whole or not at all.
 
     Beside the labels it holds the counts of true and given classes, but no true label.
@@ -40,7 +41,7 @@ def write(path, dataset: sources.Dataset, positions, noise: Noise):
         np.savez(file, **content, sha256=_checksum(content))
 
 
-def read(path, dataset: sources.Dataset, positions) -> Noise:
+def read(path, dataset: Dataset, positions) -> Noise:
     """Reads the noise of examples from a noise file, which may hold more examples.
 
     Args:

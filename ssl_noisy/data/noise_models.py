@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 from scipy import special
 
-from ssl_noisy.data import sources
+from ssl_noisy.data.dataset import check_examples, fixed_shuffle
 from ssl_noisy.errors import UserError
 
 _STREAM = 0x7015E  # keeps the noise independent of other uses of the same seed
@@ -174,7 +174,7 @@ def corrupt(labels, model: NoiseModel, *, seed: int, draw: str = "exact") -> np.
     if draw == "coin":
         chosen = np.flatnonzero(_random(seed, 1).random(len(labels)) < model.rates[labels])
     else:
-        order = sources.fixed_shuffle(len(labels), [seed, _STREAM])
+        order = fixed_shuffle(len(labels), [seed, _STREAM])
         # Rows of one rate may differ in the last bits. 0.29 * 100 is 28.999999999999996.
         _, shared = np.unique(np.round(model.rates, 9), return_inverse=True)
         groups = [order[shared[labels[order]] == group] for group in np.unique(shared[labels])]
@@ -211,7 +211,7 @@ def instance_dependent(images, labels, *, rate: float, num_classes: int, seed: i
         [Xia et al., 2020](https://arxiv.org/abs/2006.07836). Images are standardized
         one by one here, so that an example's scores do not depend on the others.
     """
-    sources.check_examples("noise", images, labels, num_classes)
+    check_examples("noise", images, labels, num_classes)
     labels, rate = _checked(labels, num_classes, seed), checked_rate(rate)
     low, high = special.ndtr(np.array([0 - rate, 1 - rate]) / 0.1)
     quantiles = low + (high - low) * _random(seed, 3).random(len(labels))

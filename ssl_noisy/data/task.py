@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from ssl_noisy.data import sources
+from ssl_noisy.data.dataset import Dataset, check_examples
 from ssl_noisy.errors import UserError
 
 
@@ -40,7 +40,7 @@ class Task:
     def __post_init__(self):
         labels, names, num_classes = self.given_labels, self.class_names, self.num_classes
         known = num_classes or (2**31 - 1 if names is None else len(names))
-        sources.check_examples("`Task`", self.images, labels, known, lowest=-1)
+        check_examples("`Task`", self.images, labels, known, lowest=-1)
         labels = np.asarray(labels, np.int32)
         if labels.max() < 0:
             raise UserError("`Task` must have a labeled example. Received: given_labels all -1.")
@@ -53,7 +53,7 @@ class Task:
         test_labels = self.test_labels
         if self.test_images is not None or test_labels is not None:
             owner, shape = "test set of `Task`", self.images.shape[1:]
-            sources.check_examples(owner, self.test_images, test_labels, num_classes, shape)
+            check_examples(owner, self.test_images, test_labels, num_classes, shape)
             test_labels = np.asarray(test_labels, np.int32)
         changed = (labels, num_classes, names, test_labels)
         fields = ("given_labels", "num_classes", "class_names", "test_labels")
@@ -61,7 +61,7 @@ class Task:
             object.__setattr__(self, field, value)
 
     @classmethod
-    def from_dataset(cls, dataset: sources.Dataset, labeled_positions, given_labels=None) -> "Task":
+    def from_dataset(cls, dataset: Dataset, labeled_positions, given_labels=None) -> "Task":
         """Makes the task in which the examples at these integer positions are labeled.
 
         Their labels are `given_labels`, an integer array as long as the positions, or by default

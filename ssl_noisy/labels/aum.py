@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from ssl_noisy import losses
-from ssl_noisy.data import sources
+from ssl_noisy.data.dataset import fixed_shuffle
 from ssl_noisy.errors import UserError
 
 _STREAM = 0xA0A  # keeps the draw of threshold samples independent of other uses of the same seed
@@ -38,7 +38,7 @@ def threshold_sets(labeled, num_classes, *, seed, size="paper"):
             f"AUM needs at least {num_classes + 1} labeled examples, one of each class and of the "
             f"threshold samples. Received: {len(labeled)}. Label more of them."
         )
-    order = np.asarray(labeled)[sources.fixed_shuffle(len(labeled), [seed, _STREAM])]
+    order = np.asarray(labeled)[fixed_shuffle(len(labeled), [seed, _STREAM])]
     return np.sort(order[:count]), np.sort(order[count : 2 * count])
 
 

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A data set in memory: uint8 images with their labels and published ids."""
+
+import dataclasses
+
+import numpy as np
+
+from ssl_noisy.errors import UserError
+
+
+class DatasetError(UserError):
+    """Data that cannot be used. One line: what is required, what was received, how to mend it."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in memory, its training examples in the order of their published indices.
+
+    Attributes:
+        name: The name given to `load`, without a version.
+        version: TFDS version, scikit-learn's (`digits`), or the start of a hash of the arrays.
+        images: uint8 array of shape `(num_examples, height, width, channels)`.
+        labels: int32 array of shape `(num_examples,)`, as published, in `[0, num_classes)`.
+        ids: int64 array of shape `(num_examples,)`, increasing: each example's published index.
+        test_images: uint8 array of shape `(num_test, height, width, channels)`.
+        test_labels: int32 array of shape `(num_test,)`.
+        validation_images: As `test_images`, or None without a validation split.
+        validation_labels: As `test_labels`, or None without a validation split.
+        class_names: Tuple of `num_classes` strings.
+        flip: Whether a mirrored image keeps its class.
+    """
+
+    name: str
+    version: str
+    images: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    validation_images: np.ndarray | None
+    validation_labels: np.ndarray | None
+    class_names: tuple[str, ...]
+    flip: bool
+
+    def __post_init__(self):
+        for part in ("", "test_", "validation_"):
+            images, labels = getattr(self, f"{part}images"), getattr(self, f"{part}labels")
+            if part != "validation_" or images is not None:
+                owner = f"{part.rstrip('_') or 'training'} set of {self.name!r}"
+                check_examples(owner, images, labels, self.num_classes, self.images.shape[1:])
+        ids = self.ids
+        if ids.dtype != np.int64 or ids.shape != self.labels.shape or (np.diff(ids) <= 0).any():
+            raise DatasetError(
+                f"The ids of {self.name!r} must be {len(self.labels)} increasing int64 numbers. "
+                f"Received: {ids.dtype} {ids.shape}, {len(np.unique(ids))} distinct. Sort by id."
+            )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def check_examples(owner, images, labels, num_classes, image_shape=None, lowest=0):
+    """Raises `DatasetError` unless the arrays are examples of the classes `[0, num_classes)`.
+
+    Args:
+        owner: What holds the arrays, for the message: "test set of 'cifar10'".
+        images: Must be a uint8 array of shape `(N, H, W, C)`.
+        labels: Must be an integer array of shape `(N,)`, in `[lowest, num_classes)`.
+        num_classes: Integer.
+        image_shape: The `(H, W, C)` that the images must have, or None.
+        lowest: -1 where that means unlabeled.
+    """
+    images, labels = np.asanyarray(images), np.asanyarray(labels)
+    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+        raise DatasetError(
+            f"The images of the {owner} must be uint8 of shape (N, H, W, C), not empty. Received: "
+            f"{images.dtype} {images.shape}. Scale to 0..255, astype('uint8'), images[..., None]."
+        )
+    if image_shape is not None and images.shape[1:] != tuple(image_shape):
+        raise DatasetError(
+            f"The images of the {owner} must have the shape {tuple(image_shape)} of the training "
+            f"images. Received: {images.shape[1:]}. Resize them or convert their channels."
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise DatasetError(
+            f"The labels of the {owner} must be integers of shape ({len(images)},). Received: "
+            f"{labels.dtype} {labels.shape}. Use argmax on one-hot rows, squeeze on a column."
+        )
+    if labels.min() < lowest or labels.max() >= num_classes:
+        raise DatasetError(
+            f"The labels of the {owner} must be in [{lowest}, {num_classes}). Received: "
+            f"{labels.min()} to {labels.max()}. Number the classes from 0, drop other examples."
+        )
+
+
+def fixed_shuffle(size: int, seed) -> np.ndarray:
+    """Returns a permutation of `range(size)`, an int64 array of shape `(size,)`.
+
+    It rests on the raw stream of PCG64, which NumPy keeps; `Generator.permutation` may change.
+    """
+    return np.argsort(np.random.PCG64(seed).random_raw(size), kind="stable")
+
+
+def assemble(name, version, class_names, parts, flip) -> Dataset:
+    """Makes a data set of its splits, which must not share examples.
+
+    Args:
+        name, version, class_names, flip: As in `Dataset`.
+        parts: Training, validation and test split, each a tuple `(images, labels, ids, keys)`, or
+            None for no validation split. An example has the same key in all splits.
+
+    Raises:
+        DatasetError: If splits overlap, or there are too few classes or images.
+    """
+    train, validation, test = parts
+    for part, columns in (("validation", validation), ("test", test)):
+        common = len(np.intersect1d(train[3], columns[3])) if columns else 0
+        if common:
+            raise DatasetError(
+                f"The {part} and training splits of {name!r} must be disjoint. Received: {common} "
+                "common examples. Use slices such as train[:90%] and train[90%:]."
+            )
+    validation = validation or (None, None)
+    arrays = (*train[:3], *test[:2], *validation[:2])
+    dataset = Dataset(name, version, *arrays, tuple(class_names), flip)
+    if dataset.num_classes < 2 or len(dataset.labels) < 2:
+        raise DatasetError(
+            f"{name!r} must have at least 2 classes and 2 training images. Received: "
+            f"{dataset.num_classes} and {len(dataset.labels)}."
+        )
+    return dataset
