@@ -25,7 +25,7 @@ import ssl_noisy
 from ssl_noisy import __main__ as listing
 from ssl_noisy import command, methods, networks, recipes, settings
 from ssl_noisy.augment import views as augment_views
-from ssl_noisy.data import label_noise
+from ssl_noisy.data import label_noise, sources
 from ssl_noisy.labels import mixture
 from ssl_noisy.runs import labeling, run
 
@@ -83,7 +83,7 @@ class PythonTest(ExampleCase):
         counts = {name: len(examples) for name, examples in EXAMPLES.items() if examples}
         run_below = {
             "README.md": 1,
-            "CONTRIBUTING.md": 2,
+            "CONTRIBUTING.md": 3,
             "docs/getting_started.md": 1,
             "docs/wrong_labels.md": 2,
             "docs/your_data.md": 1,
@@ -173,9 +173,17 @@ class PythonTest(ExampleCase):
             qualities = sorted(float(row["label_quality"]) for row in csv.DictReader(file))
         self.assertEqual([float(row[-1]) for row in shown], qualities[:10])
 
+    def test_a_new_data_source_is_one_entry(self):
+        self.enter_context(mock.patch.dict(sources.SOURCES))
+        exec(EXAMPLES["CONTRIBUTING.md"][1], dict(vars(sources)))
+        dataset = labeling.load_dataset(self.settings("--dataset=stripes:3", "--num_labels=20"))
+        self.assertEqual((len(dataset.images), len(dataset.test_images)), (200, 50))
+        for image, label in zip(dataset.images[..., 0], dataset.labels):
+            self.assertEqual(np.ptp(image, axis=1 - label).max(), 0, dataset.class_names[label])
+
     def test_a_new_kind_of_noise_is_one_entry(self):
         self.enter_context(mock.patch.dict(label_noise.KINDS))
-        exec(EXAMPLES["CONTRIBUTING.md"][1], dict(vars(label_noise)))
+        exec(EXAMPLES["CONTRIBUTING.md"][2], dict(vars(label_noise)))
         made = self.settings("--noise=opposite:0.5")
         dataset = labeling.load_dataset(made)
         given = labeling.choose(made, dataset).given
