@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classifiers for small images: functional Keras models from raw pixels to logits.
+
+Every network maps pixels in 0..255, of shape `(batch_size, height, width, channels)`, to float32
+logits of shape `(batch_size, num_classes)`. Its first layer scales or standardizes the pixels, so
+augmentation, padding and cutout work on raw pixels. No convolution has a bias, since batch
+normalization cancels it. Strides pad as TensorFlow does ("same"), except in the TorchSSL and USB
+wide ResNets. Kernels start He normal, except in the wide ResNets, `cnn_13` and `cnn_9`. `build`
+describes the arguments.
+"""
+
+import difflib
+import functools
+import inspect
+import re
+
+from ssl_noisy.errors import UserError
+from ssl_noisy.networks.cnn import cnn_9, cnn_13, small_cnn, wide_lenet
+from ssl_noisy.networks.layers import BatchNormalization, WeightNormConv2D, portable
+from ssl_noisy.networks.normalization import NORMALIZATIONS, pixel_normalization
+from ssl_noisy.networks.resnet import preact_resnet_18, resnet_32, resnet_34
+from ssl_noisy.networks.wide_resnet import (
+    check_size,
+    wide_resnet,
+    wide_resnet_torchssl,
+    wide_resnet_uda,
+    wide_resnet_usb,
+)
+
+__all__ = [
+    "NETWORKS",
+    "NORMALIZATIONS",
+    "BatchNormalization",
+    "WeightNormConv2D",
+    "build",
+    "find",
+    "names",
+    "pixel_normalization",
+    "portable",
+]
+
+# The wide ResNets, by what follows `wrn_DEPTH_WIDTH` in their names.
+WIDE = {
+    "": wide_resnet,
+    "_torchssl": wide_resnet_torchssl,
+    "_uda": wide_resnet_uda,
+    "_usb": wide_resnet_usb,
+}
+NETWORKS = {
+    "cnn_13": cnn_13,
+    "cnn_9": cnn_9,
+    "preact_resnet_18": preact_resnet_18,
+    "resnet_32": resnet_32,
+    "resnet_34": resnet_34,
+    "small_cnn": small_cnn,
+    "wide_lenet": wide_lenet,
+    "wrn_28_2": functools.partial(wide_resnet, 28, 2),
+    "wrn_28_2_torchssl": functools.partial(wide_resnet_torchssl, 28, 2),
+    "wrn_28_2_uda": functools.partial(wide_resnet_uda, 28, 2),
+    "wrn_28_2_usb": functools.partial(wide_resnet_usb, 28, 2),
+    "wrn_28_8": functools.partial(wide_resnet, 28, 8),
+    "wrn_28_8_torchssl": functools.partial(wide_resnet_torchssl, 28, 8),
+}
+
+
+def names():
+    """Returns names that `build` takes; `wrn_DEPTH_WIDTH` may have any depth and width."""
+    return list(NETWORKS)
+
+
+def find(name):
+    """Returns the function that builds the network `name`, one of `names()` or `wrn_DEPTH_WIDTH`.
+
+    Raises:
+        ValueError: If there is no such network, or if it is too large to build.
+    """
+    wide = re.fullmatch("wrn_([0-9]{1,99})_([0-9]{1,99})(|_torchssl|_uda|_usb)", name)
+    if wide:
+        check_size(int(wide[1]), int(wide[2]))
+        return functools.partial(WIDE[wide[3]], int(wide[1]), int(wide[2]))
+    if name not in NETWORKS:
+        nearest = difflib.get_close_matches(name, names(), 1, cutoff=0.0)[0]
+        raise UserError(
+            f"Unknown network {name!r}. Did you mean {nearest!r}? "
+            f"Available: {', '.join(names())}, wrn_DEPTH_WIDTH."
+        )
+    return NETWORKS[name]
+
+
+def build(
+    name,
+    image_shape,
+    num_classes,
+    *,
+    batch_norm_momentum=None,
+    batch_norm_epsilon=None,
+    normalization=None,
+    **options,
+):
+    """Builds a classifier by name.
+
+    Args:
+        name: String, one of `names()`, or `wrn_DEPTH_WIDTH` with a depth of 6n + 4, then nothing
+            (FixMatch's), `_torchssl`, `_usb` or `_uda`.
+        image_shape: Tuple `(height, width, channels)`.
+        num_classes: Integer, the number of logits.
+        batch_norm_momentum: Float in [0, 1], the share of the moving average kept in each step,
+            once it has warmed up (see `BatchNormalization`). None takes the network's own.
+            PyTorch's momentum is 1 minus this.
+        batch_norm_epsilon: Float above 0, what is added to the variance. None takes the network's
+            own.
+        normalization: Tuple `(means, deviations)` with a pixel value in [0, 255] for each channel,
+            as from `pixel_normalization`: the network subtracts the mean and divides by the
+            deviation. None scales pixels to [-1, 1].
+        **options: Keyword arguments of the network's function, for some `leaky_slope` (slope for
+            negative inputs), `weight_norm`, `dropout`.
+
+    Returns:
+        A `keras.Model` from pixels (uint8, or float in 0..255) to float32 logits.
+
+    Raises:
+        ValueError: If there is no such network, or it does not take an option.
+    """
+    network = find(name)
+    parameters = inspect.signature(network).parameters.values()
+    accepted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    unknown = sorted(set(options) - set(accepted))
+    if unknown:
+        raise UserError(f"{name!r} does not take {unknown}. It takes: {', '.join(accepted)}.")
+    given = {
+        "batch_norm_momentum": batch_norm_momentum,
+        "batch_norm_epsilon": batch_norm_epsilon,
+        "normalization": normalization,
+    }
+    options.update({key: value for key, value in given.items() if value is not None})
+    return network(tuple(image_shape), num_classes, **options)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all networks are made of: their input, convolutions, normalization and logits."""
+
+import keras
+from keras import layers
+
+from ssl_noisy.errors import UserError
+from ssl_noisy.networks.layers import BatchNormalization
+
+
+def pixels(image_shape, normalization):
+    """Returns the input and its pixels, scaled to [-1, 1] or by `(means, deviations)`."""
+    inputs = keras.Input(image_shape, name="images")
+    scale, offset = 1 / 127.5, -1.0
+    if normalization is not None:
+        means, deviations = normalization
+        if not len(means) == len(deviations) == image_shape[-1]:
+            raise UserError(
+                f"The normalization has {len(means)} means and {len(deviations)} deviations, and "
+                f"must have one for each channel. Received: images of shape {image_shape}."
+            )
+        scale = [1 / float(deviation) for deviation in deviations]
+        offset = [-float(mean) / float(deviation) for mean, deviation in zip(means, deviations)]
+    # In float32 under mixed precision too: bfloat16 would round 200.5 to 200 before scaling.
+    return inputs, layers.Rescaling(scale, offset, dtype="float32")(inputs)
+
+
+def convolve(x, filters, side, strides=1, initializer="he_normal", padding="same"):
+    """Applies a square convolution without a bias."""
+    return layers.Conv2D(
+        filters, side, strides, padding, use_bias=False, kernel_initializer=initializer
+    )(x)
+
+
+def normalizer(momentum, epsilon, leaky_slope=0.0):
+    """Returns batch normalization, then a leaky ReLU unless the slope is None."""
+
+    def normalize(x):
+        x = BatchNormalization(momentum=momentum, epsilon=epsilon)(x)
+        if leaky_slope is None:
+            return x
+        return layers.LeakyReLU(leaky_slope)(x) if leaky_slope else layers.ReLU()(x)
+
+    return normalize
+
+
+def classifier(
+    inputs, features, num_classes, name, kernel_start="glorot_normal", bias_start="zeros"
+):
+    x = layers.GlobalAveragePooling2D()(features) if len(features.shape) > 2 else features
+    logits = layers.Dense(
+        num_classes,
+        kernel_initializer=kernel_start,
+        bias_initializer=bias_start,
+        dtype="float32",
+        name="logits",
+    )(x)
+    return keras.Model(inputs, logits, name=name)
