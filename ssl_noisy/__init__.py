@@ -55,12 +55,12 @@ _require_backend(keras.backend.backend())
 
 from ssl_noisy import methods, networks  # noqa: E402
 from ssl_noisy.data.task import Task  # noqa: E402
-from ssl_noisy.labels.aum import AUM  # noqa: E402
-from ssl_noisy.labels.mixture import BetaMixture  # noqa: E402
+from ssl_noisy.labels.aum import AUMCalculator  # noqa: E402
+from ssl_noisy.labels.mixture import BetaMixtureModel  # noqa: E402
 from ssl_noisy.learner import Learner  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["AUM", "BetaMixture", "Learner", "Task", "methods", "networks"]
+__all__ = ["AUMCalculator", "BetaMixtureModel", "Learner", "Task", "methods", "networks"]
 
 # Each method's class by its own name; importing it registers it with Keras, for loading.
 for _name in methods.names():

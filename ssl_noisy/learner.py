@@ -2,34 +2,34 @@
 """The Keras model that trains a network by one method, all of it in the compiled step."""
 
 import contextlib
-import inspect
 
 import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import augment, contract, losses, schedules
+from ssl_noisy import arguments, contract, losses
+from ssl_noisy.arguments import at_least, choice, count, switch
 from ssl_noisy.batches import IndexBatches
 from ssl_noisy.errors import UserError
 from ssl_noisy.labels import record
+from ssl_noisy.moving_average import MovingAverage, is_random_state
+from ssl_noisy.weak_views import WeakViews
 
 PSEUDO_LABEL_ACCURACY = "pseudo_label_accuracy"
-WEAK_AUGMENTATIONS = ("auto", "flip_shift", "alternating_flip_shift", "shift", "jitter", "none")
 DECAYED = ("kernels", "all")
-# Constructor arguments that a run sets from its own settings: no flags of a method.
-RUN_ARGUMENTS = ("seed", "steps")
 
 
-class Learner(keras.Model):
+class Learner(WeakViews, MovingAverage, keras.Model):
     """Base of all methods: a network, the resident data, and one objective.
 
-    The images lie on the device; a batch from the host is only a dict of
-    example indices. Taking the images, their views, the forward passes, the
-    loss, the update and the moving average are one compiled step. A method
-    subclasses this and states
+    The images are on the device; a batch from the host is only a dict of example indices. One
+    compiled step takes the images, makes their views and the forward passes, and computes the loss,
+    the update and the moving average. A method subclasses this and states
 
-    - `streams()`: which index streams it needs, and how many of each a step;
+    - its arguments, as class attributes (see `arguments`);
+    - `streams()`: which index streams it needs, and how many indices of each in a step;
     - `term_names`, `monitor_names`: what its objective returns;
+    - `build_state()`, `build_example_state(task)`: the variables that it keeps;
     - `objective(**indices)`: views, forward passes, loss terms and monitors.
 
     It is an ordinary Keras model:
@@ -46,149 +46,100 @@ class Learner(keras.Model):
     Given images, `learner(images)` is `network(images)`. So `evaluate` and `predict` use the live
     weights, unless they are called within `averaged_weights`. The `val_accuracy` of `fit` is that
     of the averaged weights. The resident images are not saved with the learner: after
-    `keras.models.load_model`, call `attach(task)` before training on.
+    `keras.models.load_model`, call `attach(task)` before you continue training.
 
-    Args:
-        network: A `keras.Model`, Sequential, functional or subclassed, from pixels in [0, 255], of
-            shape `(batch_size, height, width, channels)`, to logits of shape
-            `(batch_size, num_classes)`, without a softmax. One that has no weights yet gets them
-            here, if there is a task.
-        task: A `Task`, or None to attach one later.
-        batch_size: Positive integer, labeled examples a step.
-        weight_decay: Float >= 0. Adds `weight_decay / 2` times the sum of squares of
-            the decayed variables to the loss.
-        decayed: Which variables those are: `kernels` (of convolutions and dense layers,
-            no bias, no batch norm) or `all` (every trainable variable of the network).
-        ema_momentum: Float in [0, 1), momentum of the moving average of the
-            trainable weights. 0 turns it off.
-        ema_warmup: Whether that momentum is at most (1 + n) / (10 + n) at the n-th update, so
-            that the average forgets the initial weights in a short training too. At 0.999 it has
-            no effect after 8990 updates.
-        average_statistics: Whether the moving average covers batch norm's running
-            statistics too; otherwise the averaged network has the live ones.
-        weak_augmentation: One of `auto` (flip and shift, or shift alone for
-            data sets whose classes do not survive a flip), `flip_shift`,
-            `alternating_flip_shift`, `shift`, `jitter` (colors, half the shift, and a
-            flip as `auto`), `none`.
-        record_examples: Whether to keep a record of every labeled example: margins, losses,
-            mean probabilities, agreement, forgetting (see `record`).
-        steps: Integer, the length of the training, which ramps and milestones
-            follow. None takes `training_defaults["steps"]`.
-        seed: Integer, the seed of the augmentation.
+    Positional arguments:
+
+    - `network`: A `keras.Model`, Sequential, functional or subclassed, from pixels in [0, 255], of
+      shape `(batch_size, height, width, channels)`, to logits of shape `(batch_size, num_classes)`,
+      without a softmax. A network that has no weights yet gets them here, if there is a task.
+    - `task`: A `Task`, or None to attach one later.
     """
+
+    batch_size: int = count(64, "Labeled examples per step.")
+    weight_decay: float = at_least(
+        0, 5e-4, "Add half of this times the sum of squares of the decayed variables to the loss."
+    )
+    decayed: str = choice(
+        "kernels",
+        DECAYED,
+        "What decays: the kernels of convolutions and dense layers, or all trainable variables.",
+    )
+    record_examples: bool = switch(
+        True,
+        "Record margins, losses, mean probabilities, agreement and forgetting of every labeled "
+        "example.",
+    )
+    steps: int = count(
+        None,
+        "Length of the training, which ramps and milestones follow. None takes the paper's.",
+        is_flag=False,
+    )
+    seed: int = arguments.seed(0, "Seed of the augmentation.", is_flag=False)
 
     term_names = ()
     monitor_names = ()
     removes_labels = False  # whether a run first makes passes that find labels to leave out
     validates = False  # whether `fit` runs, whose calls of `evaluate` are its validation
-    always_averages = False  # whether there is an average of the weights with `ema_momentum=0` too
-    # How the paper trains, here FixMatch's; a run's flags of the same names override it.
+    # How the paper trains, here FixMatch's. A run's flags of the same names override it.
     training_defaults = {
         "steps": 2**20,
         "steps_per_epoch": 1024,
+        "optimizer": "sgd",
         "learning_rate": 0.03,
         "schedule": "cosine_7_16",
         "momentum": 0.9,
         "nesterov": True,
     }
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        batch_size: int = 64,
-        weight_decay: float = 5e-4,
-        decayed: str = "kernels",
-        ema_momentum: float = 0.999,
-        ema_warmup: bool = True,
-        average_statistics: bool = False,
-        weak_augmentation: str = "auto",
-        record_examples: bool = True,
-        steps: int | None = None,
-        seed: int = 0,
-        name=None,
-    ):
+    def __init__(self, network, task=None, *, name=None, **given):
+        values = self.checked_arguments(**given)
         super().__init__(name=name, dtype=network.dtype_policy)
+        vars(self).update(vars(values))
         self.num_classes = contract.num_logits(network, task)
-        self.check_at_least(1, batch_size=batch_size)
-        self.check_at_least(0, weight_decay=weight_decay)
-        self.check_choice("decayed", decayed, DECAYED)
-        self.check_momentum(ema_momentum=ema_momentum)
-        self.check_choice("weak_augmentation", weak_augmentation, WEAK_AUGMENTATIONS)
-        self.check_argument("steps", steps, steps is None or steps >= 1, "at least 1, or None")
         self.network = network
-        self.batch_size = batch_size
-        self.weight_decay = weight_decay
-        self.decayed = decayed
-        self.ema_momentum = ema_momentum
-        self.ema_warmup = ema_warmup
-        self.average_statistics = average_statistics
-        self.weak_augmentation = weak_augmentation
-        self.record_examples = record_examples
-        self.steps = self.training_defaults["steps"] if steps is None else steps
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
         random_states = [self.seed_generator.state]
         random_states += [v for v in network.non_trainable_variables if is_random_state(v)]
         self.states = {f"random_state_{i}": state for i, state in enumerate(random_states)}
         self.loaded_states = {}
         self.step = self.add_state("step", np.int32(0))
         self.first_nonfinite_step = self.add_state("first_nonfinite_step", np.int32(-1))
-        averaged = [*network.trainable_variables]
-        averaged += self.running_statistics if average_statistics else []
-        self.averaged_variables = averaged if ema_momentum or self.always_averages else []
-        self.averages = [
-            self.add_state(f"average_{i}", ops.convert_to_numpy(v.value))
-            for i, v in enumerate(self.averaged_variables)
-        ]
-        self.trackers = {
-            key: keras.metrics.Mean(name=key)
-            for key in (*self.term_names, "weight_decay_loss", *self.monitor_names)
-        }
-        if "mask_rate" in self.monitor_names:
-            self.trackers[PSEUDO_LABEL_ACCURACY] = keras.metrics.Mean(name=PSEUDO_LABEL_ACCURACY)
+        self.build_averages()
+        names = [*self.term_names, "weight_decay_loss", *self.monitor_names]
+        names += [PSEUDO_LABEL_ACCURACY] if "mask_rate" in self.monitor_names else []
+        self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        self.build_state()
         self.task = None
         if task is not None:
             self.attach(task)
         self.built = True
 
-    def check_argument(self, name, value, is_valid, requirement):
-        """Raises the `ValueError` of an argument out of its range, or infinite."""
-        if not is_valid or value == float("inf"):
-            raise UserError(
-                f"The `{name}` argument of `{type(self).__name__}` must be {requirement}. "
-                f"Received: {name}={value}"
-            )
+    @classmethod
+    def checked_arguments(cls, **given):
+        if given.get("steps") is None:
+            given["steps"] = cls.training_defaults["steps"]
+        return super().checked_arguments(**given)
 
-    def check_choice(self, name, value, choices):
-        """Raises the `ValueError` of an argument that is none of `choices`."""
-        self.check_argument(name, value, value in choices, "one of " + ", ".join(choices))
+    def build_state(self):
+        """Creates what a method keeps beside the network: variables by `add_state`, and layers.
 
-    def check_at_least(self, minimum, **arguments):
-        """Raises the `ValueError` of the first argument below `minimum`, or not finite."""
-        for name, value in arguments.items():
-            self.check_argument(name, value, value >= minimum, f"at least {minimum}")
+        It is called once, when the arguments, `network` and `num_classes` are there.
+        """
 
-    def check_share(self, **arguments):
-        """Raises the `ValueError` of the first argument outside [0, 1]."""
-        for name, value in arguments.items():
-            self.check_argument(name, value, 0 <= value <= 1, "in [0, 1]")
+    def build_example_state(self, task):
+        """Creates the state of each example, such as `self.targets = self.add_state(...)`.
 
-    def check_momentum(self, **arguments):
-        """Raises the `ValueError` of the first argument outside [0, 1)."""
-        for name, value in arguments.items():
-            self.check_argument(name, value, 0 <= value < 1, "in [0, 1)")
-
-    def check_order(self, **arguments):
-        """Raises the `ValueError` of the first argument above the next one, both finite."""
-        pairs = list(arguments.items())
-        for (name, value), (later, bound) in zip(pairs, pairs[1:]):
-            self.check_argument(name, value, value <= bound, f"at most {later}={bound}")
+        It is called by `attach`. The first dimension of each array is `task.num_examples`.
+        """
 
     def add_state(self, name, value):
-        """Returns a new variable that starts as the array `value`, is no weight, and is saved."""
+        """Returns a new variable that starts as the array `value`, is no weight, and is saved.
+
+        If the learner was loaded from a file, the state of an example starts as it was saved.
+        """
+        value = self.loaded_states.pop(name, value)
         self.states[name] = self.add_weight(
             name=name,
             shape=value.shape,
@@ -225,37 +176,21 @@ class Learner(keras.Model):
         if self.task is not None:
             raise UserError("This learner has a task. Make a new learner for another one.")
         contract.check(self.network, task.image_shape, task.num_classes)
-        examples = self.example_states(task)
+        for value in self.loaded_states.values():
+            if len(value) != task.num_examples:
+                raise UserError(
+                    f"This {type(self).__name__} was saved with another task, of {len(value)} "
+                    f"examples. Attach that task. Received: one of {task.num_examples} examples"
+                )
+        self.build_example_state(task)
         if self.record_examples:
             rows = record.initial(task.num_examples, task.num_classes)
-            examples = {**examples, "record_rows": rows}
-        for name, value in examples.items():
-            loaded = self.loaded_states.get(name, value)
-            if loaded.shape != value.shape:
-                raise UserError(
-                    f"This {type(self).__name__} was saved with another task: its `{name}` has the "
-                    f"shape {loaded.shape}. Attach that task. Received: one of {value.shape}"
-                )
+            self.record_rows = self.add_state("record_rows", rows)
         self.task = task
-        for name, value in examples.items():
-            setattr(self, name, self.add_state(name, self.loaded_states.pop(name, value)))
         self.resident = ResidentData(task.images, task.given_labels)
-        if self.weak_augmentation == "auto":
-            self.weak_kind = "flip_shift" if task.flip else "shift"
-        else:
-            self.weak_kind = self.weak_augmentation
-
-    def example_states(self, task):
-        """Returns the state of each example that a method keeps on the device.
-
-        Args:
-            task: The `Task` that is attached.
-
-        Returns:
-            A dict from name to the array of shape `(num_examples, ...)` that it starts as. A
-            learner has a variable of that name then, saved and checkpointed.
-        """
-        return {}
+        automatic = "flip_shift" if task.flip else "shift"
+        is_automatic = self.weak_augmentation == "auto"
+        self.weak_kind = automatic if is_automatic else self.weak_augmentation
 
     def streams(self):
         """Returns a dict from stream name (`labeled`, `unlabeled`) to its indices a step."""
@@ -311,31 +246,8 @@ class Learner(keras.Model):
         """Takes given labels, int32 `(batch_size,)`."""
         return ops.take(self.resident.given_labels, indices, axis=0)
 
-    def weak_view(self, images, indices, stream="labeled"):
-        """Returns a weak view of `images`, those of `indices`, as `weak_augmentation` says."""
-        if self.weak_kind == "none":
-            return images
-        if self.weak_kind == "alternating_flip_shift":
-            # How often the stream has passed through its pool, for each place of the batch.
-            size, length = self.streams()[stream], len(self.pools()[stream])
-            place = ops.arange(indices.shape[0], dtype="int32")
-            epoch = (self.step * size + place) // length
-            images = augment.alternating_flip(images, indices, epoch)
-        if self.weak_kind == "jitter":
-            images = augment.color_jitter(images, self.seed_generator)
-        return augment.weak_view(images, self.seed_generator, **self.weak_geometry())
-
-    def weak_geometry(self):
-        """Returns whether weak views are flipped and how far they are shifted, for `augment`."""
-        kind = self.weak_kind
-        jitter_shift = self.task.image_shape[0] // 16
-        return {
-            "flip": kind == "flip_shift" or (kind == "jitter" and self.task.flip),
-            "max_shift": {"none": 0, "jitter": jitter_shift}.get(kind),
-        }
-
-    def weak_logits(self, indices):
-        """Returns the logits of weak views of `indices`, in training mode, and observes them."""
+    def observed_logits(self, indices):
+        """Returns the logits of weak views of `indices`, in training mode, and records them."""
         logits = self.network(self.weak_view(self.images(indices), indices), training=True)
         self.observe(indices, logits)
         return logits
@@ -376,29 +288,9 @@ class Learner(keras.Model):
         """
         return {}
 
-    def progress(self):
-        """Returns the share of the training that is done, a float32 scalar in [0, 1]."""
+    def fraction_done(self):
+        """Returns the fraction of the training that is done, a float32 scalar in [0, 1]."""
         return ops.minimum(ops.cast(self.step.value, "float32") / self.steps, 1.0)
-
-    def averaged_logits(self, images, training=True):
-        """Returns the logits of the network with averaged weights, as a teacher's.
-
-        No gradient flows through them. Batch norm normalizes by the batch if `training`, else by
-        running statistics, which stay; dropout draws noise of its own.
-        """
-        average = {id(v): a for v, a in zip(self.averaged_variables, self.averages)}
-        trainable, others = (
-            [average.get(id(v), v).value for v in variables]
-            for variables in (
-                self.network.trainable_variables,
-                self.network.non_trainable_variables,
-            )
-        )
-        logits, others = self.network.stateless_call(trainable, others, images, training=training)
-        for variable, value in zip(self.network.non_trainable_variables, others):
-            if is_random_state(variable):
-                variable.assign(value)
-        return ops.stop_gradient(logits)
 
     # The step, through Keras's own call, compute_loss and compute_metrics.
 
@@ -533,64 +425,11 @@ class Learner(keras.Model):
         non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
         return logs, (trainable, non_trainable, optimizer, metrics)
 
-    def after_update(self):
-        """Updates what follows the weights: here their moving average."""
-        momentum = self.average_momentum()
-        for average, variable in zip(self.averages, self.averaged_variables):
-            rate = ops.cast(1 - momentum, average.dtype)
-            average.assign(average + rate * (variable - average))
-
-    def average_momentum(self):
-        """Returns the share of the average that the step just done keeps: a number or scalar."""
-        if not self.ema_warmup:
-            return self.ema_momentum
-        return schedules.warmed_up(self.ema_momentum, self.step.value)
-
-    @property
-    def running_statistics(self):
-        """The running means and variances of the network's batch norm."""
-        return [v for v in self.network.non_trainable_variables if "moving_" in v.name]
-
-    @contextlib.contextmanager
-    def kept_statistics(self):
-        """Within this context batch norm normalizes by the batch, and keeps its running statistics.
-
-        For a forward pass whose images are unlike those that the network will see.
-        """
-        variables = self.network.non_trainable_variables
-        counts = [v for v in variables if v.name == "num_updates"]
-        before = [(v, ops.copy(v.value)) for v in (*self.running_statistics, *counts)]
-        try:
-            yield
-        finally:
-            for variable, value in before:
-                variable.assign(value)
-
-    @contextlib.contextmanager
-    def averaged_weights(self):
-        """Within this context the network holds the moving average of its weights.
-
-        Batch norm keeps the live statistics, as the FixMatch code does, unless
-        `average_statistics`. The weights come back at the end, whatever happens
-        in between. Train outside of it.
-        """
-        # With the moving average off, `averages` is empty and nothing is swapped.
-        swapped = list(zip(self.averaged_variables, self.averages))
-        live = [ops.copy(variable.value) for variable, _ in swapped]
-        for variable, average in swapped:
-            # A copy: on JAX, Keras hands the buffers of a variable over to XLA.
-            variable.assign(ops.copy(average.value))
-        try:
-            yield self
-        finally:
-            for (variable, _), value in zip(swapped, live):
-                variable.assign(value)
-
     def get_config(self):
         return {
             "network": keras.saving.serialize_keras_object(self.network),
             "name": self.name,
-            **{name: getattr(self, name) for name in constructor_arguments(type(self))},
+            **{name: getattr(self, name) for name in self.arguments()},
         }
 
     @classmethod
@@ -604,29 +443,6 @@ def received(x):
     if isinstance(x, dict):
         return f"x with the keys {sorted(x)}"
     return f"x of shape {tuple(x.shape)}" if hasattr(x, "shape") else f"x={x}"
-
-
-def is_random_state(variable):
-    """Whether a variable is the state of a `keras.random.SeedGenerator`."""
-    return "seed_generator_state" in variable.name
-
-
-def constructor_arguments(cls):
-    """Returns the keyword-only constructor arguments of a method, its own before the base's.
-
-    Args:
-        cls: A `Learner` class whose constructors pass `**kwargs` on to their base.
-
-    Returns:
-        A dict from name to `inspect.Parameter`, the most derived default winning.
-    """
-    arguments = {}
-    for base in cls.__mro__:
-        if "__init__" in vars(base) and issubclass(base, Learner):
-            for parameter in inspect.signature(base.__init__).parameters.values():
-                if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "name":
-                    arguments.setdefault(parameter.name, parameter)
-    return arguments
 
 
 class ResidentData(keras.layers.Layer):

@@ -146,8 +146,8 @@ def confident_labels(probs, confidence_threshold):
     return ops.cast(ops.argmax(probs, axis=-1), "int32"), mask
 
 
-def masked_mean(values, mask):
-    """Averages `values * mask` over all examples, masked ones included.
+def batch_mean(values, mask):
+    """Averages `values * mask` over the whole batch: the divisor is the batch size.
 
     Args:
         values: Float tensor of shape `(batch_size,)`.
@@ -163,6 +163,24 @@ def masked_mean(values, mask):
     _check_rank("values", values, 1)
     _check_shape("mask", mask, values.shape)
     return ops.mean(values * mask)
+
+
+def masked_mean(values, mask):
+    """Averages the values that the mask keeps: the divisor is the sum of the mask.
+
+    Args:
+        values: Float tensor of shape `(batch_size,)`.
+        mask: Float tensor of the same shape, 1.0 (kept) or 0.0.
+
+    Returns:
+        A float32 scalar; 0, with no gradient, if nothing is kept.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    _check_rank("values", values, 1)
+    _check_shape("mask", mask, values.shape)
+    return ops.sum(values * mask) / ops.maximum(ops.sum(mask), 1.0)
 
 
 def l2(variables):

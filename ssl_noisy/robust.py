@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the methods for wrong labels share: their settings, memory and a second network."""
+"""What the methods for wrong labels share: their defaults, memory and a second network."""
 
 from keras import ops
 
 from ssl_noisy import contract
-from ssl_noisy.learner import Learner, is_random_state
+from ssl_noisy.learner import Learner
+from ssl_noisy.moving_average import is_random_state
 
 
 class RobustLearner(Learner):
@@ -14,18 +15,11 @@ class RobustLearner(Learner):
     evaluated is the last one, no average.
     """
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        batch_size: int = 128,
-        decayed: str = "all",
-        ema_momentum: float = 0.0,
-        **kwargs,
-    ):
-        kwargs.update(batch_size=batch_size, decayed=decayed, ema_momentum=ema_momentum)
-        super().__init__(network, task, **kwargs)
+    batch_size: int = Learner.batch_size.with_default(128)
+    decayed: str = Learner.decayed.with_default("all")
+    ema_momentum: float = Learner.ema_momentum.with_default(0.0)
+
+    training_defaults = Learner.training_defaults | {"steps_per_epoch": 391, "nesterov": False}
 
     def steps_per_pass(self, task):
         """Returns how many steps take every labeled example of `task` once, at least 1."""
@@ -38,7 +32,7 @@ class RobustLearner(Learner):
         may be written in any order, as on a GPU.
 
         Args:
-            state: A variable of `example_states`, of shape `(num_examples, ...)`.
+            state: A variable of `build_example_state`, of shape `(num_examples, ...)`.
             indices: int32 `(batch_size,)`.
             rows: Tensor of shape `(batch_size, ...)`.
         """
@@ -56,9 +50,8 @@ class TwoNetworkLearner(RobustLearner):
     recorded, averaged, evaluated and handed out is the first.
     """
 
-    def __init__(self, network, task=None, **kwargs):
-        super().__init__(network, task, **kwargs)
-        self.second_network = contract.new_copy(network)
+    def build_state(self):
+        self.second_network = contract.new_copy(self.network)
         random_states = [
             v for v in self.second_network.non_trainable_variables if is_random_state(v)
         ]
@@ -73,16 +66,3 @@ class TwoNetworkLearner(RobustLearner):
         variables = self.second_network.trainable_variables
         second = [v for v in variables if v.name == "kernel" or self.decayed == "all"]
         return [*super().decayed_variables(), *second]
-
-
-def mean_of_kept(values, mask):
-    """Averages the values that are kept, where `losses.masked_mean` divides by the size of all.
-
-    Args:
-        values: Float tensor of shape `(n,)`.
-        mask: Float tensor of the same shape, 1.0 (kept) or 0.0.
-
-    Returns:
-        A float scalar; 0, with no gradient, if nothing is kept.
-    """
-    return ops.sum(values * mask) / ops.maximum(ops.sum(mask), 1.0)

@@ -4,7 +4,8 @@
 import numpy as np
 from keras import ops
 
-from ssl_noisy import augment, losses, schedules
+from ssl_noisy import arguments, augment, losses, schedules
+from ssl_noisy.arguments import choice, count, switch
 from ssl_noisy.augment import ctaugment
 from ssl_noisy.learner import Learner
 
@@ -13,34 +14,15 @@ STRONG_AUGMENTATIONS = (*augment.POLICIES, *CTAUGMENT)
 
 
 class SemiSupervisedLearner(Learner):
-    """Base of the methods that draw labeled and unlabeled examples in a fixed ratio.
+    """Base of the methods that draw labeled and unlabeled examples in a fixed ratio."""
 
-    Args:
-        unlabeled_ratio: Positive integer, unlabeled examples for each labeled
-            one of a batch, the papers' mu.
-        unsupervised_weight: Float >= 0, the weight of the unsupervised loss, the
-            papers' lambda_u.
-        include_labeled: Whether labeled images are in the unlabeled pool too.
-    """
+    unlabeled_ratio: int = count(
+        7, "Unlabeled examples for each labeled one of a batch, the papers' mu."
+    )
+    unsupervised_weight: float = arguments.unsupervised_weight(1.0)
+    include_labeled: bool = switch(True, "Include labeled images in the unlabeled pool.")
 
     term_names = ("supervised_loss", "unsupervised_loss")
-
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        unlabeled_ratio: int = 7,
-        unsupervised_weight: float = 1.0,
-        include_labeled: bool = True,
-        **kwargs,
-    ):
-        super().__init__(network, task, **kwargs)
-        self.check_at_least(1, unlabeled_ratio=unlabeled_ratio)
-        self.check_at_least(0, unsupervised_weight=unsupervised_weight)
-        self.unlabeled_ratio = unlabeled_ratio
-        self.unsupervised_weight = unsupervised_weight
-        self.include_labeled = include_labeled
 
     def streams(self):
         return {"labeled": self.batch_size, "unlabeled": self.batch_size * self.unlabeled_ratio}
@@ -49,12 +31,12 @@ class SemiSupervisedLearner(Learner):
         unlabeled = self.task.unlabeled_pool(include_labeled=self.include_labeled)
         return {"labeled": self.task.labeled, "unlabeled": unlabeled}
 
-    def weak_views(self, stream, indices):
-        """Takes the images of `indices` of a stream, and returns weak views of them."""
-        return self.weak_view(self.images(indices), indices, stream=stream)
+    def weak_views(self, indices, stream):
+        """Takes the images at `indices`, which came in `stream`, and returns weak views of them."""
+        return self.weak_view(self.images(indices), indices, stream)
 
-    def supervised_loss(self, labeled, logits):
-        """Observes labeled examples; returns their mean cross-entropy with the given labels."""
+    def observed_cross_entropy(self, labeled, logits):
+        """Records labeled examples, and returns their mean cross-entropy with the given labels."""
         self.observe(labeled, logits)
         return ops.mean(losses.cross_entropy(self.given_labels(labeled), logits))
 
@@ -71,8 +53,8 @@ class SemiSupervisedLearner(Learner):
         }
 
     def ramp(self, end, start=0.0):
-        """Returns the linear ramp from 0 to 1 between two shares of the training, a scalar."""
-        return schedules.linear_ramp(self.progress(), start, end)
+        """Returns the linear ramp from 0 to 1 between two fractions of training, a scalar."""
+        return schedules.linear_ramp(self.fraction_done(), start, end)
 
     def add_marginal(self, name):
         """Returns a new state `(num_classes,)` for a moving average of class probabilities."""
@@ -115,31 +97,21 @@ class WeakStrongLearner(SemiSupervisedLearner):
     which are like the test images, not the strong ones. `joint_batch_norm=True`
     is the one batch of most public code. A step of WRN-28-2 on two cores took
     1.16 s apart and 1.68 s joint.
-
-    Args:
-        strong_augmentation: One of `google_code`, `paper`, `torchssl`, `usb`, `uda`: which
-            RandAugment and cutout (see `augment.strong_view`); `ctaugment`, which
-            learns its magnitudes (see `ctaugment`), or `ctaugment_pixels`, the same
-            with the slip of the public code, whose translations are below a pixel.
-        joint_batch_norm: Whether all views are one batch for batch norm.
     """
+
+    strong_augmentation: str = choice(
+        "google_code",
+        STRONG_AUGMENTATIONS,
+        "RandAugment and cutout of a code base or paper (see `augment.strong_view`); "
+        "`ctaugment`, which learns its magnitudes; `ctaugment_pixels`, the same with a slip of the "
+        "public code, whose translations are below a pixel.",
+    )
+    joint_batch_norm: bool = switch(False, "Pass all views through batch norm as one batch.")
 
     monitor_names = ("mask_rate",)
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        strong_augmentation: str = "google_code",
-        joint_batch_norm: bool = False,
-        **kwargs,
-    ):
-        super().__init__(network, task, **kwargs)
-        self.check_choice("strong_augmentation", strong_augmentation, STRONG_AUGMENTATIONS)
-        self.strong_augmentation = strong_augmentation
-        self.joint_batch_norm = joint_batch_norm
-        if strong_augmentation in CTAUGMENT:
+    def build_state(self):
+        if self.strong_augmentation in CTAUGMENT:
             self.rates = self.add_state("ctaugment_rates", ctaugment.initial_rates())
 
     def strong_view(self, images):
@@ -164,9 +136,9 @@ class WeakStrongLearner(SemiSupervisedLearner):
             The logits of labeled, weak and strong views; no gradient flows through the weak
             ones unless `weak_gradient`.
         """
-        labeled_views = self.weak_views("labeled", labeled)
+        labeled_views = self.weak_views(labeled, "labeled")
         images = self.images(unlabeled)
-        weak_views = self.weak_view(images, unlabeled, stream="unlabeled")
+        weak_views = self.weak_view(images, unlabeled, "unlabeled")
         strong_views = self.strong_view(images)
         self.learn_augmentation(labeled_views, labeled)
         n, m = labeled.shape[0], unlabeled.shape[0]

@@ -3,14 +3,13 @@
 
 import dataclasses
 import hashlib
-import inspect
-import math
 import os
 import re
 
 from absl import flags
 
-from ssl_noisy import files, methods, networks, optimizers, schedules
+from ssl_noisy import arguments, files, methods, networks, optimizers, schedules
+from ssl_noisy.arguments import above, at_least, choice, count, string, switch
 from ssl_noisy.data import label_noise, noise_models, sources
 from ssl_noisy.data.label_budget import DRAWS
 from ssl_noisy.errors import UserError
@@ -18,16 +17,12 @@ from ssl_noisy.errors import UserError
 _FILES = ("label_file", "cifarn_file")
 REMOVERS = tuple(name for name in methods.names() if methods.get(name).removes_labels)
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-# Integers are below 2 to this power: a step is an int32, NumPy's legacy seeds are uint32.
-_BITS = {"seed": 32, "label_seed": 32, "noise_seed": 32}
-_BITS.update(dict.fromkeys(("steps", "steps_per_epoch", "steps_per_execution"), 31))
-_BITS.update(dict.fromkeys(("num_labels", "evaluation_batch_size"), 31))
 
 
-def _setting(default, help, *, minimum=None, choices=None, is_place=False):
+def _setting(argument, is_place=False):
     """A field of `Settings`. `is_place`: a path of this machine, no part of what a run computes."""
-    metadata = {"help": help, "minimum": minimum, "choices": choices, "is_place": is_place}
-    return dataclasses.field(default=default, metadata=metadata)
+    metadata = {"argument": argument, "is_place": is_place}
+    return dataclasses.field(default=argument.default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,107 +36,124 @@ class Settings:
         UserError: For a value out of range, or an argument that the method does not take.
     """
 
-    method: str = _setting("fixmatch", "the training method: a file of ssl_noisy/methods")
-    dataset: str = _setting("digits", f"the data: {sources.usage()}")
-    train_split: str | None = _setting(None, "training images, as a TFDS split: 'train[:45000]'")
-    validation_split: str | None = _setting(None, "validation images, as a TFDS split")
-    test_split: str | None = _setting(None, "test images, as a TFDS split")
+    method: str = _setting(
+        string("fixmatch", "Training method: the name of a file in ssl_noisy/methods.")
+    )
+    dataset: str = _setting(string("digits", f"The data: {sources.usage()}."))
+    train_split: str | None = _setting(
+        string(None, "Training images as a TFDS split, such as 'train[:45000]'.")
+    )
+    validation_split: str | None = _setting(string(None, "Validation images as a TFDS split."))
+    test_split: str | None = _setting(string(None, "Test images as a TFDS split."))
     num_labels: int | None = _setting(
-        None, "how many training images keep their label; unset: all", minimum=1
+        count(None, "Number of training images that keep their label. Unset: all.")
     )
     label_draw: str = _setting(
-        "balanced", "how they are chosen: per class, over all, or the first", choices=DRAWS
+        choice("balanced", DRAWS, "How to choose them: per class, over all classes, or the first.")
     )
-    label_seed: int | None = _setting(None, "seed of the choice; unset: --seed", minimum=0)
-    label_file: str | None = _setting(None, "read the choice from this JSON file instead")
+    label_seed: int | None = _setting(arguments.seed(None, "Seed of that choice. Unset: --seed."))
+    label_file: str | None = _setting(string(None, "Read the choice from this JSON file instead."))
     noise: str | None = _setting(
-        None,
-        f"wrong labels to train on, KIND:VALUE with a RATE in [0, 1): {label_noise.usage()}",
+        string(
+            None,
+            f"Wrong labels to train on, KIND:VALUE with a RATE in [0, 1): {label_noise.usage()}.",
+        )
     )
     noise_draw: str | None = _setting(
-        None,
-        "how labels are chosen: as many as the rate says (exact), or each by a coin (coin); "
-        "unset: exact",
-        choices=noise_models.DRAWS,
+        choice(
+            None,
+            noise_models.DRAWS,
+            "Change exactly the fraction of labels that the noise rate says, or toss a coin for "
+            "each label. Unset: exact.",
+        )
     )
-    noise_seed: int | None = _setting(None, "seed of the noise; unset: --seed", minimum=0)
+    noise_seed: int | None = _setting(arguments.seed(None, "Seed of the noise. Unset: --seed."))
     cifarn_file: str | None = _setting(
-        None, "the published CIFAR-N file, .pt or .npy, for --noise=cifarn:KEY; unset: TFDS's"
+        string(
+            None, "Published CIFAR-N file, .pt or .npy, for --noise=cifarn:KEY. Unset: TFDS's data."
+        )
     )
     remove_labels: str | None = _setting(
-        None, "remove the labels that this method flags, before training", choices=REMOVERS
+        choice(None, REMOVERS, "Before training, remove the labels that this method flags.")
     )
     network: str = _setting(
-        "wrn_28_2", "wrn_DEPTH_WIDTH or a name that `python -m ssl_noisy` lists"
+        string("wrn_28_2", "wrn_DEPTH_WIDTH or a name that `python -m ssl_noisy` lists.")
     )
     batch_norm_momentum: float | None = _setting(
-        None, "momentum of the running statistics, in [0, 1); unset: the network's own", minimum=0
+        arguments.momentum(
+            None, "Momentum of batch norm's running statistics. Unset: the network's own."
+        )
     )
     batch_norm_epsilon: float | None = _setting(
-        None, "what batch norm adds to the variance, > 0; unset: the network's own", minimum=0
+        above(0, None, "What batch norm adds to the variance. Unset: the network's own.")
     )
     normalization: str = _setting(
-        "scale",
-        "the network's first layer: scale pixels to [-1, 1], or subtract the mean and divide by "
-        "the standard deviation of each channel, of the training images (dataset) or ImageNet's",
-        choices=networks.NORMALIZATIONS,
+        choice(
+            "scale",
+            networks.NORMALIZATIONS,
+            "First layer of the network: scale pixels to [-1, 1], or subtract each channel's mean "
+            "and divide by its standard deviation, of the training images (dataset) or ImageNet's.",
+        )
     )
-    steps: int | None = _setting(None, "optimizer updates; unset: the paper's", minimum=1)
-    steps_per_epoch: int | None = _setting(None, "updates between two evaluations", minimum=1)
+    steps: int | None = _setting(count(None, "Optimizer updates. Unset: the paper's number."))
+    steps_per_epoch: int | None = _setting(count(None, "Updates between two evaluations."))
     optimizer: str | None = _setting(
-        None,
-        "which of Keras's; unset: the method's own, mostly sgd. With another one, learning rate "
-        "and momentum default to that optimizer's. With adamw and muon, --weight_decay is "
-        "decoupled instead of a term of the loss. Muon is for dense kernels, AdamW for the rest",
-        choices=optimizers.OPTIMIZERS,
+        choice(
+            None,
+            optimizers.OPTIMIZERS,
+            "Keras optimizer. Unset: that of the method, mostly sgd. Any other one uses its own "
+            "default learning rate and momentum. With adamw and muon, --weight_decay is decoupled "
+            "instead of a term of the loss. Muon is for dense kernels, AdamW for the rest.",
+        )
     )
-    learning_rate: float | None = _setting(None, "initial learning rate, > 0", minimum=0)
-    schedule: str | None = _setting(None, "how it decays", choices=schedules.SCHEDULES)
+    learning_rate: float | None = _setting(above(0, None, "Initial learning rate."))
+    schedule: str | None = _setting(
+        choice(None, schedules.SCHEDULES, "Decay of the learning rate.")
+    )
     momentum: float | None = _setting(
-        None, "momentum of SGD and Muon, beta_1 of Adam and AdamW, in [0, 1)", minimum=0
+        arguments.momentum(None, "Momentum of SGD and Muon; beta_1 of Adam and AdamW.")
     )
-    nesterov: bool | None = _setting(None, "whether SGD and Muon use Nesterov's momentum")
-    seed: int = _setting(0, "seed of weights, order, augmentation and labels", minimum=0)
-    precision: str = _setting("float32", "Keras dtype policy", choices=PRECISIONS)
+    nesterov: bool | None = _setting(switch(None, "Use Nesterov's momentum in SGD and Muon."))
+    seed: int = _setting(arguments.seed(0, "Seed of weights, order, augmentation and labels."))
+    precision: str = _setting(choice("float32", PRECISIONS, "Keras dtype policy."))
     jit_compile: str = _setting(
-        "auto",
-        "XLA; auto: with an accelerator, or on JAX. On a CPU TensorFlow is slower with it",
-        choices=("auto", "on", "off"),
+        choice(
+            "auto",
+            ("auto", "on", "off"),
+            "Compile with XLA. auto: with an accelerator, or on JAX. On a CPU TensorFlow is slower "
+            "with it.",
+        )
     )
-    steps_per_execution: int = _setting(1, "steps per call of the compiled function", minimum=1)
-    evaluation_batch_size: int = _setting(250, "test images at a time", minimum=1)
+    steps_per_execution: int = _setting(count(1, "Steps per call of the compiled function."))
+    evaluation_batch_size: int = _setting(count(250, "Test images per batch."))
     baseline: str | None = _setting(
-        None, "another method to run first, with the same labels, network and settings; '' for none"
+        string(
+            None,
+            "Another method to train first, with the same labels, network and settings; '' for "
+            "none.",
+        )
     )
     checkpoint_seconds: float = _setting(
-        60.0, "time between checkpoints, seconds; each evaluation writes one too", minimum=0
+        at_least(0, 60.0, "Seconds between checkpoints. Each evaluation writes one too.")
     )
-    plots: bool = _setting(True, "whether to draw curves.png and views.png")
+    plots: bool = _setting(switch(True, "Draw curves.png and views.png."))
     run_dir: str | None = _setting(
-        None, "folder of the run; unset: runs/ and a name made of the flags", is_place=True
+        string(None, "Folder of the run. Unset: runs/ and a name made of the flags."), is_place=True
     )
-    data_dir: str | None = _setting(None, "where TFDS keeps its data sets", is_place=True)
-    cache_dir: str | None = _setting(None, "where decoded data sets are kept", is_place=True)
+    data_dir: str | None = _setting(
+        string(None, "Folder in which TFDS keeps its data sets."), is_place=True
+    )
+    cache_dir: str | None = _setting(
+        string(None, "Folder in which decoded data sets are kept."), is_place=True
+    )
     method_arguments: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         for field in _fields():
             _check(field, getattr(self, field.name))
-        for name in ("momentum", "batch_norm_momentum"):
-            value = getattr(self, name)
-            if value is not None and value >= 1:
-                raise UserError(f"--{name} must be in [0, 1). Received: --{name}={value}")
-        for name in ("learning_rate", "batch_norm_epsilon"):
-            if getattr(self, name) == 0:
-                raise UserError(f"--{name} must be above 0. Received: --{name}=0.0")
         self._check_method_arguments()
         self._check_noise()
         self._check_optimizer()
-        for name, bits in _BITS.items():
-            if (getattr(self, name) or 0) >= 2**bits:
-                raise UserError(
-                    f"--{name} must be below 2**{bits}. Received: --{name}={getattr(self, name)}"
-                )
         if self.baseline is not None:
             methods.get(self.baseline)
         networks.find(self.network)
@@ -225,7 +237,7 @@ class Settings:
 
     def _defaults(self):
         """The values of what is unset: as the method's paper trains, at most one epoch of steps."""
-        paper = {"optimizer": "sgd", **self.learner_class.training_defaults}
+        paper = self.learner_class.training_defaults
         defaults = {**paper, "label_seed": self.seed}
         if self.optimizer not in (None, paper["optimizer"]):
             defaults = {k: v for k, v in defaults.items() if k not in ("momentum", "nesterov")}
@@ -239,9 +251,9 @@ class Settings:
 
     def resolved(self):
         """Returns these settings with the method's own defaults written out."""
-        arguments = {name: parameter.default for name, parameter in self._takes().items()}
-        arguments.update(self.method_arguments)
-        return dataclasses.replace(self, **self._defaults(), method_arguments=arguments)
+        values = {name: argument.default for name, argument in self._takes().items()}
+        values.update(self.method_arguments)
+        return dataclasses.replace(self, **self._defaults(), method_arguments=values)
 
     def for_baseline(self):
         """Returns the settings of the baseline run: the same, as far as its method takes them."""
@@ -297,26 +309,15 @@ def _flag_line(name, value):
 
 
 def _check(field, value):
-    minimum, choices = field.metadata["minimum"], field.metadata["choices"]
-    if value is None:
-        return
-    if choices and value not in choices:
-        raise UserError(
-            f"--{field.name} must be one of {', '.join(choices)}. Received: --{field.name}={value}"
-        )
-    # A flagfile holds a setting a line, in UTF-8; the system's own paths hold no NUL.
+    name = f"--{field.name}"
+    field.metadata["argument"].checked(value, name, name)
+    # A flagfile has one setting per line, in UTF-8; the system's own paths contain no NUL.
     if isinstance(value, str) and re.search("[\x00-\x1f\x7f\ud800-\udfff]", value):
         raise UserError(
-            f"--{field.name} must be UTF-8 text without control characters. Received: {value!r}"
+            f"{name} must be UTF-8 text without control characters. Received: {value!r}"
         )
     if isinstance(value, str) and len(value) > 4096:  # the longest path of Linux
-        raise UserError(
-            f"--{field.name} must have at most 4096 characters. Received: {len(value)} of them"
-        )
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and (not math.isfinite(value) or (minimum is not None and value < minimum)):
-        bound = "finite" if minimum is None else f"a finite number, at least {minimum}"
-        raise UserError(f"--{field.name} must be {bound}. Received: --{field.name}={value}")
+        raise UserError(f"{name} must have at most 4096 characters. Received: {len(value)} of them")
 
 
 # absl flags, read here and in the commands alone.
@@ -336,39 +337,39 @@ def define_flags(flag_values):
         The list of their names.
     """
     for field in _fields():
-        kind = next(t for t in _DEFINE if t in (field.type, *getattr(field.type, "__args__", ())))
-        help = field.metadata["help"]
-        if field.metadata["choices"]:
-            help = f"{help}: {', '.join(field.metadata['choices'])}"
-        _DEFINE[kind](field.name, field.default, help, flag_values=flag_values)
+        argument = field.metadata["argument"]
+        help = _help(argument)
+        _DEFINE[argument.kind](field.name, field.default, help, flag_values=flag_values)
     for name, takers in method_flags().items():
         meanings = {}
-        for method, (_, help) in takers.items():
-            meanings.setdefault(help, []).append(method)
-        help = " ".join(f"{text} (methods: {', '.join(them)})" for text, them in meanings.items())
-        annotation = takers[min(takers)][0].annotation
-        _DEFINE[annotation](name, None, help, flag_values=flag_values)
+        for method, argument in takers.items():
+            default = argument.default
+            shown = f"{default:.4g}" if isinstance(default, float) else str(default)
+            meanings.setdefault(_help(argument), {}).setdefault(shown, []).append(method)
+        help = " ".join(
+            f"{meaning} Default: "
+            + "; ".join(f"{default} ({', '.join(them)})" for default, them in defaults.items())
+            + "."
+            for meaning, defaults in meanings.items()
+        )
+        kind = takers[min(takers)].kind
+        _DEFINE[kind](name, None, help, flag_values=flag_values)
     return [*(field.name for field in _fields()), *method_flags()]
 
 
+def _help(argument):
+    """Returns the range and the meaning of an argument, for `--help`."""
+    requirement = argument.requirement
+    return f"{argument.help} Must be {requirement}." if requirement else argument.help
+
+
 def method_flags():
-    """Returns, for each argument of any method, a dict from method to `(parameter, help)`."""
+    """Returns, for each argument of any method, a dict from method to `Argument`."""
     found = {}
     for method in methods.names():
-        cls = methods.get(method)
-        for name, parameter in methods.arguments(method).items():
-            found.setdefault(name, {})[method] = (parameter, argument_help(cls, name))
+        for name, argument in methods.arguments(method).items():
+            found.setdefault(name, {})[method] = argument
     return found
-
-
-def argument_help(cls, name):
-    """Returns what the `Args` of a class's docstring, or its bases', say of an argument."""
-    for base in cls.__mro__:
-        doc = inspect.getdoc(base) or ""
-        match = re.search(rf"^ +{name}: (.*?)(?=^ *\w+: |^\S|\Z)", doc, re.M | re.S)
-        if match:
-            return " ".join(match[1].split())
-    raise ValueError(f"The docstring of {cls.__name__} does not document `{name}`.")
 
 
 def check_flagfiles(arguments, within=()):

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "ssl_noisy"
 # A module may import those of lower floors only (and those of the first, anything may).
 FLOORS = [
     {"errors", "machine", "streams"},
+    {"arguments"},
     {"files", "schedules", "runs.cost", "runs.signals", "contract"},
     {
         "losses",
@@ -27,7 +28,8 @@ FLOORS = [
     {"augment", "networks", "data.label_budget", "data.noise_models", "data.tfds_source"},
     {"augment.ctaugment", "data.task", "data.noise_file", "data.sources", "data.cifar_n", "batches"}
     | {"labels.record", "labels.aum", "labels.issues", "runs.checkpoint"},
-    {"data.label_noise", "labels.detection", "learner"},
+    {"data.label_noise", "labels.detection", "moving_average", "weak_views"},
+    {"learner"},
     {"semi_supervised", "robust"},
     {"methods"},
     {"settings", "recipes", "runs.evaluation", "runs.progress", "runs.plots"},

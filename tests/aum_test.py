@@ -11,7 +11,7 @@ from ssl_noisy.labels import aum
 
 class AUMTest(parameterized.TestCase):
     def test_it_is_the_mean_of_all_margins(self):
-        areas = ssl_noisy.AUM(num_examples=4)
+        areas = ssl_noisy.AUMCalculator(num_examples=4)
         areas.update(
             np.array([[3.0, 1.0, 2.0], [0.0, 4.0, 1.0]]), np.array([0, 2]), np.array([2, 0])
         )
@@ -19,13 +19,13 @@ class AUMTest(parameterized.TestCase):
         np.testing.assert_array_equal(areas.values, [-3.0, np.nan, (1 - 5) / 2, np.nan])
 
     def test_an_example_twice_in_a_batch_counts_twice(self):
-        areas = ssl_noisy.AUM(2)
+        areas = ssl_noisy.AUMCalculator(2)
         areas.update(np.array([[1.0, 0.0], [5.0, 0.0]]), np.array([0, 0]), np.array([1, 1]))
         self.assertEqual(areas.values[1], 3.0)
 
     def test_many_large_margins_keep_their_digits(self):
         """As asappresearch's package, which sums floats of double precision in a loop."""
-        rng, areas = np.random.default_rng(0), ssl_noisy.AUM(5)
+        rng, areas = np.random.default_rng(0), ssl_noisy.AUMCalculator(5)
         total = np.zeros(5)
         for _ in range(300):
             logits = rng.normal(0, 100, (5, 3)).astype("float32")
@@ -42,14 +42,14 @@ class AUMTest(parameterized.TestCase):
         (np.zeros((2, 3)), np.array([0.0, 1.0]), np.array([0, 1]), "labels.*float64"),
     )
     def test_it_refuses(self, logits, labels, indices, message):
-        areas = ssl_noisy.AUM(4)
+        areas = ssl_noisy.AUMCalculator(4)
         with self.assertRaisesRegex(ValueError, message):
             areas.update(logits, labels, indices)
         self.assertTrue(np.isnan(areas.values).all())
 
     def test_it_needs_examples(self):
         with self.assertRaisesRegex(ValueError, "num_examples"):
-            ssl_noisy.AUM(0)
+            ssl_noisy.AUMCalculator(0)
 
 
 class ThresholdTest(parameterized.TestCase):

@@ -304,7 +304,7 @@ class FitTest(parameterized.TestCase):
         low, high = ends = np.percentile(labeled, [10, 80])
         x = mixture.normalized(labeled, ends)[(labeled >= low) & (labeled <= high)]
         self.assertLen(x, 28)
-        fitted = mixture.BetaMixture(10, tol=0, init_params="authors").fit(x)
+        fitted = mixture.BetaMixtureModel(10, tol=0, init_params="authors").fit(x)
         parameters = np.stack([fitted.alphas_, fitted.betas_, fitted.weights_])
         after = self.states(learner)
         np.testing.assert_allclose(after[0], parameters, rtol=2e-3)

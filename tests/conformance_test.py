@@ -4,6 +4,7 @@
 Each method has a test class of its own, so that its tests share one trained reference.
 """
 
+import inspect
 import os
 from unittest import mock
 
@@ -18,56 +19,6 @@ from ssl_noisy.augment import views as augment_views
 from ssl_noisy.runs import checkpoint
 
 NUM_METHODS = 19  # raise it with each new file: an empty folder must not pass
-OUT_OF_RANGE = {
-    "batch_size": (0, -3),
-    "weight_decay": (-1e-9, float("nan"), float("inf")),
-    "ema_momentum": (-0.1, 1.0, float("nan")),
-    "weak_augmentation": ("blur",),
-    "unlabeled_ratio": (0, -7),
-    "confidence_threshold": (-0.01, 1.01, float("nan")),
-    "unsupervised_weight": (-1.0, float("nan"), float("inf")),
-    "strong_augmentation": ("autoaugment",),
-    "decayed": ("biases",),
-    "temperature": (0.0, -1.0, float("nan"), float("inf")),
-    "tsa": ("cosine",),
-    "entropy_weight": (-1.0, float("nan"), float("inf")),
-    "ramp_start": (-0.1, 1.1, float("nan")),
-    "ramp_end": (-0.1, 1.1, float("nan")),
-    "mixup_alpha": (-0.5, float("nan"), float("inf")),
-    "anchor_weight": (-1.0, float("nan"), float("inf")),
-    "rotation_weight": (-1.0, float("nan"), float("inf")),
-    "num_strong_views": (0, -1),
-    "fairness_weight": (-1.0, float("nan"), float("inf")),
-    "threshold_momentum": (-0.1, 1.0, float("nan")),
-    "num_sigmas": (0.0, -1.0, float("nan"), float("inf")),
-    "unlabeled_batch_size": (0, -1),
-    "warmup_epochs": (-1,),
-    "prior_weight": (-1.0, float("nan"), float("inf")),
-    "loss_window": (0, -2),
-    "num_snapshots": (0, -2),
-    "loss_exponent": (0.0, 1.1, float("nan")),
-    "target_momentum": (-0.1, 1.0, float("nan")),
-    "early_learning_weight": (-1.0, float("nan"), float("inf")),
-    "confidence_weight": (-1.0, float("nan"), float("inf")),
-    "confidence_start": (-0.1, 1.1, float("nan")),
-    "confidence_end": (-0.1, 1.1, float("nan")),
-    "sieve_start": (-0.1, 1.1, float("nan")),
-    "assumed_noise_rate": (-0.1, 1.0, float("nan")),
-    "selection_end": (-0.1, 1.1, float("nan")),
-    "clean_threshold": (-0.1, 1.0, float("nan")),
-    "pass_share": (0.0, -1.0, float("nan"), float("inf")),
-    "pass_batch_size": (0, -1),
-    "threshold_percentile": (-1.0, 100.1, float("nan")),
-    "combine": ("xor",),
-    "threshold_samples": ("half",),
-    "variant": ("m_dyr",),
-    "bootstrap_start": (-0.1, 1.0, float("nan")),
-    "guided_end": (-0.1, 1.1, float("nan")),
-    "temperature_end": (-0.1, 1.1, float("nan")),
-    "static_weight": (-0.1, 1.1, float("nan")),
-    "low_percentile": (-1.0, 100.0, float("nan")),
-    "high_percentile": (0.0, 100.1, float("nan")),
-}
 RAND_AUGMENT = augment.rand_augment
 
 
@@ -216,9 +167,9 @@ class MethodTest(absltest.TestCase):
     def test_config_round_trip(self):
         other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 or 0.125}
         changed = {"seed": 5, "steps": 9, "weak_augmentation": "none", "decayed": "kernels"}
-        for name, parameter in methods.arguments(self.method).items():
-            if parameter.annotation in other:
-                changed[name] = other[parameter.annotation](parameter.default)
+        for name, argument in methods.arguments(self.method).items():
+            if argument.kind in other:
+                changed[name] = other[argument.kind](argument.default)
         learner, _ = toy.learner(self.method, **changed)
         config = learner.get_config()
         self.assertEqual({k: config[k] for k in changed}, changed)
@@ -240,17 +191,23 @@ class MethodTest(absltest.TestCase):
             self.assertEqual(int(learner.first_nonfinite_step.numpy()), -1)
 
     def test_arguments_out_of_range_are_refused(self):
-        for name, values in OUT_OF_RANGE.items():
-            for value in values if name in methods.arguments(self.method) else ():
+        cls, network = methods.get(self.method), toy.network()
+        for name, argument in methods.arguments(self.method).items():
+            self.assertIs(type(argument.default), argument.kind, name)
+            self.assertGreater(len(argument.help), 10, name)
+            self.assertTrue(argument.invalid or argument.kind is bool, name)
+            for value in (*argument.invalid, [1], None):
                 with self.assertRaisesRegex(ValueError, f"`{name}` argument of .* must be"):
-                    toy.learner(self.method, **{name: value})
+                    cls(network, **{name: value})
 
-    def test_every_argument_has_a_type_a_default_and_a_range_test(self):
-        for name, parameter in methods.arguments(self.method).items():
-            self.assertIn(parameter.annotation, (int, float, bool, str), name)
-            self.assertIs(type(parameter.default), parameter.annotation, name)
-            if parameter.annotation is not bool:
-                self.assertIn(name, OUT_OF_RANGE)
+    def test_the_class_has_the_methods_name_and_shows_its_arguments(self):
+        cls = methods.get(self.method)
+        self.assertEqual(cls.__name__.lower(), self.method.replace("_", ""))
+        parameters = inspect.signature(cls).parameters
+        self.assertEqual([*parameters][:2], ["network", "task"])
+        for name, argument in cls.arguments().items():
+            self.assertEqual(parameters[name].default, argument.default)
+            self.assertRegex(cls.__doc__, f"\n    {name}: {argument.kind.__name__}")
 
 
 for _name in methods.names():

@@ -124,17 +124,23 @@ class LossesTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "`probs` must have rank 2"):
             losses.confident_labels(np.zeros((2,), "float32"), 0.5)
 
-    def test_masked_mean_counts_masked_examples_and_does_not_broadcast(self):
+    def test_batch_mean_counts_masked_examples_and_does_not_broadcast(self):
         values = np.array([0.2, 0.9, 0.1], "float32")
         mask = np.array([1.0, 0.0, 1.0], "float32")
         # (0.2 + 0.1) / 3; the mean of kept ones would be 0.15, mean x mean 0.2667.
-        self.assertAlmostEqual(float(losses.masked_mean(values, mask)), 0.1, places=6)
+        self.assertAlmostEqual(float(losses.batch_mean(values, mask)), 0.1, places=6)
         with self.assertRaisesRegex(ValueError, r"`mask` must have shape \(3,\)"):
-            losses.masked_mean(values, mask[:, None])
+            losses.batch_mean(values, mask[:, None])
 
     def test_nothing_kept_is_exactly_zero(self):
-        value = losses.masked_mean(np.array([5.0, 7.0], "float32"), np.zeros(2, "float32"))
+        value = losses.batch_mean(np.array([5.0, 7.0], "float32"), np.zeros(2, "float32"))
         self.assertEqual(float(value), 0.0)
+
+    def test_masked_mean_is_of_the_kept(self):
+        values = np.array([1.0, 5.0, 9.0], "float32")
+        mean = losses.masked_mean(values, np.array([1.0, 0.0, 1.0], "float32"))
+        self.assertEqual(float(mean), 5.0)
+        self.assertEqual(float(losses.masked_mean(values, np.zeros(3, "float32"))), 0.0)
 
     def test_l2_is_half_the_sum_of_squares(self):
         value = losses.l2([np.array([[1.0, 2.0]]), np.array([3.0])])

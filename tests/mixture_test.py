@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture
 
 from ssl_noisy.labels import mixture
-from ssl_noisy.labels.mixture import BetaMixture
+from ssl_noisy.labels.mixture import BetaMixtureModel
 
 NO_FIT = (np.full((3, 2), 7, "float32"), np.zeros(2, "float32"), np.zeros(100, "float32"))
 
@@ -99,7 +99,7 @@ class AuthorsTest(parameterized.TestCase):
     )
     def test_ten_steps_are_the_published_ones(self, components):
         x = beta_sample(*components)
-        fitted = BetaMixture(max_iter=10, tol=0).fit(x)
+        fitted = BetaMixtureModel(max_iter=10, tol=0).fit(x)
         np.testing.assert_allclose(parameters_of(fitted), plain_em(x, 10), rtol=1e-7)
         self.assertEqual((fitted.n_iter_, fitted.converged_), (10, False))
         # It is far from where it would end: a step more or less is seen.
@@ -198,7 +198,7 @@ class StepTest(parameterized.TestCase):
         losses = some_losses()
         low, high = ends = np.percentile(losses, [10, 90])
         x = mixture.normalized(losses, ends)[(losses >= low) & (losses <= high)]
-        expected = parameters_of(BetaMixture(10, tol=0, init_params="authors").fit(x))
+        expected = parameters_of(BetaMixtureModel(10, tol=0, init_params="authors").fit(x))
         # Losses that are not known take no part.
         padded = np.insert(losses, [0, 7, len(losses)], [np.nan, np.inf, np.nan])
         found = compiled(lambda v: mixture.fit_losses(v, NO_FIT, 10, 90), jit)(padded)
@@ -272,7 +272,7 @@ class DegenerateTest(parameterized.TestCase):
         np.testing.assert_array_equal(found[0], [2, 1])
 
     def test_fits_whose_components_change_places_are_ordered(self):
-        losses, authors = some_losses(), BetaMixture(10, tol=0, init_params="authors")
+        losses, authors = some_losses(), BetaMixtureModel(10, tol=0, init_params="authors")
         x = mixture.normalized(losses, mixture.loss_range(losses, 0, 100))
         expected = parameters_of(authors.fit(x))
         with mock.patch.object(mixture, "INITIAL", mixture.INITIAL[:, ::-1].copy()):
@@ -289,7 +289,7 @@ class EstimatorTest(parameterized.TestCase):
         ("poles", (0.7, 6, 5000), (5, 3, 5000), 0.1),
     )
     def test_it_finds_two_components(self, clean, noisy, tolerance):
-        fitted = BetaMixture().fit(beta_sample(clean, noisy))
+        fitted = BetaMixtureModel().fit(beta_sample(clean, noisy))
         expected = np.array([clean, noisy], "float64").T / [[1], [1], [1e4]]
         np.testing.assert_allclose(parameters_of(fitted), expected, rtol=tolerance)
         self.assertTrue(fitted.is_bimodal_)
@@ -298,19 +298,19 @@ class EstimatorTest(parameterized.TestCase):
 
     def test_the_start_of_the_authors_may_end_elsewhere(self):
         x = beta_sample((2, 10, 6000), (8, 3, 4000), seed=1)
-        own = BetaMixture().fit(x)
-        authors = BetaMixture(init_params="authors").fit(x)
+        own = BetaMixtureModel().fit(x)
+        authors = BetaMixtureModel(init_params="authors").fit(x)
         self.assertGreater(own.lower_bound_, authors.lower_bound_ + 0.15)
         self.assertFalse(authors.is_bimodal_)
 
     def test_the_likeliest_step_is_kept_unless_there_is_no_test_of_convergence(self):
         x, likelihoods = beta_sample((2, 10, 6000), (8, 3, 4000), seed=1), []
         for steps in (1, 10, 50):
-            fitted = BetaMixture(steps, tol=0, init_params="authors").fit(x)
+            fitted = BetaMixtureModel(steps, tol=0, init_params="authors").fit(x)
             likelihoods.append(np.mean(np.log(fitted.density(x).sum(axis=1))))
             self.assertAlmostEqual(fitted.lower_bound_, likelihoods[-1])
         self.assertGreater(likelihoods[1], max(likelihoods[::2]) + 2e-4)
-        fitted = BetaMixture(50, init_params="authors").fit(x)
+        fitted = BetaMixtureModel(50, init_params="authors").fit(x)
         self.assertGreaterEqual(fitted.lower_bound_, likelihoods[1])
         likelihood = np.mean(np.log(fitted.density(x).sum(axis=1)))
         self.assertAlmostEqual(fitted.lower_bound_, likelihood)
@@ -319,22 +319,22 @@ class EstimatorTest(parameterized.TestCase):
         ("few_large_losses", (1.2, 8)), ("symmetric", (5, 5)), ("flat", (1, 1)), ("pole", (0.5, 5))
     )
     def test_one_mode_is_not_two(self, shapes):
-        fitted = BetaMixture().fit(beta_sample((*shapes, 10_000)))
+        fitted = BetaMixtureModel().fit(beta_sample((*shapes, 10_000)))
         self.assertFalse(fitted.is_bimodal_)
         self.assertLess(fitted.dip_, 0.15)
         # Though it calls many noisy.
         self.assertGreater(fitted.weights_.min(), 0.1)
 
     def test_two_modes_are_two(self):
-        self.assertTrue(BetaMixture().fit(beta_sample((0.5, 0.5, 10_000))).is_bimodal_)
-        self.assertTrue(BetaMixture().fit(np.repeat([0, 1], 20)).is_bimodal_)
+        self.assertTrue(BetaMixtureModel().fit(beta_sample((0.5, 0.5, 10_000))).is_bimodal_)
+        self.assertTrue(BetaMixtureModel().fit(np.repeat([0, 1], 20)).is_bimodal_)
         # A mode of less than a hundredth is none.
-        few = BetaMixture().fit(beta_sample((3, 20, 9950), (60, 6, 50)))
+        few = BetaMixtureModel().fit(beta_sample((3, 20, 9950), (60, 6, 50)))
         self.assertGreater(few.dip_, 0.5)
         self.assertFalse(few.is_bimodal_)
 
     def test_density_and_posterior(self):
-        fitted = BetaMixture().fit(beta_sample((2, 10, 600), (8, 3, 400)))
+        fitted = BetaMixtureModel().fit(beta_sample((2, 10, 600), (8, 3, 400)))
         x = np.array([0.05, 0.3, 0.5, 0.9])
         expected = np.stack(
             [
@@ -362,26 +362,26 @@ class EstimatorTest(parameterized.TestCase):
     )
     def test_degenerate_samples_give_numbers(self, x):
         for init_params in mixture.STARTS:
-            fitted = BetaMixture(init_params=init_params).fit(x)
+            fitted = BetaMixtureModel(init_params=init_params).fit(x)
             self.assertTrue(np.isfinite(parameters_of(fitted)).all())
             self.assertTrue(np.isfinite([fitted.lower_bound_, fitted.dip_]).all())
             np.testing.assert_allclose(fitted.predict_proba(x).sum(axis=1), 1)
             means = fitted.alphas_ / (fitted.alphas_ + fitted.betas_)
             self.assertLessEqual(means[0], means[1] + 1e-6)
         if np.ptp(x) == 0:  # where nothing tells them apart, none is noisy
-            self.assertGreater(BetaMixture().fit(x).weights_[0], 0.999)
+            self.assertGreater(BetaMixtureModel().fit(x).weights_[0], 0.999)
             self.assertFalse(fitted.is_bimodal_)
 
     def test_max_iter_and_tol(self):
         x = beta_sample((1.2, 20, 600), (4, 4, 400))
-        short = BetaMixture(max_iter=3).fit(x)
+        short = BetaMixtureModel(max_iter=3).fit(x)
         self.assertEqual((short.n_iter_, short.converged_), (3, False))
-        loose, tight = (BetaMixture(1000, tol=tol).fit(x) for tol in (1e-3, 1e-8))
+        loose, tight = (BetaMixtureModel(1000, tol=tol).fit(x) for tol in (1e-3, 1e-8))
         self.assertTrue(loose.converged_ and tight.converged_)
         self.assertLess(loose.n_iter_, tight.n_iter_)
 
     def test_it_is_an_estimator(self):
-        fitted = BetaMixture(max_iter=7, tol=0.5, init_params="authors")
+        fitted = BetaMixtureModel(max_iter=7, tol=0.5, init_params="authors")
         expected = {"max_iter": 7, "tol": 0.5, "init_params": "authors"}
         self.assertEqual(clone(fitted).get_params(), expected)
         self.assertIs(fitted.set_params(max_iter=8, tol=0), fitted)
@@ -390,17 +390,17 @@ class EstimatorTest(parameterized.TestCase):
         self.assertEqual(fitted.n_iter_, 8)
         np.testing.assert_array_equal(clone(fitted).fit(x).alphas_, fitted.alphas_)
         with self.assertRaises(NotFittedError):
-            BetaMixture().predict_proba(x)
+            BetaMixtureModel().predict_proba(x)
 
     def test_what_is_refused(self):
         for x in ([0.5], [0.1, np.nan], [0.1, 1.01], [-1e-9, 0.5], np.ones((4, 2)) / 2, 0.5):
             with self.assertRaisesRegex(ValueError, r"`x` must have shape \(n,\) or") as caught:
-                BetaMixture().fit(x)
+                BetaMixtureModel().fit(x)
             self.assertNotIn("\n", str(caught.exception))
         for wrong in ({"max_iter": 0}, {"tol": -1e-9}, {"tol": np.nan}, {"init_params": "random"}):
             with self.assertRaisesRegex(ValueError, "`max_iter` must be at least 1.*Received: "):
-                BetaMixture(**wrong).fit([0.1, 0.9])
-        fitted = BetaMixture().fit([0.1, 0.9])
+                BetaMixtureModel(**wrong).fit([0.1, 0.9])
+        fitted = BetaMixtureModel().fit([0.1, 0.9])
         self.assertEqual(fitted.predict_proba([0.5]).shape, (1, 2))
         with self.assertRaisesRegex(ValueError, "1 outside"):
             fitted.density([0.5, 2])
@@ -446,14 +446,14 @@ class GaussianTest(parameterized.TestCase):
 
 class SeparationTest(absltest.TestCase):
     def test_separation_by_hand(self):
-        fitted = mixture.BetaMixture().fit(np.linspace(0.2, 0.8, 20))
+        fitted = mixture.BetaMixtureModel().fit(np.linspace(0.2, 0.8, 20))
         fitted.fit(np.concatenate([np.linspace(0.05, 0.15, 50), np.linspace(0.85, 0.95, 50)]))
         # Uniform samples of width 0.1: means 0.1 and 0.9, variances 0.1^2 / 12 and a little.
         deviation = np.linspace(0.05, 0.15, 50).std()
         self.assertAlmostEqual(fitted.separation_, 0.8 / deviation, delta=0.01)
 
     def test_monotone_posterior_keeps_the_value_of_the_turning_point(self):
-        fitted = mixture.BetaMixture().fit(np.linspace(0.1, 0.9, 50))
+        fitted = mixture.BetaMixtureModel().fit(np.linspace(0.1, 0.9, 50))
         # Log odds of 2 log x + log(1 - x): they turn at 2/3, and fall from there on.
         fitted.alphas_, fitted.betas_ = np.array([2.0, 4.0]), np.array([2.0, 3.0])
         x = np.array([0.2, 0.5, 2 / 3, 0.8, 0.99])

@@ -201,7 +201,7 @@ class MistakeTest(MistakeCase):
         self.assertIn(message, self.refuse(*SMALL, argument))
 
     @parameterized.parameters(
-        ("--pass_share=0", "`pass_share` argument of `AreaUnderMargin` must be above 0"),
+        ("--pass_share=0", "`pass_share` argument of `AUM` must be above 0"),
         ("--combine=xor", "`combine` argument"),
         ("--num_labels=10", "AUM needs at least 11 labeled examples"),
         ("--remove_labels=aum", "removes labels itself"),

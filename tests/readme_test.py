@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import glob
 import importlib.util
+import inspect
 import io
 import os
 import pathlib
@@ -24,6 +25,7 @@ from absl.testing import absltest, parameterized
 import ssl_noisy
 from ssl_noisy import __main__ as listing
 from ssl_noisy import command, methods, networks, recipes, settings
+from ssl_noisy.arguments import fraction
 from ssl_noisy.augment import views as augment_views
 from ssl_noisy.data import label_noise, sources
 from ssl_noisy.labels import mixture
@@ -89,7 +91,13 @@ class PythonTest(ExampleCase):
             "docs/your_data.md": 1,
         }
         self.assertEqual(counts, run_below)
-        run_below = {"aum.AUM", "learner.Learner", "mixture.BetaMixture", "run.run"}
+        run_below = {
+            "arguments.",
+            "aum.AUMCalculator",
+            "learner.Learner",
+            "mixture.BetaMixtureModel",
+            "run.run",
+        }
         self.assertEqual(set(DOCSTRINGS), run_below)
 
     @parameterized.parameters("build", *toy.USERS_NETWORKS)
@@ -229,15 +237,22 @@ class DocstringTest(ExampleCase):
             "given_labels": labels,
             "batches": [np.array([0, 1]), np.array([2])],
         }
-        exec(DOCSTRINGS["aum.AUM"], names)
+        exec(DOCSTRINGS["aum.AUMCalculator"], names)
         self.assertEqual(names["aum"].values.tolist(), [4.0, -2.0, 2.0])
         self.assertEqual(names["suspicious"].tolist(), [1, 2, 0])
+
+    def test_declared_arguments(self):
+        names = {"Learner": ssl_noisy.Learner, "fraction": fraction}
+        exec(DOCSTRINGS["arguments."], names)
+        parameters = inspect.signature(names["MyMethod"]).parameters
+        self.assertEqual(parameters["confidence_threshold"].default, 0.95)
+        self.assertEqual(parameters["batch_size"].default, 32)
 
     def test_beta_mixture(self):
         rng = np.random.default_rng(0)
         losses = np.concatenate([rng.gamma(2, 0.1, 300), 2 + rng.gamma(2, 0.2, 100)])
         names = {"losses": losses, "mixture": mixture}
-        exec(DOCSTRINGS["mixture.BetaMixture"], names)
+        exec(DOCSTRINGS["mixture.BetaMixtureModel"], names)
         noisy = names["probability_of_noise"] > 0.5
         self.assertGreater(np.mean(noisy == (losses > 2)), 0.95)
 

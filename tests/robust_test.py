@@ -114,13 +114,5 @@ class RememberTest(absltest.TestCase):
         np.testing.assert_array_equal(learner.sieve_values, [1, 8, 3])
 
 
-class MeanTest(absltest.TestCase):
-    def test_it_is_of_the_kept(self):
-        values = np.array([1.0, 5.0, 9.0], "float32")
-        mean = robust.mean_of_kept(values, np.array([1.0, 0.0, 1.0], "float32"))
-        self.assertEqual(float(mean), 5.0)
-        self.assertEqual(float(robust.mean_of_kept(values, np.zeros(3, "float32"))), 0.0)
-
-
 if __name__ == "__main__":
     absltest.main()

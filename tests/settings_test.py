@@ -77,14 +77,14 @@ class SettingsTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ("--method=fixmtach", "Unknown method 'fixmtach'. Did you mean 'fixmatch'?"),
-        ("--num_labels=0", "--num_labels must be a finite number, at least 1"),
+        ("--num_labels=0", "--num_labels must be at least 1"),
         ("--steps=-5", "--steps must be"),
         ("--learning_rate=nan", "--learning_rate must be"),
         ("--learning_rate=0", "--learning_rate must be above 0"),
         ("--learning_rate=inf", "--learning_rate must be"),
         ("--momentum=1", r"--momentum must be in \[0, 1\)"),
         ("--precision=float8", "--precision must be one of float32"),
-        ("--seed=4294967296", r"--seed must be below 2\*\*32"),
+        ("--seed=4294967296", r"--seed must be .* below 2\*\*32"),
         ("--batch_norm_epsilon=0", "--batch_norm_epsilon must be above 0"),
         ("--normalization=zscore", "--normalization must be one of scale, dataset, imagenet"),
         ("--optimizer=lion", "--optimizer must be one of sgd, adam, adamw, muon"),
@@ -92,7 +92,7 @@ class SettingsTest(parameterized.TestCase):
         ("--label_draw=best", "--label_draw must be one of balanced"),
         ("--jit_compile=maybe", "--jit_compile must be one of auto, on, off"),
         ("--steps_per_execution=3", "must divide --steps=1048576"),
-        ("--steps=99999999999999999999999", r"--steps must be below 2\*\*31"),
+        ("--steps=99999999999999999999999", r"--steps must be .* below 2\*\*31"),
         ("--network=wrn_28_100000000", r"and 1e\+09 parameters. Received: .*about 3.9e\+21"),
         ("--network=wrn_1000000000000_2", "a depth of at most 1000"),
         ("--network=wrn_28_" + 4000 * "9", "Unknown network"),
@@ -118,9 +118,9 @@ class SettingsTest(parameterized.TestCase):
             parse(f"--method={method}", f"--{start}=0.3", f"--{end}=0.2")
 
     def test_all_that_a_run_trains_is_checked(self):
-        with self.assertRaisesRegex(ValueError, "`combine` argument of `AreaUnderMargin`"):
+        with self.assertRaisesRegex(ValueError, "`combine` argument of `AUM`"):
             parse("--remove_labels=aum", "--combine=xor")
-        with self.assertRaisesRegex(ValueError, "--steps must be below"):
+        with self.assertRaisesRegex(ValueError, "--steps must be .* below"):
             parse("--method=aum", "--pass_share=1e30")
         with self.assertRaisesRegex(ValueError, "leaves one of 10 steps to bootstrap in"):
             parse("--method=beta_mixture", "--steps=10", "--bootstrap_start=0.95")
@@ -216,15 +216,18 @@ class FlagsTest(absltest.TestCase):
 
     def test_the_same_name_means_the_same_in_every_method(self):
         for name, takers in settings.method_flags().items():
-            kinds = {parameter.annotation for parameter, _ in takers.values()}
-            self.assertLen(kinds, 1, name)
+            self.assertLen({argument.kind for argument in takers.values()}, 1, name)
             if name != "confidence_threshold":  # `>=` or `>`, of all classes or the best learned
-                self.assertLen({help for _, help in takers.values()}, 1, name)
+                self.assertLen({argument.help for argument in takers.values()}, 1, name)
 
-    def test_every_argument_is_documented(self):
-        for method in methods.names():
-            for name in methods.arguments(method):
-                self.assertGreater(len(settings.argument_help(methods.get(method), name)), 10)
+    def test_help_states_range_and_defaults(self):
+        values = flags.FlagValues()
+        settings.define_flags(values)
+        text = values["tsa"].help
+        self.assertIn(" Must be one of none, linear, log, exp. Default: none (uda).", text)
+        text = values["fairness_weight"].help
+        self.assertIn("Must be at least 0. Default: 0.001 (freematch).", text)
+        self.assertIn("0.0001 (", values["weight_decay"].help)
 
 
 if __name__ == "__main__":

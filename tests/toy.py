@@ -180,8 +180,8 @@ def statistics(method, gray):
     made, _ = learner(method)
     views = made.weak_views
 
-    def weak_views(stream, indices):
-        made_views = views(stream, indices)
+    def weak_views(indices, stream):
+        made_views = views(indices, stream)
         return made_views if stream == "labeled" else keras.ops.full_like(made_views, gray)
 
     made.weak_views = weak_views

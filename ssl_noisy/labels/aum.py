@@ -81,11 +81,11 @@ def combined(flags, is_judge, combine="and"):
     return (votes > 0) & (votes >= (judges if combine == "and" else 1))
 
 
-class AUM:
+class AUMCalculator:
     """The area under the margin of every example, for a training loop of your own.
 
     ```python
-    aum = ssl_noisy.AUM(num_examples=len(images))
+    aum = ssl_noisy.AUMCalculator(num_examples=len(images))
     for indices in batches:
         logits = network(images[indices], training=True)
         aum.update(logits, given_labels[indices], indices)  # before the weights are updated

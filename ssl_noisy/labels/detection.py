@@ -71,7 +71,7 @@ def fit_posterior(losses):
         losses: Float array `(n,)`, such as `mean_loss` of a record; NaN where unknown.
 
     Returns:
-        `(fitted, x, posterior)`: the `mixture.BetaMixture`, the normalized losses, float `(n,)`
+        `(fitted, x, posterior)`: the `BetaMixtureModel`, the normalized losses, float `(n,)`
         in [0.001, 0.999], and the posterior, float `(n,)` in [0, 1]; both NaN where the loss is.
         Where there is nothing to fit (fewer than 10 losses known, or all equal), `fitted` is
         None and all is NaN.
@@ -93,7 +93,7 @@ def fit_posterior(losses):
     # Ten steps, as the authors do: steps of moments may converge to two equal components. On the
     # digits with 40 % of the labels wrong, 100 steps estimated 51 % noise and flagged all.
     within = x[(losses >= low) & (losses <= high)]
-    fitted = mixture.BetaMixture(max_iter=10, tol=0, init_params="kmeans").fit(within)
+    fitted = mixture.BetaMixtureModel(max_iter=10, tol=0, init_params="kmeans").fit(within)
     posterior[known] = fitted.monotone_posterior(x[known])
     return fitted, x, posterior
 

@@ -118,7 +118,7 @@ def are_separated(fitted, confident, contradicted):
     """Returns whether a mixture of margins tells right labels from wrong ones.
 
     Args:
-        fitted: The `BetaMixture`, or None.
+        fitted: The `BetaMixtureModel`, or None.
         confident, contradicted: Integers, the labels that the network contradicts with confidence,
             and at all.
     """
@@ -152,14 +152,14 @@ def fit(margins):
         margins: Float array `(n,)` in [-1, 1].
 
     Returns:
-        `(fitted, posterior)`: the `BetaMixture` of (1 - margin) / 2, and each label's probability
-        of being wrong, float `(n,)`, which never falls as the margin does. Both are None where
-        there is nothing to fit: fewer than 10 margins, or all equal.
+        `(fitted, posterior)`: the `BetaMixtureModel` of (1 - margin) / 2, and the probability
+        that each label is wrong, float `(n,)`, which never falls as the margin does. Both are None
+        where there is nothing to fit: fewer than 10 margins, or all equal.
     """
     if len(margins) < LEAST_LABELS or np.ptp(margins) < 1e-6:
         return None, None
     x = np.clip((1 - margins) / 2, 0, 1)  # sums in float32 may pass the ends
-    fitted = mixture.BetaMixture().fit(x)
+    fitted = mixture.BetaMixtureModel().fit(x)
     return fitted, fitted.monotone_posterior(x)
 
 

@@ -6,15 +6,12 @@ its place in the conformance tests and in `python -m ssl_noisy`.
 """
 
 import difflib
-import functools
 import importlib
 import inspect
 import pkgutil
 
-import keras
-
 from ssl_noisy.errors import UserError
-from ssl_noisy.learner import RUN_ARGUMENTS, Learner, constructor_arguments
+from ssl_noisy.learner import Learner
 
 
 def names():
@@ -48,23 +45,13 @@ def get(name):
 
 
 def arguments(name):
-    """Returns the arguments of the method `name` that are flags: a dict to `inspect.Parameter`."""
-    found = constructor_arguments(get(name))
-    return {key: value for key, value in found.items() if key not in RUN_ARGUMENTS}
+    """Returns the arguments of the method `name` that are flags: a dict to `Argument`."""
+    return {key: value for key, value in get(name).arguments().items() if value.is_flag}
 
 
 def check(name, **arguments):
-    """Raises the `UserError` of an argument of the method `name` that is out of its range.
+    """Raises the `UserError` of arguments of the method `name` that are out of range.
 
-    It needs no data: the constructor, which knows the ranges, runs on a network of one layer. A
-    range that depends on the data is checked when a `Task` is attached.
+    It needs no data. What depends on the data is checked when a `Task` is attached.
     """
-    _check(name, tuple(sorted(arguments.items())))
-
-
-@functools.cache  # keeps no error; settings are made several times a run
-def _check(name, arguments):
-    inputs = keras.Input((1, 1, 1), name="images")
-    features = keras.layers.Flatten(name="features")(inputs)
-    network = keras.Model(inputs, keras.layers.Dense(2, name="logits")(features), name="check")
-    get(name)(network, name="check", **dict(arguments))
+    get(name).checked_arguments(**arguments)

@@ -7,8 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import augment, losses
-from ssl_noisy.learner import WEAK_AUGMENTATIONS, Learner
+from ssl_noisy import arguments, augment, losses
+from ssl_noisy.arguments import at_least, count
+from ssl_noisy.learner import Learner
 
 
 def dropout_layers(model):
@@ -45,80 +46,56 @@ class Arazo(Learner):
     - Batch norm's running statistics are averaged over the snapshots, not computed anew.
     - The order of the four color changes is fixed (see `augment.color_jitter`).
 
-    Args:
-        unlabeled_batch_size: Positive integer, unlabeled examples a step; a step of the warm-up
-            takes `batch_size` and as many more labeled ones.
-        warmup_epochs: Integer >= 0, passes through the labeled examples alone at the start; at
-            most a tenth of the training.
-        mixup_alpha: Float >= 0: the share of an image in a mixture is drawn from
-            Beta(mixup_alpha, mixup_alpha). 0 mixes nothing.
-        prior_weight: Float >= 0, the weight of R_A.
-        entropy_weight: Float >= 0, the weight of the mean entropy of predictions.
-        num_snapshots: Positive integer, snapshots in the last eighth of the training. Before
-            the first, the average is the moving one of `ema_momentum`.
-
     Reference:
         [Arazo et al., 2020](https://arxiv.org/abs/1908.02983), section 3.
     """
 
+    batch_size: int = Learner.batch_size.with_default(16)
+    unlabeled_batch_size: int = count(
+        84, "Unlabeled examples per step. The warm-up takes as many more labeled ones instead."
+    )
+    warmup_epochs: int = count(
+        10,
+        "Epochs on the labeled examples alone at the start; at most a tenth of the training.",
+        minimum=0,
+    )
+    mixup_alpha: float = arguments.mixup_alpha(1.0)
+    prior_weight: float = at_least(0, 0.8, "Weight of R_A.")
+    entropy_weight: float = at_least(0, 0.4, "Weight of the mean entropy of predictions.")
+    num_snapshots: int = count(
+        10,
+        "Snapshots in the last eighth of the training. Before the first, the average is the moving "
+        "one of `ema_momentum`.",
+    )
+    weight_decay: float = Learner.weight_decay.with_default(1e-4)
+    decayed: str = Learner.decayed.with_default("all")
+    ema_momentum: float = Learner.ema_momentum.with_default(0.0)
+    average_statistics: bool = Learner.average_statistics.with_default(True)
+    weak_augmentation: str = Learner.weak_augmentation.with_default("jitter")
+
     term_names = ("mixed_loss", "prior_loss", "entropy_loss")
     monitor_names = ("mask_rate",)
     always_averages = True
-    training_defaults = {
+    training_defaults = Learner.training_defaults | {
         "steps": 235_650,  # of 500 labels: 10 epochs of 5 steps, then 400 of 589
         "steps_per_epoch": 589,
         "learning_rate": 0.1,
         "schedule": "drops_5_8_7_8",
-        "momentum": 0.9,
         "nesterov": False,
     }
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        batch_size: int = 16,
-        unlabeled_batch_size: int = 84,
-        warmup_epochs: int = 10,
-        mixup_alpha: float = 1.0,
-        prior_weight: float = 0.8,
-        entropy_weight: float = 0.4,
-        num_snapshots: int = 10,
-        weight_decay: float = 1e-4,
-        decayed: str = "all",
-        ema_momentum: float = 0.0,
-        average_statistics: bool = True,
-        weak_augmentation: str = "jitter",
-        **kwargs,
-    ):
-        kwargs.update(batch_size=batch_size, weight_decay=weight_decay, decayed=decayed)
-        kwargs.update(ema_momentum=ema_momentum, average_statistics=average_statistics)
-        super().__init__(network, task, weak_augmentation=weak_augmentation, **kwargs)
+    @classmethod
+    def check_arguments(cls, values):
         # A batch comes from two pools, whose passes alternate at different steps.
-        choices = [kind for kind in WEAK_AUGMENTATIONS if not kind.startswith("alternating")]
-        self.check_choice("weak_augmentation", weak_augmentation, choices)
-        self.check_at_least(1, unlabeled_batch_size=unlabeled_batch_size)
-        self.check_at_least(
-            0,
-            warmup_epochs=warmup_epochs,
-            mixup_alpha=mixup_alpha,
-            prior_weight=prior_weight,
-            entropy_weight=entropy_weight,
-        )
-        self.check_at_least(1, num_snapshots=num_snapshots)
-        self.unlabeled_batch_size = unlabeled_batch_size
-        self.warmup_epochs = warmup_epochs
-        self.mixup_alpha = mixup_alpha
-        self.prior_weight = prior_weight
-        self.entropy_weight = entropy_weight
-        self.num_snapshots = num_snapshots
+        kind = values.weak_augmentation
+        is_valid = kind != "alternating_flip_shift"
+        cls.require(is_valid, "weak_augmentation", kind, "another than alternating_flip_shift")
 
-    def example_states(self, task):
+    def build_example_state(self, task):
         one_hot = np.eye(task.num_classes, dtype="float32")
         # A row of zeros is an example that has no label yet.
         soft_labels = one_hot[task.given_labels] * (task.given_labels >= 0)[:, None]
-        return {"soft_labels": soft_labels.astype("float32")}
+        self.soft_labels = self.add_state("soft_labels", soft_labels.astype("float32"))
 
     def streams(self):
         labeled, unlabeled = self.batch_size, self.unlabeled_batch_size

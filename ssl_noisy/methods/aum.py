@@ -5,12 +5,13 @@ import keras
 from keras import ops
 
 from ssl_noisy import losses
+from ssl_noisy.arguments import above, choice, count, interval
 from ssl_noisy.labels import aum
 from ssl_noisy.robust import RobustLearner
 
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
-class AreaUnderMargin(RobustLearner):
+class AUM(RobustLearner):
     """Trains on the labels that two passes over the data do not flag.
 
     The passes are trainings of their own, with a constant learning rate and small batches, on a
@@ -33,63 +34,46 @@ class AreaUnderMargin(RobustLearner):
     - There are as many threshold samples as the paper says (`threshold_samples`).
     - Logits are not rounded to half precision; no validation set is held out.
 
-    In Python, `ssl_noisy.AUM` measures areas in a loop of your own, `ssl_noisy.labels.aum` has the
-    threshold samples and the rule, and this class is what trains on the labels that are left.
-
-    Args:
-        pass_share: Float > 0, the epochs of a pass for each epoch of the training on all labels.
-        pass_batch_size: Positive integer, examples a step of a pass: few, to memorize less.
-        threshold_percentile: Float in [0, 100]: a label is flagged below this percentile of the
-            threshold samples.
-        combine: `and`: flagged by both passes, as in the authors' code; `or`: by one. A threshold
-            sample is judged by the other pass alone.
-        threshold_samples: How many: `paper`, num_labels / (num_classes + 1), or
-            `authors_code`, num_labels / num_classes.
+    In Python, `ssl_noisy.AUMCalculator` measures areas in your own loop, `ssl_noisy.labels.aum`
+    has the threshold samples and the rule, and this class trains on the labels that are left.
 
     Reference:
         [Pleiss et al., 2020](https://arxiv.org/abs/2001.10528), sections 3 and 4.
     """
 
+    pass_share: float = above(
+        0, 0.5, "Epochs of a pass for each epoch of the training on all labels."
+    )
+    pass_batch_size: int = count(64, "Examples per step of a pass: few, to memorize less.")
+    threshold_percentile: float = interval(
+        "[0, 100]", 99.0, "Flag a label below this percentile of the threshold samples."
+    )
+    combine: str = choice(
+        "and",
+        aum.COMBINE,
+        "Flag a label if both passes do (`and`, as in the authors' code), or one (`or`). Only the "
+        "other pass judges a threshold sample.",
+    )
+    threshold_samples: str = choice(
+        "paper",
+        aum.THRESHOLD_SAMPLES,
+        "How many: `paper`, num_labels / (num_classes + 1); `authors_code`, num_labels / "
+        "num_classes.",
+    )
+    batch_size: int = RobustLearner.batch_size.with_default(256)
+    weight_decay: float = RobustLearner.weight_decay.with_default(1e-4)
+
     term_names = ("supervised_loss",)
     removes_labels = True
-    training_defaults = {
+    training_defaults = RobustLearner.training_defaults | {
         "steps": 58_500,  # 300 epochs
         "steps_per_epoch": 195,
         "learning_rate": 0.1,
         "schedule": "drops_1_2_3_4",
-        "momentum": 0.9,
         "nesterov": True,
     }
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        pass_share: float = 0.5,
-        pass_batch_size: int = 64,
-        threshold_percentile: float = 99.0,
-        combine: str = "and",
-        threshold_samples: str = "paper",
-        batch_size: int = 256,
-        weight_decay: float = 1e-4,
-        **kwargs,
-    ):
-        super().__init__(network, task, batch_size=batch_size, weight_decay=weight_decay, **kwargs)
-        self.check_argument("pass_share", pass_share, pass_share > 0, "above 0")
-        self.check_at_least(1, pass_batch_size=pass_batch_size)
-        is_percentile = 0 <= threshold_percentile <= 100
-        name = "threshold_percentile"
-        self.check_argument(name, threshold_percentile, is_percentile, "in [0, 100]")
-        self.check_choice("combine", combine, aum.COMBINE)
-        self.check_choice("threshold_samples", threshold_samples, aum.THRESHOLD_SAMPLES)
-        self.pass_share = pass_share
-        self.pass_batch_size = pass_batch_size
-        self.threshold_percentile = threshold_percentile
-        self.combine = combine
-        self.threshold_samples = threshold_samples
-
     def objective(self, labeled):
-        logits = self.weak_logits(labeled)
+        logits = self.observed_logits(labeled)
         loss = ops.mean(losses.cross_entropy(self.given_labels(labeled), logits))
         return {"terms": {"supervised_loss": loss}, "monitors": {}}

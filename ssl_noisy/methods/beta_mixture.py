@@ -5,7 +5,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import augment, losses, schedules
+from ssl_noisy import arguments, augment, losses, schedules
+from ssl_noisy.arguments import at_least, choice, fraction, interval
 from ssl_noisy.labels import mixture
 from ssl_noisy.robust import RobustLearner
 
@@ -22,7 +23,7 @@ LABEL_WEIGHTS = {"static_hard": 0.8, "static_soft": 0.95}  # Reed et al., 2014
 
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
-class BetaMixtureCorrection(RobustLearner):
+class BetaMixture(RobustLearner):
     """Trains on given labels of which some are wrong, corrected by a mixture of the losses.
 
     The last loss of each example, of its weak view in evaluation mode, lies on the device. At the
@@ -58,86 +59,76 @@ class BetaMixtureCorrection(RobustLearner):
     - A fit that fails keeps the last one, and the table of posteriors has one more repair: see
       `mixture`.
 
-    Args:
-        variant: One of `m_dyr_h`, `m_dyr_s`, `md_dyr_sh`, `dyr_hard`, `dyr_soft`, `static_hard`,
-            `static_soft`.
-        bootstrap_start: Float in [0, 1), the share of the training that is the warm-up.
-        guided_end: Float in [0, 1), the share of the training from which on `md_dyr_sh`
-            bootstraps; from `bootstrap_start` to there it mixes by the probabilities alone.
-        temperature_end: Float in [0, 1], the share of the training at which the temperature of
-            `md_dyr_sh` is 0.001.
-        static_weight: Float in [0, 1], the weight of the given label in static variants. 0 takes
-            Reed et al.'s, 0.8 hard and 0.95 soft.
-        mixup_alpha: Float >= 0: the share of an image in a mixture is drawn from
-            Beta(mixup_alpha, mixup_alpha). 0 mixes nothing.
-        prior_weight: Float >= 0, the weight of R_A.
-        low_percentile: Float in [0, 100), of the losses: those below do not count in a fit.
-        high_percentile: Float in (0, 100], of the losses: those above do not count in a fit.
-
     Reference:
         [Arazo et al., 2019](https://arxiv.org/abs/1904.11238), section 3.
     """
 
+    variant: str = choice("m_dyr_h", VARIANTS, "Variant of the paper; see the class.")
+    bootstrap_start: float = fraction(105 / 300, "Fraction of training that is the warm-up.")
+    guided_end: float = fraction(
+        110 / 300,
+        "Fraction of training after which `md_dyr_sh` bootstraps. From `bootstrap_start` to there "
+        "it mixes by the probabilities alone.",
+    )
+    temperature_end: float = fraction(
+        200 / 300, "Fraction of training after which the temperature of `md_dyr_sh` is 0.001."
+    )
+    static_weight: float = fraction(
+        0.0,
+        "Weight of the given label in static variants. 0 takes Reed et al.'s, 0.8 hard and 0.95 "
+        "soft.",
+    )
+    mixup_alpha: float = arguments.mixup_alpha(32.0)
+    prior_weight: float = at_least(0, 1.0, "Weight of R_A.")
+    low_percentile: float = interval("[0, 100)", 5.0, "A fit ignores losses below this percentile.")
+    high_percentile: float = interval(
+        "(0, 100]", 95.0, "A fit ignores losses above this percentile."
+    )
+    weight_decay: float = RobustLearner.weight_decay.with_default(1e-4)
+
     term_names = ("supervised_loss", "prior_loss")
     monitor_names = ("bootstrap_weight",)
-    training_defaults = {
+    training_defaults = RobustLearner.training_defaults | {
         "steps": 117_300,  # 300 epochs of 50,000 examples
-        "steps_per_epoch": 391,
         "learning_rate": 0.1,
         "schedule": "drops_1_3_5_6",
-        "momentum": 0.9,
-        "nesterov": False,
     }
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        variant: str = "m_dyr_h",
-        bootstrap_start: float = 105 / 300,
-        guided_end: float = 110 / 300,
-        temperature_end: float = 200 / 300,
-        static_weight: float = 0.0,
-        mixup_alpha: float = 32.0,
-        prior_weight: float = 1.0,
-        low_percentile: float = 5.0,
-        high_percentile: float = 95.0,
-        weight_decay: float = 1e-4,
-        **kwargs,
-    ):
-        super().__init__(network, weight_decay=weight_decay, **kwargs)
-        self.check_choice("variant", variant, VARIANTS)
-        self.check_share(
-            bootstrap_start=bootstrap_start,
-            guided_end=guided_end,
-            temperature_end=temperature_end,
-            static_weight=static_weight,
+    @classmethod
+    def check_arguments(cls, values):
+        cls.require(
+            values.low_percentile < values.high_percentile,
+            "high_percentile",
+            values.high_percentile,
+            f"above low_percentile={values.low_percentile}",
         )
-        self.check_at_least(0, mixup_alpha=mixup_alpha, prior_weight=prior_weight)
-        self.check_argument(
-            "low_percentile", low_percentile, 0 <= low_percentile < 100, "in [0, 100)"
-        )
-        is_high = low_percentile < high_percentile <= 100
-        requirement = f"above low_percentile={low_percentile} and at most 100"
-        self.check_argument("high_percentile", high_percentile, is_high, requirement)
-        self.variant = variant
-        self.bootstrap_start = bootstrap_start
-        self.guided_end = guided_end
-        self.temperature_end = temperature_end
-        self.static_weight = static_weight
-        self.mixup_alpha = mixup_alpha
-        self.prior_weight = prior_weight
-        self.low_percentile = low_percentile
-        self.high_percentile = high_percentile
-        self.check_milestones()
+        name, start = "bootstrap_start", values.bootstrap_start
+        if values.variant == "md_dyr_sh":
+            end, value = values.temperature_end, values.guided_end
+            requirement = f"between bootstrap_start={start} and temperature_end={end}"
+            cls.require(start <= value <= end, "guided_end", value, requirement)
+            name, start = "guided_end", value
+        has_steps = start * values.steps <= values.steps - 1
+        requirement = f"so small that it leaves one of {values.steps} steps to bootstrap in"
+        cls.require(has_steps, name, start, requirement)
+
+    def build_state(self):
         if not self.is_static:
             self.mixture = self.add_state("mixture", mixture.INITIAL)
             self.loss_range = self.add_state("loss_range", np.zeros(2, "float32"))
             # All zeros until the first fit.
             self.posterior_table = self.add_state("posterior_table", np.zeros(100, "float32"))
-        if task is not None:
-            self.attach(task)  # whose states depend on the variant
+
+    def build_example_state(self, task):
+        if self.is_static:
+            return
+        steps_per_pass = self.steps_per_pass(task)
+        requirement = (
+            f"above {steps_per_pass}, the steps of a pass, after which a mixture is fitted"
+        )
+        self.require(self.steps > steps_per_pass, "steps", self.steps, requirement)
+        # No loss is -1. A checkpoint holds finite numbers alone.
+        self.last_losses = self.add_state("last_losses", np.full(task.num_examples, -1, "float32"))
 
     @property
     def is_static(self):
@@ -148,30 +139,6 @@ class BetaMixtureCorrection(RobustLearner):
     def is_guided(self):
         """Whether images are mixed by their probabilities of being clean."""
         return self.variant == "md_dyr_sh"
-
-    def check_milestones(self):
-        """Raises the `ValueError` of milestones in the wrong order, or past the last step."""
-        name = "bootstrap_start"
-        if self.is_guided:
-            name, start, end = "guided_end", self.bootstrap_start, self.temperature_end
-            is_ordered = start <= self.guided_end <= end
-            requirement = f"between bootstrap_start={start} and temperature_end={end}"
-            self.check_argument(name, self.guided_end, is_ordered, requirement)
-        start = getattr(self, name)
-        has_steps = start * self.steps <= self.steps - 1
-        requirement = f"so small that it leaves one of {self.steps} steps to bootstrap in"
-        self.check_argument(name, start, has_steps, requirement)
-
-    def example_states(self, task):
-        if self.is_static:
-            return {}
-        steps_per_pass = self.steps_per_pass(task)
-        requirement = (
-            f"above {steps_per_pass}, the steps of a pass, after which a mixture is fitted"
-        )
-        self.check_argument("steps", self.steps, self.steps > steps_per_pass, requirement)
-        # No loss is -1. A checkpoint holds finite numbers alone.
-        return {"last_losses": np.full(task.num_examples, -1, "float32")}
 
     def objective(self, labeled):
         views = self.weak_view(self.images(labeled), labeled)
@@ -187,10 +154,10 @@ class BetaMixtureCorrection(RobustLearner):
         if self.is_guided:
             clean = 1 - noisy
             guided = clean / (clean + ops.take(clean, partners))
-            image_shares = ops.where(self.progress() >= start, guided, shares)
+            image_shares = ops.where(self.fraction_done() >= start, guided, shares)
             start = self.guided_end
-            label_shares = ops.where(self.progress() >= start, 0.5, shares)
-        has_started = ops.cast(self.progress() >= start, "float32")
+            label_shares = ops.where(self.fraction_done() >= start, 0.5, shares)
+        has_started = ops.cast(self.fraction_done() >= start, "float32")
         targets = self.bootstrapped(labeled, plain_logits, has_started * noisy)
         logits = plain_logits
         if is_mixed:
@@ -209,7 +176,9 @@ class BetaMixtureCorrection(RobustLearner):
         num_classes = logits.shape[-1]
         given = ops.one_hot(self.given_labels(labeled), num_classes, dtype="float32")
         if self.is_guided:
-            falling = schedules.linear_ramp(self.progress(), self.guided_end, self.temperature_end)
+            falling = schedules.linear_ramp(
+                self.fraction_done(), self.guided_end, self.temperature_end
+            )
             predicted = losses.probabilities(logits, 1 - 0.999 * falling)
         elif self.variant in ("m_dyr_s", "dyr_soft", "static_soft"):
             predicted = losses.probabilities(logits)

@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 from ssl_noisy import losses, schedules
+from ssl_noisy.arguments import fraction, momentum
 from ssl_noisy.robust import TwoNetworkLearner
 
 
@@ -20,15 +21,21 @@ class CoTeaching(TwoNetworkLearner):
     It lowers Adam's `beta_1` from 0.9 to 0.1 where the learning rate begins to fall; here
     `beta_1` stays, and the rate falls in every step instead of every epoch.
 
-    Args:
-        assumed_noise_rate: Float in [0, 1), the share of wrong labels, the paper's tau. Of a
-            batch that share is left out, rounded up; one example stays at least.
-        selection_end: Float in [0, 1], the share of the training at which the share that is left
-            out, rising with each pass through the labels, reaches `assumed_noise_rate`.
-
     Reference:
         [Han et al., 2018](https://arxiv.org/abs/1804.06872), algorithm 1.
     """
+
+    assumed_noise_rate: float = momentum(
+        0.2,
+        "Fraction of wrong labels, the paper's tau. That fraction of a batch is left out, rounded "
+        "up; at least one example stays.",
+    )
+    selection_end: float = fraction(
+        0.05,
+        "Fraction of training after which the fraction left out, which rises epoch by epoch, "
+        "reaches `assumed_noise_rate`.",
+    )
+    weight_decay: float = TwoNetworkLearner.weight_decay.with_default(0.0)
 
     term_names = ("supervised_loss",)
     monitor_names = ("kept_rate",)
@@ -40,22 +47,6 @@ class CoTeaching(TwoNetworkLearner):
         "schedule": "linear_2_5",
         "momentum": 0.9,
     }
-
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        assumed_noise_rate: float = 0.2,
-        selection_end: float = 0.05,
-        weight_decay: float = 0.0,
-        **kwargs,
-    ):
-        super().__init__(network, task, weight_decay=weight_decay, **kwargs)
-        self.check_momentum(assumed_noise_rate=assumed_noise_rate)
-        self.check_share(selection_end=selection_end)
-        self.assumed_noise_rate = assumed_noise_rate
-        self.selection_end = selection_end
 
     def images_per_step(self):
         return 2 * self.batch_size  # two networks
@@ -85,6 +76,6 @@ class CoTeaching(TwoNetworkLearner):
             done = ops.cast(self.step.value // length, "float32")
             ramp = ops.minimum((done + 1) / last, 1.0)
         else:  # in two passes or fewer it rises with each step
-            ramp = schedules.linear_ramp(self.progress(), 0.0, self.selection_end)
+            ramp = schedules.linear_ramp(self.fraction_done(), 0.0, self.selection_end)
         # 0.4 * 10 is below 4 in float32.
         return ops.maximum(ops.floor((1 - self.assumed_noise_rate * ramp) * size + 1e-3), 1.0)

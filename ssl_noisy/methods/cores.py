@@ -7,11 +7,12 @@ from keras import ops
 from scipy import special
 
 from ssl_noisy import losses, schedules
-from ssl_noisy.robust import RobustLearner, mean_of_kept
+from ssl_noisy.arguments import at_least, fraction
+from ssl_noisy.robust import RobustLearner
 
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
-class Cores(RobustLearner):
+class CORES(RobustLearner):
     """Trains on cross-entropy less its mean over all classes, and sieves the labels by it.
 
     The loss of an example is -log p[label] - beta * mean over classes k of -log p[k]. Its second
@@ -33,71 +34,53 @@ class Cores(RobustLearner):
     Departures: the second part's mean over classes has equal weights, as in the sieve, not the
     shares of the given labels; their phase 2, consistency training, is not here.
 
-    Args:
-        confidence_weight: Float >= 0, the weight that the second part of the loss reaches, the
-            paper's beta.
-        confidence_start: Float in [0, 1], the share of the training at which that weight begins
-            to rise from 0.
-        confidence_end: Float in [0, 1], the share of the training at which it is reached.
-        sieve_start: Float in [0, 1], the share of the training from which the sieve leaves
-            labels out.
-
     Reference:
         [Cheng et al., 2021](https://arxiv.org/abs/2010.02347), section 3.
     """
 
+    confidence_weight: float = at_least(
+        0, 2.0, "Final weight of the second part of the loss, the paper's beta."
+    )
+    confidence_start: float = fraction(0.1, "Fraction of training after which that weight rises.")
+    confidence_end: float = fraction(
+        0.4, "Fraction of training after which that weight has reached its final value."
+    )
+    sieve_start: float = fraction(
+        0.31, "Fraction of training after which the sieve leaves labels out."
+    )
+    batch_size: int = RobustLearner.batch_size.with_default(64)
+    weight_decay: float = RobustLearner.weight_decay.with_default(0.0)
+
     term_names = ("supervised_loss",)
     monitor_names = ("kept_rate",)
-    training_defaults = {
+    training_defaults = RobustLearner.training_defaults | {
         "steps": 78_200,  # 100 epochs
         "steps_per_epoch": 782,
         "learning_rate": 0.1,
         "schedule": "drops_1_2",
         "momentum": 0.0,
-        "nesterov": False,
     }
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        confidence_weight: float = 2.0,
-        confidence_start: float = 0.1,
-        confidence_end: float = 0.4,
-        sieve_start: float = 0.31,
-        batch_size: int = 64,
-        weight_decay: float = 0.0,
-        **kwargs,
-    ):
-        super().__init__(network, task, batch_size=batch_size, weight_decay=weight_decay, **kwargs)
-        self.check_at_least(0, confidence_weight=confidence_weight)
-        self.check_share(
-            confidence_start=confidence_start,
-            confidence_end=confidence_end,
-            sieve_start=sieve_start,
-        )
-        self.check_order(confidence_start=confidence_start, confidence_end=confidence_end)
-        self.confidence_weight = confidence_weight
-        self.confidence_start = confidence_start
-        self.confidence_end = confidence_end
-        self.sieve_start = sieve_start
+    @classmethod
+    def check_arguments(cls, values):
+        cls.require_order(values, "confidence_start", "confidence_end")
 
-    def example_states(self, task):
-        return {"sieve_values": np.full(task.num_examples, np.finfo("float32").max, "float32")}
+    def build_example_state(self, task):
+        unknown = np.full(task.num_examples, np.finfo("float32").max, "float32")
+        self.sieve_values = self.add_state("sieve_values", unknown)
 
     def objective(self, labeled):
-        labels, logits = self.given_labels(labeled), self.weak_logits(labeled)
+        labels, logits = self.given_labels(labeled), self.observed_logits(labeled)
         sieve_values = ops.stop_gradient(losses.cores(labels, logits))
         self.remember(self.sieve_values, labeled, sieve_values)
-        is_kept = (sieve_values <= 0) | (self.progress() < self.sieve_start)
+        is_kept = (sieve_values <= 0) | (self.fraction_done() < self.sieve_start)
         kept = ops.cast(is_kept, "float32")
         weight = self.confidence_weight * schedules.linear_ramp(
-            self.progress(), self.confidence_start, self.confidence_end
+            self.fraction_done(), self.confidence_start, self.confidence_end
         )
         confidence = losses.uniform_cross_entropy(logits)
         values = losses.cross_entropy(labels, logits) - weight * confidence
-        loss = mean_of_kept(values, kept) / (1 + weight)
+        loss = losses.masked_mean(values, kept) / (1 + weight)
         return {"terms": {"supervised_loss": loss}, "monitors": {"kept_rate": ops.mean(kept)}}
 
     def detected(self):

@@ -5,9 +5,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import augment, losses, schedules
+from ssl_noisy import arguments, augment, losses, schedules
+from ssl_noisy.arguments import count, momentum
 from ssl_noisy.labels import mixture
-from ssl_noisy.robust import TwoNetworkLearner, mean_of_kept
+from ssl_noisy.robust import TwoNetworkLearner
 
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
@@ -47,71 +48,44 @@ class DivideMix(TwoNetworkLearner):
     90 % noise they have clean_threshold 0.6 and loss_window 5, and for CIFAR-10
     unsupervised_weight 50.
 
-    Args:
-        clean_threshold: Float in [0, 1): a label is kept where the probability that it is
-            clean is above this.
-        loss_window: Integer in [1, 1000]. The mixture is fitted to the mean of the losses, scaled
-            to [0, 1], of so many passes. The first of them is the last pass of the warm-up.
-        temperature: Float > 0, sharpens the guessed labels. 1 leaves them.
-        mixup_alpha: Float >= 0: the share of an image in a mixture is drawn from
-            Beta(mixup_alpha, mixup_alpha). 0 mixes nothing.
-        unsupervised_weight: Float >= 0, the weight of the unsupervised loss, the
-            papers' lambda_u.
-        ramp_start: Float in [0, 1], the share of the training at which the
-            unsupervised weight begins to rise from 0.
-        ramp_end: Float in [0, 1], the share of the training at which the unsupervised
-            weights, rising from 0, are reached.
-
     Reference:
         [Li et al., 2020](https://arxiv.org/abs/2002.07394), section 3.
     """
 
+    clean_threshold: float = momentum(
+        0.5, "Keep a label if the probability that it is clean is above this."
+    )
+    loss_window: int = count(
+        1,
+        "Fit the mixture to the mean of the losses, scaled to [0, 1], of so many epochs. The first "
+        "of them is the last epoch of the warm-up.",
+        bits=10,  # each example keeps that many numbers
+    )
+    temperature: float = arguments.temperature(0.5)
+    mixup_alpha: float = arguments.mixup_alpha(4.0)
+    unsupervised_weight: float = arguments.unsupervised_weight(25.0)
+    ramp_start: float = arguments.ramp_start(10 / 300)
+    ramp_end: float = arguments.ramp_end(26 / 300)
+
     term_names = ("supervised_loss", "unsupervised_loss", "prior_loss")
     monitor_names = ("kept_rate",)
-    training_defaults = {
+    training_defaults = TwoNetworkLearner.training_defaults | {
         "steps": 117_300,  # 300 epochs
-        "steps_per_epoch": 391,
         "learning_rate": 0.02,
         "schedule": "drops_1_2",
-        "momentum": 0.9,
-        "nesterov": False,
     }
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        clean_threshold: float = 0.5,
-        loss_window: int = 1,
-        temperature: float = 0.5,
-        mixup_alpha: float = 4.0,
-        unsupervised_weight: float = 25.0,
-        ramp_start: float = 10 / 300,
-        ramp_end: float = 26 / 300,
-        **kwargs,
-    ):
-        is_short = 1 <= loss_window <= 1000  # which that many numbers of each example remember
-        self.check_argument("loss_window", loss_window, is_short, "in [1, 1000]")
-        self.loss_window = loss_window  # before the states of `task`, whose shape it is
-        super().__init__(network, task, **kwargs)
-        self.check_at_least(0, mixup_alpha=mixup_alpha, unsupervised_weight=unsupervised_weight)
-        self.check_momentum(clean_threshold=clean_threshold)
-        self.check_argument("temperature", temperature, temperature > 0, "above 0")
-        self.check_share(ramp_start=ramp_start, ramp_end=ramp_end)
-        self.check_order(ramp_start=ramp_start, ramp_end=ramp_end)
-        self.clean_threshold = clean_threshold
-        self.temperature = temperature
-        self.mixup_alpha = mixup_alpha
-        self.unsupervised_weight = unsupervised_weight
-        self.ramp_start = ramp_start
-        self.ramp_end = ramp_end
+    @classmethod
+    def check_arguments(cls, values):
+        cls.require_order(values, "ramp_start", "ramp_end")
 
-    def example_states(self, task):
-        # A column a network; -1 where there is no loss or no fit yet.
+    def build_example_state(self, task):
+        # A column per network; -1 where there is no loss or no fit yet.
         unknown = np.full((task.num_examples, 2), -1, "float32")
         history = np.repeat(unknown[..., None], self.loss_window, axis=-1)
-        return {"last_losses": unknown, "loss_history": history, "clean_probs": unknown}
+        self.last_losses = self.add_state("last_losses", unknown)
+        self.loss_history = self.add_state("loss_history", history)
+        self.clean_probs = self.add_state("clean_probs", unknown)
 
     def images_per_step(self):
         return 4 * self.batch_size  # two views, two networks
@@ -124,8 +98,8 @@ class DivideMix(TwoNetworkLearner):
         logits = [[network(view, training=True) for view in views] for network in self.networks]
         self.observe(labeled, logits[0][0])
         is_first_pass = self.step.value < self.steps_per_pass(self.task)
-        is_warmup = is_first_pass | (self.progress() < self.ramp_start)
-        ramp = schedules.linear_ramp(self.progress(), self.ramp_start, self.ramp_end)
+        is_warmup = is_first_pass | (self.fraction_done() < self.ramp_start)
+        ramp = schedules.linear_ramp(self.fraction_done(), self.ramp_start, self.ramp_end)
         self.divide(labeled, labels, plain, is_warmup)
         own, plain = ([mean_probs(of_views) for of_views in both] for both in (logits, plain))
         clean_probs = ops.take(self.clean_probs.value, labeled, axis=0)
@@ -205,8 +179,10 @@ class DivideMix(TwoNetworkLearner):
         kept = ops.cast(ops.concatenate([is_kept, is_kept]), "float32")
         weight = self.unsupervised_weight * ramp
         return {
-            "supervised_loss": mean_of_kept(losses.soft_cross_entropy(soft_labels, logits), kept),
-            "unsupervised_loss": weight * mean_of_kept(distances, 1 - kept),
+            "supervised_loss": losses.masked_mean(
+                losses.soft_cross_entropy(soft_labels, logits), kept
+            ),
+            "unsupervised_loss": weight * losses.masked_mean(distances, 1 - kept),
             "prior_loss": ops.where(is_warmup, 0.0, losses.prior_loss(logits)),
         }
 

@@ -6,11 +6,12 @@ import numpy as np
 from keras import ops
 
 from ssl_noisy import losses
+from ssl_noisy.arguments import at_least, momentum
 from ssl_noisy.robust import RobustLearner
 
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
-class EarlyLearningRegularization(RobustLearner):
+class ELR(RobustLearner):
     """Trains on the given labels, and against forgetting what the network predicted before.
 
     Every example has a target t, the moving average of its predictions p, from zero on. The
@@ -29,46 +30,31 @@ class EarlyLearningRegularization(RobustLearner):
     5,000. A validation split of this package has no wrong labels. The recipes leave those images
     out, and choose no epoch.
 
-    Args:
-        target_momentum: Float in [0, 1), the share of an example's target that a new prediction
-            leaves, the paper's beta.
-        early_learning_weight: Float >= 0, the weight of the regularizer, the paper's lambda.
-
     Reference:
         [Liu et al., 2020](https://arxiv.org/abs/2007.00151), section 4.
     """
 
+    target_momentum: float = momentum(
+        0.7, "Fraction of an example's target that a new prediction leaves, the paper's beta."
+    )
+    early_learning_weight: float = at_least(
+        0, 3.0, "Weight of the regularizer, the paper's lambda."
+    )
+    weight_decay: float = RobustLearner.weight_decay.with_default(1e-3)
+
     term_names = ("supervised_loss", "early_learning_loss")
-    training_defaults = {
+    training_defaults = RobustLearner.training_defaults | {
         "steps": 58_650,  # 150 epochs
-        "steps_per_epoch": 391,
         "learning_rate": 0.02,
         "schedule": "cosine",
-        "momentum": 0.9,
-        "nesterov": False,
     }
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        target_momentum: float = 0.7,
-        early_learning_weight: float = 3.0,
-        weight_decay: float = 1e-3,
-        **kwargs,
-    ):
-        super().__init__(network, task, weight_decay=weight_decay, **kwargs)
-        self.check_momentum(target_momentum=target_momentum)
-        self.check_at_least(0, early_learning_weight=early_learning_weight)
-        self.target_momentum = target_momentum
-        self.early_learning_weight = early_learning_weight
-
-    def example_states(self, task):
-        return {"targets": np.zeros((task.num_examples, task.num_classes), "float32")}
+    def build_example_state(self, task):
+        zeros = np.zeros((task.num_examples, task.num_classes), "float32")
+        self.targets = self.add_state("targets", zeros)
 
     def objective(self, labeled):
-        logits = self.weak_logits(labeled)
+        logits = self.observed_logits(labeled)
         # The clip keeps 1 - <t, p> above 0.
         probs = ops.clip(ops.softmax(ops.cast(logits, "float32"), axis=-1), 1e-4, 1 - 1e-4)
         new = ops.stop_gradient(probs / ops.sum(probs, axis=-1, keepdims=True))

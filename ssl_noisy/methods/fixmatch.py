@@ -3,7 +3,8 @@
 
 import keras
 
-from ssl_noisy import losses
+from ssl_noisy import arguments, losses
+from ssl_noisy.arguments import switch
 from ssl_noisy.semi_supervised import WeakStrongLearner
 
 
@@ -22,31 +23,19 @@ class FixMatch(WeakStrongLearner):
     - With distribution alignment, off by default, the model's marginal is a moving
       average of momentum 0.999, warmed up, not a window of 128 batches.
 
-    Args:
-        confidence_threshold: Float in [0, 1]. A pseudo-label is kept when its probability
-            is `>=` this value.
-        distribution_alignment: Whether the predictions on weak views are first
-            aligned with the class distribution of the labels.
-
     Reference:
         [Sohn et al., 2020](https://arxiv.org/abs/2001.07685), section 2.2 and
         table 4; alignment: section 2.5.
     """
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        confidence_threshold: float = 0.95,
-        distribution_alignment: bool = False,
-        **kwargs,
-    ):
-        super().__init__(network, task, **kwargs)
-        self.check_share(confidence_threshold=confidence_threshold)
-        self.confidence_threshold = confidence_threshold
-        self.distribution_alignment = distribution_alignment
-        self.marginal = self.add_marginal("marginal") if distribution_alignment else None
+    confidence_threshold: float = arguments.confidence_threshold(0.95)
+    distribution_alignment: bool = switch(
+        False, "First align predictions on weak views with the class distribution of the labels."
+    )
+
+    def build_state(self):
+        super().build_state()
+        self.marginal = self.add_marginal("marginal") if self.distribution_alignment else None
 
     def objective(self, labeled, unlabeled):
         labeled_logits, weak_logits, strong_logits = self.weak_and_strong(labeled, unlabeled)
@@ -54,6 +43,6 @@ class FixMatch(WeakStrongLearner):
         if self.distribution_alignment:
             probs = self.aligned(probs, self.marginal, self.labeled_distribution())
         pseudo_labels, mask = losses.confident_labels(probs, self.confidence_threshold)
-        unsupervised = losses.masked_mean(losses.cross_entropy(pseudo_labels, strong_logits), mask)
-        supervised = self.supervised_loss(labeled, labeled_logits)
+        unsupervised = losses.batch_mean(losses.cross_entropy(pseudo_labels, strong_logits), mask)
+        supervised = self.observed_cross_entropy(labeled, labeled_logits)
         return self.outcome(supervised, unsupervised, pseudo_labels, mask)

@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from ssl_noisy import losses
+from ssl_noisy.arguments import fraction
 from ssl_noisy.semi_supervised import WeakStrongLearner
 
 
@@ -40,21 +41,19 @@ class FlexMatch(WeakStrongLearner):
 
     Strong views are FixMatch's by default; the authors' are `strong_augmentation="torchssl"`.
 
-    Args:
-        confidence_threshold: Float in [0, 1], the threshold of the best learned class. A
-            pseudo-label is kept when its probability is `>=` its class's threshold.
-
     Reference:
         [Zhang et al., 2021](https://arxiv.org/abs/2110.08263), section 3.
     """
 
-    def __init__(self, network, task=None, *, confidence_threshold: float = 0.95, **kwargs):
-        super().__init__(network, task, **kwargs)
-        self.check_share(confidence_threshold=confidence_threshold)
-        self.confidence_threshold = confidence_threshold
+    confidence_threshold: float = fraction(
+        0.95,
+        "Threshold of the best learned class. Keep a pseudo-label if its probability is >= the "
+        "threshold of its class.",
+    )
 
-    def example_states(self, task):
-        return {"confident_labels": np.full(task.num_examples, -1, "int32")}
+    def build_example_state(self, task):
+        none_yet = np.full(task.num_examples, -1, "int32")
+        self.confident_labels = self.add_state("confident_labels", none_yet)
 
     def objective(self, labeled, unlabeled):
         labeled_logits, weak_logits, strong_logits = self.weak_and_strong(labeled, unlabeled)
@@ -64,8 +63,8 @@ class FlexMatch(WeakStrongLearner):
         passes = ops.max(probs, axis=-1) >= ops.take(thresholds, pseudo_labels)
         mask = ops.cast(passes, "float32")
         self.remember(unlabeled, pseudo_labels, confident)
-        unsupervised = losses.masked_mean(losses.cross_entropy(pseudo_labels, strong_logits), mask)
-        supervised = self.supervised_loss(labeled, labeled_logits)
+        unsupervised = losses.batch_mean(losses.cross_entropy(pseudo_labels, strong_logits), mask)
+        supervised = self.observed_cross_entropy(labeled, labeled_logits)
         return self.outcome(supervised, unsupervised, pseudo_labels, mask)
 
     def thresholds(self):

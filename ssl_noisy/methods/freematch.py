@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from ssl_noisy import losses
+from ssl_noisy.arguments import at_least, momentum
 from ssl_noisy.semi_supervised import WeakStrongLearner
 
 
@@ -53,31 +54,18 @@ class FreeMatch(WeakStrongLearner):
 
     Strong views are FixMatch's by default; the authors' are `strong_augmentation="usb"`.
 
-    Args:
-        fairness_weight: Float >= 0, the weight of the fairness term, the paper's w_f.
-        threshold_momentum: Float in [0, 1), the momentum of all these averages.
-
     Reference:
         [Wang et al., 2023](https://arxiv.org/abs/2205.07246), section 3.
     """
 
+    fairness_weight: float = at_least(0, 0.001, "Weight of the fairness term, the paper's w_f.")
+    threshold_momentum: float = momentum(0.999, "Momentum of the moving averages.")
+
     term_names = ("supervised_loss", "unsupervised_loss", "fairness_loss")
     monitor_names = ("mask_rate", "confidence")
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        fairness_weight: float = 0.001,
-        threshold_momentum: float = 0.999,
-        **kwargs,
-    ):
-        super().__init__(network, task, **kwargs)
-        self.check_at_least(0, fairness_weight=fairness_weight)
-        self.check_momentum(threshold_momentum=threshold_momentum)
-        self.fairness_weight = fairness_weight
-        self.threshold_momentum = threshold_momentum
+    def build_state(self):
+        super().build_state()
         self.confidence = self.add_state("confidence", np.float32(1 / self.num_classes))
         self.probs_average = self.add_marginal("probs_average")
         self.label_average = self.add_marginal("label_average")
@@ -90,11 +78,11 @@ class FreeMatch(WeakStrongLearner):
         pseudo_labels = ops.cast(ops.argmax(probs, axis=-1), "int32")
         threshold = self.confidence.value * ops.take(relative, pseudo_labels)
         mask = ops.cast(ops.max(probs, axis=-1) >= threshold, "float32")
-        unsupervised = losses.masked_mean(losses.cross_entropy(pseudo_labels, strong_logits), mask)
+        unsupervised = losses.batch_mean(losses.cross_entropy(pseudo_labels, strong_logits), mask)
         fairness = fairness_loss(
             strong_logits, mask, self.probs_average.value, self.label_average.value
         )
-        supervised = self.supervised_loss(labeled, labeled_logits)
+        supervised = self.observed_cross_entropy(labeled, labeled_logits)
         monitors = {"confidence": self.confidence.value}
         outcome = self.outcome(supervised, unsupervised, pseudo_labels, mask, **monitors)
         outcome["terms"]["fairness_loss"] = self.fairness_weight * fairness

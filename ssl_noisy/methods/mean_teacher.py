@@ -4,7 +4,7 @@
 import keras
 from keras import ops
 
-from ssl_noisy import losses
+from ssl_noisy import arguments, losses
 from ssl_noisy.semi_supervised import SemiSupervisedLearner
 
 
@@ -23,41 +23,26 @@ class MeanTeacher(SemiSupervisedLearner):
     other networks, noise and a sigmoid-shaped ramp. The average's momentum warms up, as in most
     Mean Teacher code, which has min(ema_momentum, 1 - 1 / n) at the n-th update.
 
-    Args:
-        ramp_end: Float in [0, 1], the share of the training at which the unsupervised
-            weights, rising from 0, are reached.
-
     Reference:
         [Tarvainen and Valpola, 2017](https://arxiv.org/abs/1703.01780), section 2.
     """
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        unlabeled_ratio: int = 1,
-        unsupervised_weight: float = 50.0,
-        ramp_end: float = 0.4,
-        **kwargs,
-    ):
-        kwargs.update(unlabeled_ratio=unlabeled_ratio, unsupervised_weight=unsupervised_weight)
-        super().__init__(network, task, **kwargs)
-        self.check_share(ramp_end=ramp_end)
-        self.ramp_end = ramp_end
+    unlabeled_ratio: int = SemiSupervisedLearner.unlabeled_ratio.with_default(1)
+    unsupervised_weight: float = SemiSupervisedLearner.unsupervised_weight.with_default(50.0)
+    ramp_end: float = arguments.ramp_end(0.4)
 
     def objective(self, labeled, unlabeled):
         teacher = losses.probabilities(
-            self.averaged_logits(self.weak_views("unlabeled", unlabeled))
+            self.averaged_logits(self.weak_views(unlabeled, "unlabeled"))
         )
         with self.kept_statistics():
-            logits = self.network(self.weak_views("unlabeled", unlabeled), training=True)
-        labeled_logits = self.network(self.weak_views("labeled", labeled), training=True)
+            logits = self.network(self.weak_views(unlabeled, "unlabeled"), training=True)
+        labeled_logits = self.network(self.weak_views(labeled, "labeled"), training=True)
         distance = ops.mean(ops.square(ops.softmax(ops.cast(logits, "float32")) - teacher))
         weight = self.unsupervised_weight * self.ramp(self.ramp_end)
         return {
             "terms": {
-                "supervised_loss": self.supervised_loss(labeled, labeled_logits),
+                "supervised_loss": self.observed_cross_entropy(labeled, labeled_logits),
                 "unsupervised_loss": weight * distance,
             },
             "monitors": {},

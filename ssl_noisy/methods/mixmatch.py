@@ -4,7 +4,7 @@
 import keras
 from keras import ops
 
-from ssl_noisy import augment, losses
+from ssl_noisy import arguments, augment, losses
 from ssl_noisy.semi_supervised import SemiSupervisedLearner
 
 
@@ -22,50 +22,26 @@ class MixMatch(SemiSupervisedLearner):
     weight 75 for CIFAR-10, and trains with Adam. Departure from both: batch norm takes
     all mixed images as one batch, where the code interleaves them into three.
 
-    Args:
-        temperature: Float > 0, sharpens the guessed labels. 1 leaves them.
-        mixup_alpha: Float >= 0: the share of an image in a mixture is drawn from
-            Beta(mixup_alpha, mixup_alpha). 0 mixes nothing.
-        mixup_per_image: Whether the share is drawn for each image, not for the batch.
-        ramp_end: Float in [0, 1], the share of the training at which the unsupervised
-            weights, rising from 0, are reached.
-
     Reference:
         [Berthelot et al., 2019](https://arxiv.org/abs/1905.02249), section 3.
     """
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        unlabeled_ratio: int = 1,
-        unsupervised_weight: float = 100.0,
-        temperature: float = 0.5,
-        mixup_alpha: float = 0.5,
-        mixup_per_image: bool = True,
-        ramp_end: float = 1 / 64,
-        **kwargs,
-    ):
-        kwargs.update(unlabeled_ratio=unlabeled_ratio, unsupervised_weight=unsupervised_weight)
-        super().__init__(network, task, **kwargs)
-        self.check_argument("temperature", temperature, temperature > 0, "above 0")
-        self.check_at_least(0, mixup_alpha=mixup_alpha)
-        self.check_share(ramp_end=ramp_end)
-        self.temperature = temperature
-        self.mixup_alpha = mixup_alpha
-        self.mixup_per_image = mixup_per_image
-        self.ramp_end = ramp_end
+    unlabeled_ratio: int = SemiSupervisedLearner.unlabeled_ratio.with_default(1)
+    unsupervised_weight: float = SemiSupervisedLearner.unsupervised_weight.with_default(100.0)
+    temperature: float = arguments.temperature(0.5)
+    mixup_alpha: float = arguments.mixup_alpha(0.5)
+    mixup_per_image: bool = arguments.mixup_per_image(True)
+    ramp_end: float = arguments.ramp_end(1 / 64)
 
     def images_per_step(self):
         return self.batch_size * (1 + 2 * self.unlabeled_ratio)
 
     def objective(self, labeled, unlabeled):
-        views = [self.weak_views("unlabeled", unlabeled) for _ in range(2)]
+        views = [self.weak_views(unlabeled, "unlabeled") for _ in range(2)]
         guessed = self.guessed_labels(views)
         given = ops.one_hot(self.given_labels(labeled), guessed.shape[-1])
         images, soft_labels = augment.mixup(
-            ops.concatenate([self.weak_views("labeled", labeled), *views]),
+            ops.concatenate([self.weak_views(labeled, "labeled"), *views]),
             ops.concatenate([given, guessed, guessed]),
             self.seed_generator,
             alpha=self.mixup_alpha,

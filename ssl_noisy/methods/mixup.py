@@ -4,7 +4,7 @@
 import keras
 from keras import ops
 
-from ssl_noisy import augment, losses
+from ssl_noisy import arguments, augment, losses
 from ssl_noisy.robust import RobustLearner
 
 
@@ -17,30 +17,19 @@ class Mixup(RobustLearner):
     authors' code (facebookresearch/mixup-cifar10, 1fe8c5e); against wrong labels the paper
     mixes more, with alpha 8 or 32.
 
-    Args:
-        mixup_alpha: Float >= 0: the share of an image in a mixture is drawn from
-            Beta(mixup_alpha, mixup_alpha). 0 mixes nothing.
-
     Reference:
         [Zhang et al., 2018](https://arxiv.org/abs/1710.09412), sections 2 and 3.4.
     """
 
+    mixup_alpha: float = arguments.mixup_alpha(1.0)
+    weight_decay: float = RobustLearner.weight_decay.with_default(1e-4)
+
     term_names = ("mixed_loss",)
-    training_defaults = {
+    training_defaults = RobustLearner.training_defaults | {
         "steps": 78_200,  # 200 epochs
-        "steps_per_epoch": 391,
         "learning_rate": 0.1,
         "schedule": "drops_1_2_3_4",
-        "momentum": 0.9,
-        "nesterov": False,
     }
-
-    def __init__(
-        self, network, task=None, *, mixup_alpha: float = 1.0, weight_decay: float = 1e-4, **kwargs
-    ):
-        super().__init__(network, task, weight_decay=weight_decay, **kwargs)
-        self.check_at_least(0, mixup_alpha=mixup_alpha)
-        self.mixup_alpha = mixup_alpha
 
     def objective(self, labeled):
         partners, shares = augment.mixing(

@@ -3,7 +3,7 @@
 
 import keras
 
-from ssl_noisy import losses
+from ssl_noisy import arguments, losses
 from ssl_noisy.semi_supervised import SemiSupervisedLearner
 
 
@@ -25,49 +25,30 @@ class PseudoLabel(SemiSupervisedLearner):
     alone. The network, augmentation and optimizer are those of the other methods; Lee
     trained fully connected networks on MNIST.
 
-    Args:
-        confidence_threshold: Float in [0, 1]. A pseudo-label is kept when its probability
-            is `>=` this value.
-        ramp_start: Float in [0, 1], the share of the training at which the
-            unsupervised weight begins to rise from 0.
-        ramp_end: Float in [0, 1], the share of the training at which the unsupervised
-            weights, rising from 0, are reached.
-
     Reference:
         [Lee, 2013](http://deeplearning.net/wp-content/uploads/2013/03/pseudo_label_final.pdf),
         equations 15 and 16;
         [Oliver et al., 2018](https://arxiv.org/abs/1804.09170), section 3.
     """
 
+    unlabeled_ratio: int = SemiSupervisedLearner.unlabeled_ratio.with_default(1)
+    confidence_threshold: float = arguments.confidence_threshold(0.95)
+    ramp_start: float = arguments.ramp_start(0.0)
+    ramp_end: float = arguments.ramp_end(0.4)
+
     monitor_names = ("mask_rate",)
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        unlabeled_ratio: int = 1,
-        confidence_threshold: float = 0.95,
-        ramp_start: float = 0.0,
-        ramp_end: float = 0.4,
-        **kwargs,
-    ):
-        super().__init__(network, task, unlabeled_ratio=unlabeled_ratio, **kwargs)
-        self.check_share(
-            confidence_threshold=confidence_threshold, ramp_start=ramp_start, ramp_end=ramp_end
-        )
-        self.check_order(ramp_start=ramp_start, ramp_end=ramp_end)
-        self.confidence_threshold = confidence_threshold
-        self.ramp_start = ramp_start
-        self.ramp_end = ramp_end
+    @classmethod
+    def check_arguments(cls, values):
+        cls.require_order(values, "ramp_start", "ramp_end")
 
     def objective(self, labeled, unlabeled):
         with self.kept_statistics():
-            logits = self.network(self.weak_views("unlabeled", unlabeled), training=True)
-        labeled_logits = self.network(self.weak_views("labeled", labeled), training=True)
+            logits = self.network(self.weak_views(unlabeled, "unlabeled"), training=True)
+        labeled_logits = self.network(self.weak_views(labeled, "labeled"), training=True)
         probs = losses.probabilities(logits)
         pseudo_labels, mask = losses.confident_labels(probs, self.confidence_threshold)
-        unsupervised = losses.masked_mean(losses.cross_entropy(pseudo_labels, logits), mask)
+        unsupervised = losses.batch_mean(losses.cross_entropy(pseudo_labels, logits), mask)
         unsupervised *= self.ramp(self.ramp_end, start=self.ramp_start)
-        supervised = self.supervised_loss(labeled, labeled_logits)
+        supervised = self.observed_cross_entropy(labeled, labeled_logits)
         return self.outcome(supervised, unsupervised, pseudo_labels, mask)

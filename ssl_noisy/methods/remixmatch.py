@@ -6,7 +6,8 @@ import functools
 import keras
 from keras import ops
 
-from ssl_noisy import augment, losses
+from ssl_noisy import arguments, augment, losses
+from ssl_noisy.arguments import at_least, count
 from ssl_noisy.errors import UserError
 from ssl_noisy.semi_supervised import WeakStrongLearner
 
@@ -36,58 +37,27 @@ class ReMixMatch(WeakStrongLearner):
 
     TorchSSL (f26e1d4) draws one share for the batch, which `mixup_per_image=False` does.
 
-    Args:
-        temperature: Float > 0, sharpens the guessed labels. 1 leaves them.
-        mixup_alpha: Float >= 0: the share of an image in a mixture is drawn from
-            Beta(mixup_alpha, mixup_alpha). 0 mixes nothing.
-        mixup_per_image: Whether the share is drawn for each image, not for the batch.
-        anchor_weight: Float >= 0, the weight of the loss of unmixed strong views.
-        rotation_weight: Float >= 0, the weight of the rotation loss.
-        num_strong_views: Positive integer, strong views of each unlabeled image, the paper's K.
-        ramp_end: Float in [0, 1], the share of the training at which the unsupervised
-            weights, rising from 0, are reached.
-
     Reference:
         [Berthelot et al., 2020](https://arxiv.org/abs/1911.09785), section 3.
     """
 
+    unlabeled_ratio: int = WeakStrongLearner.unlabeled_ratio.with_default(1)
+    unsupervised_weight: float = WeakStrongLearner.unsupervised_weight.with_default(1.5)
+    temperature: float = arguments.temperature(0.5)
+    mixup_alpha: float = arguments.mixup_alpha(0.75)
+    mixup_per_image: bool = arguments.mixup_per_image(True)
+    anchor_weight: float = at_least(
+        0, 0.5, "Weight of the loss of strong views that are not mixed."
+    )
+    rotation_weight: float = at_least(0, 0.5, "Weight of the rotation loss.")
+    num_strong_views: int = count(2, "Strong views of each unlabeled image, the paper's K.")
+    ramp_end: float = arguments.ramp_end(1 / 64)
+
     term_names = ("supervised_loss", "unsupervised_loss", "anchor_loss", "rotation_loss")
     monitor_names = ()
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        unlabeled_ratio: int = 1,
-        unsupervised_weight: float = 1.5,
-        temperature: float = 0.5,
-        mixup_alpha: float = 0.75,
-        mixup_per_image: bool = True,
-        anchor_weight: float = 0.5,
-        rotation_weight: float = 0.5,
-        num_strong_views: int = 2,
-        ramp_end: float = 1 / 64,
-        **kwargs,
-    ):
-        kwargs.update(unlabeled_ratio=unlabeled_ratio, unsupervised_weight=unsupervised_weight)
-        super().__init__(network, task, **kwargs)
-        self.check_argument("temperature", temperature, temperature > 0, "above 0")
-        self.check_at_least(
-            0,
-            mixup_alpha=mixup_alpha,
-            anchor_weight=anchor_weight,
-            rotation_weight=rotation_weight,
-        )
-        self.check_at_least(1, num_strong_views=num_strong_views)
-        self.check_share(ramp_end=ramp_end)
-        self.temperature = temperature
-        self.mixup_alpha = mixup_alpha
-        self.mixup_per_image = mixup_per_image
-        self.anchor_weight = anchor_weight
-        self.rotation_weight = rotation_weight
-        self.num_strong_views = num_strong_views
-        self.ramp_end = ramp_end
+    def build_state(self):
+        super().build_state()
         self.marginal = self.add_marginal("marginal")
         features = self.features_and_logits.output[0]
         self.rotation_head = keras.layers.Dense(
@@ -131,7 +101,7 @@ class ReMixMatch(WeakStrongLearner):
         return self.batch_size * (1 + self.unlabeled_ratio * (self.num_strong_views + 3))
 
     def objective(self, labeled, unlabeled):
-        labeled_views = self.weak_views("labeled", labeled)
+        labeled_views = self.weak_views(labeled, "labeled")
         images = self.images(unlabeled)
         weak = self.weak_view(images, unlabeled, stream="unlabeled")
         strong = [self.strong_view(images) for _ in range(self.num_strong_views)]

@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from ssl_noisy import losses
+from ssl_noisy.arguments import above, momentum, switch
 from ssl_noisy.semi_supervised import WeakStrongLearner
 
 
@@ -40,32 +41,18 @@ class SoftMatch(WeakStrongLearner):
 
     Strong views are FixMatch's by default; the authors' are `strong_augmentation="usb"`.
 
-    Args:
-        uniform_alignment: Whether the predictions that weights are made of are first
-            aligned with equal classes.
-        num_sigmas: Float > 0, how fast the weight falls (see `soft_weights`).
-        threshold_momentum: Float in [0, 1), the momentum of all these averages.
-
     Reference:
         [Chen et al., 2023](https://arxiv.org/abs/2301.10921), section 3.
     """
 
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        uniform_alignment: bool = True,
-        num_sigmas: float = 2.0,
-        threshold_momentum: float = 0.999,
-        **kwargs,
-    ):
-        super().__init__(network, task, **kwargs)
-        self.check_argument("num_sigmas", num_sigmas, num_sigmas > 0, "above 0")
-        self.check_momentum(threshold_momentum=threshold_momentum)
-        self.uniform_alignment = uniform_alignment
-        self.num_sigmas = num_sigmas
-        self.threshold_momentum = threshold_momentum
+    uniform_alignment: bool = switch(
+        True, "First align the predictions that give the weights with equal classes."
+    )
+    num_sigmas: float = above(0, 2.0, "How fast the weight falls; see `soft_weights`.")
+    threshold_momentum: float = momentum(0.999, "Momentum of the moving averages.")
+
+    def build_state(self):
+        super().build_state()
         self.mean = self.add_state("confidence_mean", np.float32(1 / self.num_classes))
         self.variance = self.add_state("confidence_variance", np.float32(1.0))
         self.marginal = self.add_marginal("marginal")
@@ -80,8 +67,8 @@ class SoftMatch(WeakStrongLearner):
         weights = soft_weights(confidence, self.mean.value, self.variance.value, self.num_sigmas)
         pseudo_labels = ops.cast(ops.argmax(probs, axis=-1), "int32")
         values = losses.cross_entropy(pseudo_labels, strong_logits)
-        unsupervised = losses.masked_mean(values, weights)
-        supervised = self.supervised_loss(labeled, labeled_logits)
+        unsupervised = losses.batch_mean(values, weights)
+        supervised = self.observed_cross_entropy(labeled, labeled_logits)
         return self.outcome(supervised, unsupervised, pseudo_labels, weights)
 
     def follow(self, confidence):

@@ -23,6 +23,6 @@ class Supervised(Learner):
     term_names = ("supervised_loss",)
 
     def objective(self, labeled):
-        logits = self.weak_logits(labeled)
+        logits = self.observed_logits(labeled)
         loss = ops.mean(losses.cross_entropy(self.given_labels(labeled), logits))
         return {"terms": {"supervised_loss": loss}, "monitors": {}}

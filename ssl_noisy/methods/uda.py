@@ -4,7 +4,8 @@
 import keras
 from keras import ops
 
-from ssl_noisy import losses
+from ssl_noisy import arguments, losses
+from ssl_noisy.arguments import at_least, choice, fraction
 from ssl_noisy.semi_supervised import WeakStrongLearner
 
 TSA = ("none", "linear", "log", "exp")
@@ -46,49 +47,29 @@ class UDA(WeakStrongLearner):
       is the one batch of the code.
     - It labels the first N images; here the draw is a setting, balanced by default.
 
-    Args:
-        confidence_threshold: Float in [0, 1]. An unlabeled example is kept when its
-            largest probability is `>` this value.
-        temperature: Float > 0, sharpens the guessed labels. 1 leaves them.
-        tsa: Training signal annealing, one of `none`, `linear`, `log`, `exp`: a labeled
-            example is left out while the probability of its label is above a
-            threshold that rises to 1 (see `tsa_threshold`).
-        entropy_weight: Float >= 0, the weight of the mean entropy of predictions.
-
     Reference:
         [Xie et al., 2019](https://arxiv.org/abs/1904.12848), section 2 and appendix.
     """
 
+    confidence_threshold: float = fraction(
+        0.8, "Keep an unlabeled example if its largest probability is > this."
+    )
+    temperature: float = arguments.temperature(0.4)
+    tsa: str = choice(
+        "none",
+        TSA,
+        "Training signal annealing: leave out a labeled example while the probability of its label "
+        "is above a threshold that rises to 1; see `tsa_threshold`.",
+    )
+    entropy_weight: float = at_least(0, 0.0, "Weight of the mean entropy of predictions.")
+    strong_augmentation: str = WeakStrongLearner.strong_augmentation.with_default("uda")
+    decayed: str = WeakStrongLearner.decayed.with_default("all")
+    ema_momentum: float = WeakStrongLearner.ema_momentum.with_default(0.9999)
+    average_statistics: bool = WeakStrongLearner.average_statistics.with_default(True)
+
     term_names = ("supervised_loss", "unsupervised_loss", "entropy_loss")
     monitor_names = ("mask_rate", "labeled_mask_rate")
-    training_defaults = {**WeakStrongLearner.training_defaults, "steps": 500_000}
-
-    def __init__(
-        self,
-        network,
-        task=None,
-        *,
-        confidence_threshold: float = 0.8,
-        temperature: float = 0.4,
-        tsa: str = "none",
-        entropy_weight: float = 0.0,
-        strong_augmentation: str = "uda",
-        decayed: str = "all",
-        ema_momentum: float = 0.9999,
-        average_statistics: bool = True,
-        **kwargs,
-    ):
-        kwargs.update(decayed=decayed, average_statistics=average_statistics)
-        kwargs.update(strong_augmentation=strong_augmentation, ema_momentum=ema_momentum)
-        super().__init__(network, task, **kwargs)
-        self.check_share(confidence_threshold=confidence_threshold)
-        self.check_argument("temperature", temperature, temperature > 0, "above 0")
-        self.check_choice("tsa", tsa, TSA)
-        self.check_at_least(0, entropy_weight=entropy_weight)
-        self.confidence_threshold = confidence_threshold
-        self.temperature = temperature
-        self.tsa = tsa
-        self.entropy_weight = entropy_weight
+    training_defaults = WeakStrongLearner.training_defaults | {"steps": 500_000}
 
     def objective(self, labeled, unlabeled):
         labeled_logits, weak_logits, strong_logits = self.weak_and_strong(
@@ -97,7 +78,7 @@ class UDA(WeakStrongLearner):
         probs = losses.probabilities(weak_logits)
         mask = ops.cast(ops.max(probs, axis=-1) > self.confidence_threshold, "float32")
         target = losses.probabilities(weak_logits, self.temperature)
-        unsupervised = losses.masked_mean(losses.kl_divergence(target, strong_logits), mask)
+        unsupervised = losses.batch_mean(losses.kl_divergence(target, strong_logits), mask)
 
         supervised, kept = self.annealed_loss(labeled, labeled_logits)
         pseudo_labels = ops.cast(ops.argmax(probs, axis=-1), "int32")
@@ -115,6 +96,6 @@ class UDA(WeakStrongLearner):
         if self.tsa == "none":
             return ops.mean(values), ops.ones_like(values)
         # exp(-cross-entropy) is the probability of the label.
-        threshold = tsa_threshold(self.tsa, self.progress(), logits.shape[-1])
+        threshold = tsa_threshold(self.tsa, self.fraction_done(), logits.shape[-1])
         kept = ops.cast(ops.stop_gradient(ops.exp(-values)) <= threshold, "float32")
-        return ops.sum(values * kept) / ops.maximum(ops.sum(kept), 1.0), kept
+        return losses.masked_mean(values, kept), kept

@@ -77,7 +77,7 @@ def loss_histogram(x, mixture, path, is_wrong=None):
 
     Args:
         x: Float array `(n,)` in [0, 1], NaN if unknown, as from `detection.fit_posterior`.
-        mixture: The fitted `BetaMixture`, or None.
+        mixture: The fitted `BetaMixtureModel`, or None.
         path: The PNG file to write.
         is_wrong: Bool array `(n,)`, which labels are wrong, or None if that is unknown.
 
