@@ -160,6 +160,12 @@ class DetectorsTest(parameterized.TestCase):
             np.testing.assert_array_equal(found[name].flagged, np.array(flagged, bool), name)
             self.assertEqual(found[name].flagged.dtype, bool)
 
+    def test_wrong_predictions_of_several_passes_count_per_pass(self):
+        made = record() | {"wrong_predictions": np.array([0, 6, 4, 1, 1, 0])}
+        made["passes"] = np.array([2, 2, 2, 1, 1, 0])
+        score = detection.detectors(made, np.full(6, NAN), 0.0)["wrong_predictions"].score
+        np.testing.assert_array_equal(score, [0, 3, 2, 1, 1, NAN])
+
     def test_wrong_predictions_above_the_valley_of_their_mixture(self):
         counts = np.repeat([0, 1, 2, 3, 7, 8, 9, 10], [40, 30, 10, 5, 5, 10, 15, 20])
         blank = np.zeros(len(counts))

@@ -139,6 +139,7 @@ class RecordTest(absltest.TestCase):
         self.assertEqual(mean["observations"].tolist(), [5, 3, 0])
         self.assertEqual(mean["prediction"].tolist(), [0, 1, -1])
         self.assertEqual(mean["wrong_predictions"].tolist(), [0, 3, 0])
+        self.assertEqual(mean["passes"].tolist(), [2, 1, 0])
         margins = [2 * (sigmoid(1.0) + sigmoid(3.0)) / 2 - 1, 2 * sigmoid(-6.0) - 1]
         np.testing.assert_allclose(mean["probability_margin"][:2], margins, rtol=1e-6)
         self.assertEqual(masked["last_correct"].tolist(), [1, -1, -1])

@@ -110,7 +110,7 @@ def detectors(record, posterior, noise_rate, aum_threshold=0.0, aum_flagged=None
     leave the example out.
 
     Args:
-        record: Dict of arrays `(n,)`, as `record.read` gives it.
+        record: Dict of arrays `(n,)`, as `record.read` or `record.average` gives it.
         posterior: Float array `(n,)`, as from `fit_posterior(record["mean_loss"])`.
         noise_rate: Float in [0, 1], the estimated fraction of wrong labels.
         aum_threshold: Float, in logits.
@@ -132,7 +132,9 @@ def detectors(record, posterior, noise_rate, aum_threshold=0.0, aum_flagged=None
     count = round(noise_rate * int(np.isfinite(losses).sum()))
     largest = np.zeros(len(losses), bool)
     largest[np.argsort(-losses, kind="stable")[:count]] = True
-    wrong = np.where(record["observations"] > 0, record["wrong_predictions"], np.nan)
+    # Of two passes of AUM, a threshold sample is known to one and was seen half as often.
+    passes = np.maximum(record.get("passes", 1), 1)
+    wrong = np.where(record["observations"] > 0, record["wrong_predictions"] / passes, np.nan)
     found = {
         "probability_margin": (-record["probability_margin"], record["probability_margin"] < 0),
         "aum": (-record["aum"], aum_flagged),

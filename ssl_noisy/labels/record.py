@@ -136,11 +136,12 @@ def average(records):
             example leaves that example to the others.
 
     Returns:
-        Such a dict, with sums of counts. `prediction` and `last_correct` are those of the last
-        record that knows them.
+        Such a dict, with sums of counts, and `passes`, int: how many records know an example.
+        `prediction` and `last_correct` are those of the last record that knows them.
     """
     weights = np.stack([one["observations"] > 0 for one in records]).astype("float64")
     result = {name: sum(one[name] for one in records) for name in COUNTS}
+    result["passes"] = weights.sum(axis=0).astype("int64")
     for name in MEANS:
         values = np.stack([one[name] for one in records])
         known = weights * np.isfinite(values)
