@@ -14,6 +14,7 @@ import pathlib
 import re
 import shlex
 import textwrap
+import tomllib
 from unittest import mock
 
 import keras
@@ -341,6 +342,12 @@ class NamesTest(absltest.TestCase):
         for page in tables.PAGES:
             self.assertIn("<!-- table ", PAGES[page])
             self.assertEqual(tables.updated(PAGES[page]), PAGES[page], "run docs/tables.py")
+
+    def test_a_wheel_has_every_package(self):
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        folders = {path.parent.relative_to(ROOT) for path in ROOT.glob("ssl_noisy/**/__init__.py")}
+        names = {".".join(folder.parts) for folder in folders} | {"ssl_noisy.flags"}
+        self.assertEqual(set(project["tool"]["setuptools"]["packages"]), names)
 
     def test_nothing_is_left_to_fill_in(self):
         for page, text in PAGES.items():
