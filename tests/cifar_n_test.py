@@ -156,7 +156,7 @@ class FileTest(Case):
         self.assert_one_line(parts, "worst", other, file=path)
         parts = ["another data set, 'digits'", "cifar10 and cifar100"]
         self.assert_one_line(parts, "worst", dataset("digits"), file=path)
-        parts = ["no label of 2 examples, such as number 50000", "split train"]
+        parts = ["no label of 2 examples, such as id 50000", "training split"]
         self.assert_one_line(parts, "worst", dataset(ids=[3, 50_000, 50_007]), file=path)
 
     @parameterized.parameters("clean_label", "noisy_label", "worse", "label", "")
@@ -188,9 +188,9 @@ class FileTest(Case):
 
     @parameterized.named_parameters(
         ("absent", None, ["No such file"]),
-        ("empty", b"", ["no zip archive"]),
-        ("text", b"hello", ["no zip archive", "no .npy"]),
-        ("bare", pickle.dumps({}), ["no zip archive"]),
+        ("empty", b"", ["neither a zip archive"]),
+        ("text", b"hello", ["neither a zip archive", "nor an .npy"]),
+        ("bare", pickle.dumps({}), ["neither a zip archive"]),
         ("short_npy", b"\x93NUMPY\x01\x00", ["cannot be read"]),
         ("npy_version", b"\x93NUMPY\x03\x00" + bytes(9), ["version (3, 0)"]),
     )
@@ -294,12 +294,12 @@ class TfdsTest(Case):
     def test_errors(self):
         other = dataset(ids=[3], labels=np.array([2]))
         self.assert_one_line(["TFDS's 'cifar10_n'", "another data set"], "worst", other)
-        self.assert_one_line(
-            ["no label of 1 examples, such as number 4"], "worst", dataset(ids=[4])
-        )
+        self.assert_one_line(["no label of 1 examples, such as id 4"], "worst", dataset(ids=[4]))
         error = DatasetError("'cifar10_n' is not prepared.")
         with mock.patch.object(tfds_source, "load_feature", side_effect=error):
-            parts = ["file CIFAR-10_human.pt, or mend this: 'cifar10_n' is not prepared."]
+            parts = [
+                "file CIFAR-10_human.pt with --cifarn_file, or fix this: 'cifar10_n' is not prepared."
+            ]
             self.assert_one_line(parts, "worst", dataset())
 
 

@@ -75,7 +75,7 @@ class DrawTest(parameterized.TestCase):
         self.assertLess(np.abs(counts - 500).max(), 87)
 
     @parameterized.named_parameters(
-        ("too_few", dict(num_labels=3), ["at least one label a class", "num_labels=3"]),
+        ("too_few", dict(num_labels=3), ["at least one label per class", "num_labels=3"]),
         ("too_many", dict(num_labels=41), ["[1, 40]", "Received: 41"]),
         ("none", dict(num_labels=0), ["[1, 40]", "Received: 0"]),
         (
@@ -87,7 +87,7 @@ class DrawTest(parameterized.TestCase):
         ("rest", dict(num_labels=6, labels=np.array([0] * 4 + [1, 2, 3])), ["1 more of 2"]),
         ("absent", dict(num_labels=4, labels=np.array([0, 1, 1, 2])), ["classes of 0 to 2"]),
         ("how", dict(num_labels=4, how="random"), ["balanced, uniform or first", "'random'"]),
-        ("seed", dict(num_labels=4, seed=-1), ["seed not negative", "-1"]),
+        ("seed", dict(num_labels=4, seed=-1), ["seed >= 0", "-1"]),
     )
     def test_errors(self, settings, parts):
         with self.assertRaises(label_budget.BudgetError) as raised:

@@ -107,10 +107,10 @@ class ModelTest(Case):
         np.testing.assert_allclose(nearly.transition_matrix, [[1, 0], [1, 0]])
 
     @parameterized.named_parameters(
-        ("sum", [[0.7, 0.2], [0, 1]], ["sum to 1", "row 0, of sum 0.9"]),
-        ("near", [[1, 0], [0.999998, 0]], ["row 1, of sum 0.999998"]),
-        ("negative", [[1, 0], [1.5, -0.5]], ["row 1, of sum 1 and least number -0.5"]),
-        ("nan", [[1, 0], [np.nan, 1]], ["row 1, of sum nan"]),
+        ("sum", [[0.7, 0.2], [0, 1]], ["sum to 1", "row 0 with the sum 0.9"]),
+        ("near", [[1, 0], [0.999998, 0]], ["row 1 with the sum 0.999998"]),
+        ("negative", [[1, 0], [1.5, -0.5]], ["row 1 with the sum 1 and the minimum -0.5"]),
+        ("nan", [[1, 0], [np.nan, 1]], ["row 1 with the sum nan"]),
         ("wide", [[1, 0, 0], [0, 1, 0]], ["(num_classes, num_classes)", "(2, 3)"]),
         ("flat", [1, 0], ["(2,)"]),
         ("text", [["a", "b"], ["c", "d"]], ["numbers", "<U1"]),
@@ -255,7 +255,7 @@ class CorruptTest(Case):
         ("float", dict(labels=[0.0]), ["integers", "float64 (1,)"]),
         ("rank", dict(labels=[[0]]), ["(num_labels,)", "(1, 1)"]),
         ("empty", dict(labels=np.zeros(0, int)), ["(0,)"]),
-        ("seed", dict(seed=-1), ["not negative", "seed -1"]),
+        ("seed", dict(seed=-1), ["seed must be >= 0", "seed -1"]),
         ("draw", dict(draw="dice"), ["exact, coin", "'dice'"]),
     )
     def test_errors(self, settings, parts):
@@ -342,7 +342,7 @@ class InstanceDependentTest(Case):
 
     def test_errors(self):
         self.assert_one_line(["[0, 1)", "1.0"], self.draw, 1.0)
-        self.assert_one_line(["not negative"], self.draw, seed=-2)
+        self.assert_one_line(["seed must be >= 0"], self.draw, seed=-2)
         with self.assertRaisesRegex(DatasetError, "integers of shape"):
             self.draw(images=dataset().images)
         with self.assertRaisesRegex(DatasetError, "uint8"):
@@ -500,7 +500,7 @@ class FileTest(Case):
         np.testing.assert_array_equal(again.given_labels, expected)
 
     def test_missing_examples(self):
-        parts = ["all 3 labeled examples", "Missing: 2, such as the one with id 100"]
+        parts = ["all 3 labeled examples", "Missing: 2, such as id 100"]
         self.assert_refused(parts, positions=np.array([0, 2, 3]))
 
     def test_other_data(self):

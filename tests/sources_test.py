@@ -113,8 +113,8 @@ class DigitsTest(Case):
         ("unknown", {"train_split": "extra"}, ["Unknown split 'extra'", "train, test", "slices"]),
         ("syntax", {"train_split": "train[:5"}, ["Unknown split 'train[:5'"]),
         ("empty", {"train_split": "train[5:5]"}, ["not empty", "(0, 8, 8, 1)"]),
-        ("leak", {"validation_split": "train[:7]"}, ["must be disjoint", "7 common examples"]),
-        ("leak_test", {"test_split": "train"}, ["test and training splits", "1297 common"]),
+        ("leak", {"validation_split": "train[:7]"}, ["must be disjoint", "7 shared examples"]),
+        ("leak_test", {"test_split": "train"}, ["test and training splits", "1297 shared"]),
     )
     def test_bad_splits(self, splits, parts):
         self.assert_one_line(parts, sources.load, "digits", **splits)
@@ -239,7 +239,7 @@ class FolderTest(Case):
 
     def test_no_test_folder(self):
         shutil.rmtree(self.root / "test")
-        self.assert_one_line(["test' must hold CLASS", "no image"], self.load)
+        self.assert_one_line(["test' must contain CLASS", "no image"], self.load)
 
     def test_no_folder(self):
         self.assert_one_line(["no image"], sources.load, f"folder:{self.root}/absent")
@@ -414,7 +414,7 @@ class TfdsTest(Case):
         ("split", "tiles", {"train_split": "extra"}, ["'extra'", "train", "test"]),
         ("syntax", "tiles", {"train_split": "train[:"}, ["Cannot read the split 'train[:'"]),
         ("empty_split", "tiles", {"train_split": "train[3:3]"}, ["train[3:3]"]),
-        ("leak", "tiles", {"validation_split": "train[:7]"}, ["disjoint", "7 common"]),
+        ("leak", "tiles", {"validation_split": "train[:7]"}, ["disjoint", "7 shared"]),
     )
     def test_bad_requests(self, name, splits, parts):
         self.assert_one_line(parts, self.load, name, **splits)

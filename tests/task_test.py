@@ -50,7 +50,7 @@ class TaskTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("range", [0, 1297], "[0, 1297)"),
         ("negative", [-1], "[0, 1297)"),
-        ("mask", np.ones(1297, bool), "no mask"),
+        ("mask", np.ones(1297, bool), "not a mask"),
         ("empty", np.array([], np.int64), "labeled example"),
     )
     def test_bad_positions(self, positions, part):

@@ -2,7 +2,7 @@
 """CIFAR-N: CIFAR's training images as people labeled them, read without trusting the files.
 
 [Wei et al., 2022](https://arxiv.org/abs/2110.12088) publish pickles. This is the only module that
-unpickles, and its reader knows five names, all of them functions and classes of this file.
+unpickles. Its reader knows five names, all of them functions and classes of this file.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from ssl_noisy.data import tfds_source
 from ssl_noisy.data.dataset import Dataset, DatasetError
 from ssl_noisy.errors import UserError
 
-# By data set: the key in the published files, and other names of it. TFDS says `noise_label`,
-# the challenge's flags say the others.
+# By data set: each key in the published files and its other names. TFDS uses `noise_label`, the
+# challenge's flags use the others.
 KEYS = {
     "cifar10": {
         "aggre_label": ("aggre",),
@@ -39,28 +39,28 @@ _ORDERED = "CIFAR-100_human_ordered.npy"
 _KNOWN = {
     "873e69c39cb9b5e97fb6bae2d60bb59b38a5cbc31d2b868f7903dcb2b9dd2310": "CIFAR-10_human.pt",
     "bd2d80409754d420292d622e15e25248ba21e37d27429efac49c8da723f44394": "CIFAR-100_human.pt",
-    # Of the challenge: its coarse labels are wrong, which nothing here reads.
+    # That of the challenge. Its coarse labels are wrong, but nothing here reads them.
     "3ca5e261fcff3a50f5c19044daa342e6b5392eb0ef70c5b9761766f5f9c68192": "CIFAR-100_human.pt",
     "603b16e5f88f77a0db27ffe41b62cf59ba438da2b8bd4a085d502ad72e2b3dbf": _ORDERED,
 }
-# Equal images of CIFAR-100 that its `_ordered.npy` takes for one another.
+# Equal images of CIFAR-100 that `_ordered.npy` confuses.
 _TWINS = [[47806, 30418], [41874, 17688], [46752, 18461], [30931, 4348], [22657, 8599]]
 _TWINS += [[31128, 9012], [32666, 20635]]
 
 
 class CifarNError(UserError):
-    """Labels that cannot be used. One line: what is required, what was received."""
+    """CIFAR-N labels that cannot be used. One line: what is required, what was received."""
 
 
 def labels(key: str, dataset: Dataset, *, file=None, data_dir=None) -> np.ndarray:
-    """Returns the labels that people gave to the examples of a data set.
+    """Returns the human labels of the examples of a data set.
 
-    They are joined on the published index, so any subset in any order gets its own.
+    Examples are matched by published id, so any subset in any order gets its own labels.
 
     Args:
-        key: CIFAR-10: `aggre_label` (the majority of three people), `worse_label` (a wrong one,
-            if any of the three is), `random_label1` to `random_label3`. CIFAR-100: `noisy_label`.
-            The names in `KEYS` are accepted as well.
+        key: CIFAR-10: `aggre_label` (the majority of three people), `worse_label` (a wrong
+            label if any of the three is wrong), `random_label1` to `random_label3`.
+            CIFAR-100: `noisy_label`. The names in `KEYS` are accepted as well.
         dataset: A `Dataset` named `cifar10...` or `cifar100...` whose ids are published indices.
         file: Published file, `CIFAR-10_human.pt` or `CIFAR-100_human.pt`, or one that holds
             arrays of 50,000 integers in the published order: an archive as torch.save writes it,
@@ -73,13 +73,13 @@ def labels(key: str, dataset: Dataset, *, file=None, data_dir=None) -> np.ndarra
         int32 labels of shape `(num_examples,)`.
 
     Raises:
-        CifarNError: If there are no such labels, or not of these examples: where the clean labels
-            lie beside them, they must be those of `dataset`.
+        CifarNError: If there are no such labels, or if they belong to other examples: clean labels
+            in the same file must equal those of `dataset`.
     """
     match = re.match("cifar100?", dataset.name)
     if not match:
         raise CifarNError(
-            "CIFAR-N labels the training images of cifar10 and cifar100. Received: labels of "
+            "CIFAR-N has labels of the training images of cifar10 and cifar100. Received: "
             f"another data set, {dataset.name!r}."
         )
     name, known = match[0], KEYS[match[0]]
@@ -96,14 +96,14 @@ def labels(key: str, dataset: Dataset, *, file=None, data_dir=None) -> np.ndarra
     unknown = np.setdiff1d(dataset.ids, ids)
     if unknown.size:
         raise CifarNError(
-            f"{owner} has no label of {unknown.size} examples, such as number {unknown[0]}, of "
-            f"{dataset.name!r}. Use (a part of) its split train."
+            f"{owner} has no label of {unknown.size} examples, such as id {unknown[0]}, of "
+            f"{dataset.name!r}. Use its training split or a part of it."
         )
     positions = np.searchsorted(ids, dataset.ids)
     wrong = 0 if clean is None else int((clean[positions] != dataset.labels).sum())
     if wrong:
         raise CifarNError(
-            f"{owner} holds labels of another data set than {dataset.name!r}: {wrong} of its "
+            f"{owner} has labels of another data set than {dataset.name!r}: {wrong} of its "
             f"{len(positions)} clean labels differ."
         )
     return given[positions].astype(np.int32)
@@ -118,7 +118,7 @@ def _from_tfds(key, name, data_dir):
     except DatasetError as error:
         number = name.removeprefix("cifar")
         raise CifarNError(
-            f"Give the file CIFAR-{number}_human.pt, or mend this: {error}"
+            f"Pass the file CIFAR-{number}_human.pt with --cifarn_file, or fix this: {error}"
         ) from error
     return f"TFDS's {owner!r}", ids, given, clean
 
@@ -135,15 +135,15 @@ def _from_file(owner, path, key, name):
         if checksum not in _KNOWN and path.name in _KNOWN.values():
             raise ValueError(
                 f"checksum mismatch: SHA-256 {checksum} is not that of the published file of this "
-                "name; fetch it again, or rename this one to read it all the same"
+                "name; download it again, or rename this one to read it anyway"
             )
         columns = _arrays(raw, key)
-    # What pickle, zipfile and NumPy raise on a damaged or malicious file has many types.
+    # pickle, zipfile and NumPy raise many types on damaged or malicious files.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CifarNError(f"{owner} cannot be read: {reason[:300]}.") from error
     if checksum not in _KNOWN:
-        logging.warning("%s is not a published one: its SHA-256 is %s.", owner, checksum)
+        logging.warning("%s is not a published file: its SHA-256 is %s.", owner, checksum)
     found = [columns[other] for other in (key, *KEYS[name][key]) if other in columns]
     if not found:
         there = ", ".join(map(repr, columns))
@@ -195,7 +195,7 @@ def _arrays(raw, key):
                 raise ValueError(f"one data.pkl of at most {_MAX_BYTES} bytes must be in it")
             file = io.BytesIO(archive.read(found[0]))
     else:
-        raise ValueError("it is no zip archive, as torch.save writes it, and no .npy file")
+        raise ValueError("it is neither a zip archive, as torch.save writes it, nor an .npy file")
     content = _Reader(file).load()
     content = content.values if isinstance(content, _Array) else content
     content = content[0] if type(content) is list and len(content) == 1 else content
@@ -237,9 +237,9 @@ class _Array:
 
 
 class _Reader(pickle.Unpickler):
-    """Unpickles NumPy arrays of numbers and Python's own containers, and refuses everything else.
+    """Unpickles NumPy arrays of numbers and Python's own containers. It refuses everything else.
 
-    What a pickle may call are bound methods and classes with slots: it can leave nothing on them.
+    A pickle can call only bound methods and classes with slots, on which it can store nothing.
     """
 
     def find_class(self, module, name):
@@ -250,7 +250,7 @@ class _Reader(pickle.Unpickler):
             ("numpy", "dtype"): _Type,
             ("_codecs", "encode"): self.encode,
         }
-        # NumPy 2 has renamed its `core`.
+        # NumPy 2 renamed its `core`.
         found = known.get((module.replace("numpy._core.", "numpy.core."), name))
         if found is None:
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed in it")

@@ -9,19 +9,19 @@ from ssl_noisy.errors import UserError
 
 
 class DatasetError(UserError):
-    """Data that cannot be used. One line: what is required, what was received, how to mend it."""
+    """Data that cannot be used. One line: what is required, what was received, how to fix it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory, its training examples in the order of their published indices.
+    """A data set in memory. Training examples are in the order of their published ids.
 
     Attributes:
         name: The name given to `load`, without a version.
         version: TFDS version, scikit-learn's (`digits`), or the start of a hash of the arrays.
         images: uint8 array of shape `(num_examples, height, width, channels)`.
         labels: int32 array of shape `(num_examples,)`, as published, in `[0, num_classes)`.
-        ids: int64 array of shape `(num_examples,)`, increasing: each example's published index.
+        ids: int64 array of shape `(num_examples,)`, increasing: the published id of each example.
         test_images: uint8 array of shape `(num_test, height, width, channels)`.
         test_labels: int32 array of shape `(num_test,)`.
         validation_images: As `test_images`, or None without a validation split.
@@ -65,17 +65,18 @@ def check_examples(owner, images, labels, num_classes, image_shape=None, lowest=
 
     Args:
         owner: What holds the arrays, for the message: "test set of 'cifar10'".
-        images: Must be a uint8 array of shape `(N, H, W, C)`.
-        labels: Must be an integer array of shape `(N,)`, in `[lowest, num_classes)`.
+        images: Required: a uint8 array of shape `(N, H, W, C)`.
+        labels: Required: an integer array of shape `(N,)`, in `[lowest, num_classes)`.
         num_classes: Integer.
         image_shape: The `(H, W, C)` that the images must have, or None.
-        lowest: -1 where that means unlabeled.
+        lowest: The lowest label, -1 where unlabeled examples are allowed.
     """
     images, labels = np.asanyarray(images), np.asanyarray(labels)
     if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
         raise DatasetError(
             f"The images of the {owner} must be uint8 of shape (N, H, W, C), not empty. Received: "
-            f"{images.dtype} {images.shape}. Scale to 0..255, astype('uint8'), images[..., None]."
+            f"{images.dtype} {images.shape}. "
+            "Scale to 0..255, then use astype('uint8') and images[..., None]."
         )
     if image_shape is not None and images.shape[1:] != tuple(image_shape):
         raise DatasetError(
@@ -85,19 +86,20 @@ def check_examples(owner, images, labels, num_classes, image_shape=None, lowest=
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise DatasetError(
             f"The labels of the {owner} must be integers of shape ({len(images)},). Received: "
-            f"{labels.dtype} {labels.shape}. Use argmax on one-hot rows, squeeze on a column."
+            f"{labels.dtype} {labels.shape}. Use argmax on one-hot rows or squeeze on a column."
         )
     if labels.min() < lowest or labels.max() >= num_classes:
         raise DatasetError(
             f"The labels of the {owner} must be in [{lowest}, {num_classes}). Received: "
-            f"{labels.min()} to {labels.max()}. Number the classes from 0, drop other examples."
+            f"{labels.min()} to {labels.max()}. "
+            "Number the classes from 0 and drop all other examples."
         )
 
 
 def fixed_shuffle(size: int, seed) -> np.ndarray:
     """Returns a permutation of `range(size)`, an int64 array of shape `(size,)`.
 
-    It rests on the raw stream of PCG64, which NumPy keeps; `Generator.permutation` may change.
+    It uses the raw stream of PCG64, which NumPy guarantees; `Generator.permutation` may change.
     """
     return np.argsort(np.random.PCG64(seed).random_raw(size), kind="stable")
 
@@ -119,7 +121,7 @@ def assemble(name, version, class_names, parts, flip) -> Dataset:
         if common:
             raise DatasetError(
                 f"The {part} and training splits of {name!r} must be disjoint. Received: {common} "
-                "common examples. Use slices such as train[:90%] and train[90%:]."
+                "shared examples. Use slices such as train[:90%] and train[90%:]."
             )
     validation = validation or (None, None)
     arrays = (*train[:3], *test[:2], *validation[:2])

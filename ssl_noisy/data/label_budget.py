@@ -17,7 +17,7 @@ DRAWS = ("balanced", "uniform", "first")
 
 
 class BudgetError(UserError):
-    """A number of labels that the data cannot give."""
+    """A number of labels that the data cannot provide."""
 
 
 class LabelFileError(UserError):
@@ -31,7 +31,7 @@ class LabelFile:
     Attributes:
         dataset: Name of the data set.
         version: Its version when the file was written; the checksum decides, not the version.
-        indices: Increasing published indices of the labeled examples.
+        indices: Increasing published ids of the labeled examples.
         num_labels: Length of `indices`.
         how: How they were drawn.
         seed: Seed of the draw.
@@ -52,16 +52,16 @@ def draw(
 ) -> np.ndarray:
     """Draws the examples to label.
 
-    The arguments alone decide, on every machine and NumPy version. The draws of one seed are
-    nested: a larger budget holds the smaller ones.
+    The same arguments give the same examples on every machine and NumPy version. The draws of one
+    seed are nested: a larger budget contains the smaller ones.
 
     Args:
         labels: Integer array of shape `(num_examples,)`, in `[0, num_classes)`.
         num_labels: Integer in `[1, num_examples]`.
         num_classes: Positive integer.
         seed: Non-negative integer.
-        how: `balanced`: equally many of each class; what `num_labels` leaves over goes, one
-            each, to classes that the seed chooses. `uniform`: any. `first`: the lowest positions.
+        how: `balanced`: equally many of each class; a remainder goes, one each, to classes
+            that the seed chooses. `uniform`: any examples. `first`: the lowest positions.
 
     Returns:
         Increasing int64 positions of shape `(num_labels,)`.
@@ -72,7 +72,7 @@ def draw(
     labels = np.asarray(labels)
     if how not in DRAWS or seed < 0:
         raise BudgetError(
-            f"how must be balanced, uniform or first, seed not negative. Received: {how!r}, {seed}."
+            f"how must be balanced, uniform or first, and seed >= 0. Received: {how!r}, {seed}."
         )
     if not 0 < num_labels <= len(labels):
         raise BudgetError(f"num_labels must be in [1, {len(labels)}]. Received: {num_labels}.")
@@ -87,9 +87,9 @@ def draw(
     larger = classes[sizes[classes] > each]
     if not each or sizes.min() < each or len(larger) < extra:
         raise BudgetError(
-            f"A balanced draw needs at least one label a class, here {each} of each of "
+            f"A balanced draw needs at least one label per class, here {each} of each of "
             f"{num_classes} classes and 1 more of {extra}. Received: num_labels={num_labels}, "
-            f"classes of {sizes.min()} to {sizes.max()} examples. Take fewer, or how=uniform."
+            f"classes of {sizes.min()} to {sizes.max()} examples. Use fewer, or how=uniform."
         )
     counts = each + np.isin(np.arange(num_classes), larger[:extra])
     drawn = [order[labels[order] == index][:count] for index, count in enumerate(counts)]
@@ -107,10 +107,10 @@ def digest(dataset: Dataset, positions) -> str:
 
 
 def write(path, dataset: Dataset, positions, *, how: str, seed: int) -> LabelFile:
-    """Writes a label file, as JSON, whole or not at all, and returns its content.
+    """Writes a label file, as JSON, atomically, and returns its content.
 
     Args:
-        path: Path of the file; its folder is made.
+        path: Path of the file. Missing folders are created.
         dataset: The `Dataset` that `positions` refer to.
         positions: Integer array of shape `(num_labels,)`, as from `draw`.
         how: How they were drawn, for the record.
@@ -125,9 +125,9 @@ def write(path, dataset: Dataset, positions, *, how: str, seed: int) -> LabelFil
 
 
 def read(path, dataset: Dataset) -> tuple[np.ndarray, LabelFile]:
-    """Reads a label file and finds its examples in `dataset` by their published indices.
+    """Reads a label file and finds its examples in `dataset` by their published ids.
 
-    `folder:` and `npz:` data may have moved since: the checksum tells whether it is the same.
+    `folder:` and `npz:` data may have moved: the checksum tells whether they are the same.
 
     Args:
         path: Path of the file.
@@ -162,7 +162,7 @@ def read(path, dataset: Dataset) -> tuple[np.ndarray, LabelFile]:
         raise LabelFileError(f"{owner} cannot be used: {error}. Regenerate the file.") from error
     ids = np.sort(ids)
     content = dataclasses.replace(content, indices=tuple(ids.tolist()))
-    # A path is no identity: for folder:PATH and npz:FILE only the kind must agree.
+    # A path does not identify data: of folder:PATH and npz:FILE only the kind must agree.
     kinds = [name.split(":")[0] for name in (str(content.dataset), dataset.name)]
     if kinds[0] != kinds[1]:
         raise LabelFileError(
@@ -172,7 +172,7 @@ def read(path, dataset: Dataset) -> tuple[np.ndarray, LabelFile]:
     if unknown.size:
         raise LabelFileError(
             f"{owner} has {unknown.size} indices, such as {unknown[0]}, that are not in the "
-            f"training split of {dataset.name!r}. Use the split that it was written for."
+            f"training split of {dataset.name!r}. Use the split for which it was written."
         )
     positions = np.searchsorted(dataset.ids, ids)
     if digest(dataset, positions) != content.sha256:

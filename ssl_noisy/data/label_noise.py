@@ -170,7 +170,7 @@ def make(
     cifarn_file=None,
     data_dir=None,
 ) -> Noise:
-    """Makes the noise that a definition names, of the labeled examples of a data set.
+    """Makes the noise of the labeled examples of a data set from its definition.
 
     Args:
         definition: `symmetric:RATE`, `symmetric_inclusive:RATE` (the true class included),
@@ -180,7 +180,7 @@ def make(
         dataset: A `Dataset`.
         positions: Increasing integer positions of the labeled examples.
         seed: Non-negative integer.
-        draw: As in `corrupt`, for the definitions that have a transition matrix.
+        draw: As in `corrupt`, for definitions with a transition matrix.
         cifarn_file: Published file for `cifarn`; TFDS by default.
         data_dir: Where TFDS prepares data.
 
@@ -204,7 +204,7 @@ def make(
 
 
 def summary(noise: Noise, true_labels, num_classes: int) -> dict:
-    """Measures the noise that was realised.
+    """Measures the actual noise.
 
     Args:
         noise: A `Noise`.
@@ -212,9 +212,9 @@ def summary(noise: Noise, true_labels, num_classes: int) -> dict:
         num_classes: Integer.
 
     Returns:
-        A dict for JSON: `definition`, `seed`, `draw`; `noise_rate`, the share of wrong labels;
-        `noise_rate_by_class`, that of each true class (None for one without an example);
-        `transition_counts`, a list of rows: true classes, of columns: given classes.
+        A dict for JSON: `definition`, `seed`, `draw`; `noise_rate`, the fraction of wrong labels;
+        `noise_rate_by_class`, that of each true class (None for a class without examples);
+        `transition_counts`, a list of rows (true classes) of counts (given classes).
     """
     counts = transition_counts(true_labels, noise.given_labels, num_classes)
     sizes, right = counts.sum(axis=1), np.diag(counts)
@@ -235,8 +235,8 @@ def summary(noise: Noise, true_labels, num_classes: int) -> dict:
 def describe(summary: dict, class_names) -> str:
     """Returns a `summary` as lines for a terminal.
 
-    Up to ten classes stand in a table of the share of each true class (row) that was given each
-    class (column), in percent; of more classes only the least, median and most noisy are named.
+    Up to ten classes are shown as a table: the percentage of each true class (row) that was given
+    each class (column). Of more classes, only the least, median and most noisy are named.
     """
     counts, rates = np.array(summary["transition_counts"]), summary["noise_rate_by_class"]
     lines = [

@@ -13,12 +13,12 @@ from ssl_noisy.data.noise_models import Noise, NoiseError, transition_counts
 
 
 def write(path, dataset: Dataset, positions, noise: Noise):
-    """Writes a noise file, an .npz without pickles, whole or not at all.
+    """Writes a noise file, an .npz without pickles, atomically.
 
-    Beside the labels it holds the counts of true and given classes, but no true label.
+    It stores the given labels and the counts of true and given classes, but no true labels.
 
     Args:
-        path: Path of the file; its folder is made.
+        path: Path of the file. Missing folders are created.
         dataset: The `Dataset` that `positions` refer to.
         positions: Increasing integer positions of the examples, in the order of the noise.
         noise: Their `Noise`.
@@ -42,7 +42,7 @@ def write(path, dataset: Dataset, positions, noise: Noise):
 
 
 def read(path, dataset: Dataset, positions) -> Noise:
-    """Reads the noise of examples from a noise file, which may hold more examples.
+    """Reads the noise of examples from a noise file, which may contain more examples.
 
     Args:
         path: Path of the file.
@@ -54,7 +54,7 @@ def read(path, dataset: Dataset, positions) -> Noise:
 
     Raises:
         NoiseError: If the file cannot be read, is malformed, or was written for other examples:
-            of each one the image must be the same, and of all together the true labels.
+            each image must be the same, and so must the true labels as a whole.
     """
     owner, num_classes = f"The noise file {str(path)!r}", dataset.num_classes
     try:
@@ -74,7 +74,7 @@ def read(path, dataset: Dataset, positions) -> Noise:
         if [type(value) for value in origin] != [str, int, str] or origin[1] < 0:
             raise ValueError(f"its definition, seed and draw cannot be {origin}")
         whole = content["examples_sha256"].item()
-    # Beside those above: arrays that are missing, without a length, or of another shape.
+    # LookupError, TypeError: arrays that are missing, have no length or another shape.
     except (ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise NoiseError(f"{owner} cannot be used: {reason}. Regenerate the file.") from error
@@ -83,8 +83,8 @@ def read(path, dataset: Dataset, positions) -> Noise:
     missing = np.setdiff1d(wanted, ids)
     if missing.size:
         raise NoiseError(
-            f"{owner} must hold all {len(wanted)} labeled examples. Missing: {missing.size}, such "
-            f"as the one with id {missing[0]}. Write it for these, or label those it holds."
+            f"{owner} must contain all {len(wanted)} labeled examples. Missing: {missing.size}, "
+            f"such as id {missing[0]}. Write a file for these examples, or label those it contains."
         )
     rows = np.searchsorted(ids, wanted)
     others = int((hashes[rows] != _hashes(dataset.images[positions])).sum())

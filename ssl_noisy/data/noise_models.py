@@ -29,16 +29,16 @@ class NoiseError(UserError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NoiseModel:
-    """How labels go wrong, depending on the true class alone.
+    """How labels go wrong, depending only on the true class.
 
     Attributes:
-        rates: Float array of shape `(num_classes,)`, in [0, 1]: how likely an example of each
-            class is chosen.
+        rates: Float array of shape `(num_classes,)`, in [0, 1]: the probability that an
+            example of each class is chosen.
         targets: Float array of shape `(num_classes, num_classes)`, rows sum to 1: the
             distribution of a chosen example's given label, which may be the true one.
 
     Raises:
-        NoiseError: If the arrays are not of this form.
+        NoiseError: If the arrays do not have this form.
     """
 
     rates: np.ndarray
@@ -62,11 +62,11 @@ class NoiseModel:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Noise:
-    """The labels that a learner is given, and where they are from.
+    """The labels that a learner is given, and their origin.
 
     Attributes:
         given_labels: int32 array of shape `(num_labels,)`.
-        definition: The definition they were made of, as in `make`.
+        definition: Their definition, as in `label_noise.make`.
         seed: Seed of the draw.
         draw: `exact` or `coin` as in `corrupt`, or `published`.
     """
@@ -78,7 +78,7 @@ class Noise:
 
 
 def symmetric(num_classes: int, rate: float, include_true: bool = False) -> NoiseModel:
-    """Gives examples of every class any other class, all equally likely.
+    """Replaces labels of every class by any other class, all equally likely.
 
     Args:
         num_classes: Integer of at least 2.
@@ -91,22 +91,22 @@ def symmetric(num_classes: int, rate: float, include_true: bool = False) -> Nois
 
 
 def pair_flip(num_classes: int, rate: float) -> NoiseModel:
-    """Gives examples of every class k, with `rate` in [0, 1), the next one, cyclically."""
+    """Replaces labels of every class by the next class, cyclically, with a `rate` in [0, 1)."""
     return _uniform_rate(rate, np.roll(np.eye(num_classes), 1, axis=1))
 
 
 def asymmetric(dataset_name: str, rate: float, legacy_blocks: bool = False) -> NoiseModel:
-    """Gives examples a class that looks like theirs.
+    """Replaces labels by a similar class.
 
-    CIFAR-10: truck to automobile, bird to airplane, cat and dog to one another, deer to horse;
+    CIFAR-10: truck to automobile, bird to airplane, cat to dog and dog to cat, deer to horse;
     the other five classes stay, so the rate of wrong labels is half of `rate`. CIFAR-100: the
     next class inside the superclass, cyclically.
 
     Args:
         dataset_name: `cifar10` or `cifar100`, or TFDS's `cifar10_n` or `cifar100_n`.
-        rate: Float in [0, 1), of the classes that do not stay.
-        legacy_blocks: CIFAR-100 only: take the fine classes 5i to 5i + 4 for superclasses, as
-            ELR's and CrossSplit's code does. They are neighbors in the alphabet alone.
+        rate: Float in [0, 1), of the classes that change.
+        legacy_blocks: CIFAR-100 only: use blocks of fine classes, 5i to 5i + 4, as superclasses,
+            as in the code of ELR and CrossSplit. They are neighbors only in the alphabet.
     """
     name = dataset_name.removesuffix("_n")
     if name not in ("cifar10", "cifar100") or (legacy_blocks and name == "cifar10"):
@@ -132,41 +132,41 @@ def coarse_labels(fine) -> np.ndarray:
 
 
 def from_matrix(matrix) -> NoiseModel:
-    """Returns the noise with this transition matrix.
+    """Returns the noise model of a transition matrix.
 
     Args:
         matrix: Float array of shape `(num_classes, num_classes)`, rows sum to 1:
             P(given j given true i).
 
     Raises:
-        NoiseError: If it is no such array.
+        NoiseError: If the array does not have this form.
     """
     matrix = _stochastic(matrix, "The transition matrix")
     rates = 1 - np.diag(matrix)
     others = matrix - np.diag(np.diag(matrix))
-    # Where no label changes, the targets play no role.
+    # The targets have no effect where no label changes.
     targets = np.where(others.sum(axis=1, keepdims=True) > 0, others, np.eye(len(matrix)))
     return NoiseModel(rates, targets / targets.sum(axis=1, keepdims=True))
 
 
 def corrupt(labels, model: NoiseModel, *, seed: int, draw: str = "exact") -> np.ndarray:
-    """Draws given labels; the arguments alone decide. All are drawn from the true labels.
+    """Draws given labels from true labels. The same arguments give the same labels everywhere.
 
-    Of one seed, a higher rate changes the examples of a lower rate and others.
+    With the same seed, a higher rate changes the examples of a lower rate and more.
 
     Args:
         labels: Integer array of shape `(num_labels,)`, the true labels.
         model: A `NoiseModel` of their classes.
         seed: Non-negative integer.
-        draw: `exact`: of all examples of the classes that share a rate, just that share is
-            chosen, rounded down, as in DivideMix. `coin`: each by itself, as in AUM; two draws
-            of one rate then differ in the number of wrong labels.
+        draw: `exact`: exactly this fraction, rounded down, of all examples whose classes have
+            the same rate is chosen, as in DivideMix. `coin`: each example is chosen
+            independently, as in AUM, so the number of wrong labels varies.
 
     Returns:
         int32 array of shape `(num_labels,)`.
 
     Raises:
-        NoiseError: If an argument is not of this form.
+        NoiseError: If an argument is invalid.
     """
     labels = _checked(labels, len(model.rates), seed)
     if draw not in DRAWS:
@@ -187,9 +187,10 @@ def corrupt(labels, model: NoiseModel, *, seed: int, draw: str = "exact") -> np.
 
 
 def instance_dependent(images, labels, *, rate: float, num_classes: int, seed: int) -> np.ndarray:
-    """Draws given labels that depend on the image, not on the class alone.
+    """Draws given labels that depend on the image, not only on the class.
 
-    An example's own rate is from N(rate, 0.1), truncated to (0, 1); `rate` 0 changes nothing.
+    The rate of each example is drawn from N(rate, 0.1), truncated to (0, 1); a `rate` of 0
+    changes nothing.
     Its class scores are the pixels, each image standardized, times a random normal projection of
     its class, and its wrong label is drawn from their softmax without the true class.
 
@@ -204,12 +205,12 @@ def instance_dependent(images, labels, *, rate: float, num_classes: int, seed: i
         int32 array of shape `(num_labels,)`.
 
     Raises:
-        NoiseError: If the rate or the seed is not of this form.
-        DatasetError: If the images or labels are not.
+        NoiseError: If the rate or the seed is invalid.
+        DatasetError: If the images or labels are invalid.
 
     Reference:
-        [Xia et al., 2020](https://arxiv.org/abs/2006.07836). Images are standardized
-        one by one here, so that an example's scores do not depend on the others.
+        [Xia et al., 2020](https://arxiv.org/abs/2006.07836). Here each image is standardized
+        by itself, so the scores of an example do not depend on the others.
     """
     check_examples("noise", images, labels, num_classes)
     labels, rate = _checked(labels, num_classes, seed), checked_rate(rate)
@@ -246,7 +247,7 @@ def checked_rate(rate, owner="The rate"):
 
 
 def _stochastic(matrix, owner):
-    """Returns the rows, made to sum to 1, if they do already but for rounding."""
+    """Returns the matrix with rows that sum to 1 exactly; they must do so up to rounding."""
     matrix = np.asarray(matrix)
     square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
     if not square or matrix.dtype.kind not in "fiu":
@@ -259,8 +260,9 @@ def _stochastic(matrix, owner):
     if wrong.size:
         row = wrong[0]
         raise NoiseError(
-            f"{owner} must have rows of numbers >= 0 that sum to 1. Received: row {row}, of sum "
-            f"{sums[row, 0]:g} and least number {matrix[row].min():g}. Divide each row by its sum."
+            f"{owner} must have rows of numbers >= 0 that sum to 1. Received: row {row} with "
+            f"the sum {sums[row, 0]:g} and the minimum {matrix[row].min():g}. "
+            "Divide each row by its sum."
         )
     return matrix / sums
 
@@ -274,8 +276,8 @@ def _checked(labels, num_classes, seed):
     integers = labels.dtype.kind in "iu" and labels.ndim == 1 and labels.size > 0
     if not integers or labels.min() < 0 or labels.max() >= num_classes or seed < 0:
         raise NoiseError(
-            f"labels must be integers in [0, {num_classes}) of shape (num_labels,), the seed not "
-            f"negative. Received: {labels.dtype} {labels.shape}"
+            f"labels must be integers in [0, {num_classes}) of shape (num_labels,), and the seed "
+            f"must be >= 0. Received: {labels.dtype} {labels.shape}"
             + (f", {labels.min()} to {labels.max()}" if integers else "")
             + f", seed {seed}."
         )
@@ -287,6 +289,6 @@ def _random(seed, *stream):
 
 
 def _inverse_cdf(probs, uniform):
-    """Returns for each row the class in which its number in [0, 1) falls."""
+    """Returns the class of each row into whose interval its number in [0, 1) falls."""
     edges = np.cumsum(probs, axis=1, dtype=np.float64)
     return np.argmax(uniform[:, None] < edges / edges[:, -1:], axis=1)

@@ -71,19 +71,19 @@ def load(
             ids are positions in the sorted list of files), `npz:FILE` (`images_train`,
             `labels_train`, `images_test`, `labels_test`, optionally `ids_train`), or a TFDS
             image-classification data set with images of one size: `cifar10`, `emnist/letters`,
-            `cifar10:3.0.2`. TFDS ids are the numbers that end the data set's own `id` feature;
-            where there are none, or two examples share one, ids are positions in the files of
-            the split, or of the splits one after the other in a sum such as `train+extra`.
+            `cifar10:3.0.2`. TFDS ids are the trailing numbers of the data set's own `id`
+            feature. Without unique numbers, ids are positions in the files of the split, or in
+            the concatenated splits of a sum such as `train+extra`.
         data_dir: Where TFDS prepares data. Default: `TFDS_DATA_DIR`, else TFDS's own.
         cache_dir: Where decoded TFDS arrays are kept. Default: `SSL_NOISY_CACHE`, else
             `~/.cache/ssl_noisy`. An entry belongs to one name, version, choice of splits and
-            data directory (the argument, else `TFDS_DATA_DIR`: a path that need not exist any
-            longer), so that two copies never mix. The newest cached version is used; name a
-            version for another one.
-        train_split: TFDS split, default `train`. Other sources take `train`, `train[:1000]`,
-            `train[:90%]`; as in TFDS, that is a slice of the split in a fixed shuffled order.
-        validation_split: Likewise; default none.
-        test_split: Likewise; default `test`, or `validation` where TFDS has no `test`.
+            data directory (the argument, else `TFDS_DATA_DIR`), so two copies of the data never
+            mix. The directory need not exist anymore. The newest cached version is used unless
+            `name` has a version.
+        train_split: TFDS split, by default `train`. Other sources accept `train`,
+            `train[:1000]`, `train[:90%]`: slices of the split in a fixed shuffled order.
+        validation_split: Likewise; none by default.
+        test_split: Likewise; by default `test`, or `validation` where TFDS has no `test`.
 
     Returns:
         A `Dataset`. No training example is in its validation or test split.
@@ -132,7 +132,9 @@ def _digits(_):
         import sklearn
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise DatasetError(f"'digits' needs scikit-learn: {error}. pip install it.") from error
+        raise DatasetError(
+            f"'digits' needs scikit-learn: {error}. Install it: pip install scikit-learn."
+        ) from error
     data = load_digits()
     images = np.rint(data.images * (255 / 16)).astype(np.uint8)[..., None]
     labels, order = data.target.astype(np.int32), fixed_shuffle(len(images), 0)
@@ -150,17 +152,20 @@ def _folder(path):
     try:
         from PIL import Image
     except ImportError as error:
-        raise DatasetError(f"'folder:' needs Pillow: {error}. pip install it.") from error
+        raise DatasetError(
+            f"'folder:' needs Pillow: {error}. Install it: pip install pillow."
+        ) from error
     parts, classes = {"train": [], "test": []}, {}
     for part, rows in parts.items():
-        paths = sorted(glob.glob(f"{part}/*/*", root_dir=root))  # leaves hidden files out
+        paths = sorted(glob.glob(f"{part}/*/*", root_dir=root))  # skips hidden files
         paths = [root / path for path in paths if path.lower().endswith(_SUFFIXES)]
         classes[part] = sorted({path.parent.name for path in paths})
         if not paths or classes[part] != classes["train"]:
             differ = ", ".join(sorted(set(classes[part]) ^ set(classes["train"])))
             raise DatasetError(
-                f"{str(root / part)!r} must hold CLASS/*.png, jpg ... with the classes of train. "
-                f"Received: {f'only one has {differ}' if paths else 'no image'}. Add the missing."
+                f"{str(root / part)!r} must contain CLASS/*.png, jpg ... with the classes of "
+                f"train. Received: {f'only one has {differ}' if paths else 'no image'}. Add "
+                "what is missing."
             )
         for path in paths:
             try:
@@ -171,7 +176,9 @@ def _folder(path):
                     ),
                     Image.open(path) as image,
                 ):
-                    if image.mode[0] in "IF":  # 16 or 32 bits, which Pillow clips and not scales
+                    if (
+                        image.mode[0] in "IF"
+                    ):  # 16 or 32 bits, which Pillow clips instead of scaling
                         raise ValueError(f"pixels of mode {image.mode}, not of 8 bits")
                     gray = image.mode in ("1", "L")
                     pixels = np.atleast_3d(np.asarray(image.convert("L" if gray else "RGB")))
@@ -227,7 +234,7 @@ def _npz(path):
     absent = np.setdiff1d(np.arange(labels.max() + 1), labels)
     if absent.size:
         raise DatasetError(
-            f"labels_train of {str(path)!r} must hold every class from 0 to its largest, "
+            f"labels_train of {str(path)!r} must contain every class from 0 to its largest, "
             f"{labels.max()}. Received: none of {absent.size} classes, such as {absent[0]}. Number "
             "the classes without gaps."
         )

@@ -11,12 +11,12 @@ from ssl_noisy.errors import UserError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """Images with given labels. True labels are no part of it.
+    """Images with given labels. A task does not contain true labels.
 
     Args:
         images: uint8 array of shape `(num_examples, height, width, channels)`.
         given_labels: Integer array of shape `(num_examples,)`, kept as int32, in
-            `[-1, num_classes)`; -1 is unlabeled. At least one example is labeled.
+            `[-1, num_classes)`; -1 means unlabeled. At least one example must be labeled.
         num_classes: Defaults to the number of `class_names`, else to the largest label plus one.
         class_names: Sequence of `num_classes` strings. Defaults to `"0"`, `"1"`, ...
         test_images: uint8 array of shape `(num_test, height, width, channels)`, or None.
@@ -25,7 +25,7 @@ class Task:
         name: Name of the data, for reports.
 
     Raises:
-        ValueError: If an array has another type, shape or range.
+        ValueError: If an array has the wrong type, shape or range.
     """
 
     images: np.ndarray
@@ -43,7 +43,9 @@ class Task:
         check_examples("`Task`", self.images, labels, known, lowest=-1)
         labels = np.asarray(labels, np.int32)
         if labels.max() < 0:
-            raise UserError("`Task` must have a labeled example. Received: given_labels all -1.")
+            raise UserError(
+                "`Task` must have a labeled example. Received: given_labels are all -1."
+            )
         num_classes = num_classes or (int(labels.max()) + 1 if names is None else len(names))
         names = tuple(map(str, range(num_classes) if names is None else names))
         if num_classes < 2:
@@ -64,13 +66,13 @@ class Task:
     def from_dataset(cls, dataset: Dataset, labeled_positions, given_labels=None) -> "Task":
         """Makes the task in which the examples at these integer positions are labeled.
 
-        Their labels are `given_labels`, an integer array as long as the positions, or by default
-        the data set's own.
+        `given_labels` is an integer array with their labels. By default they are those of the data
+        set.
         """
         positions, size = np.asarray(labeled_positions), len(dataset.labels)
         if positions.dtype.kind not in "iu" or np.setdiff1d(positions, np.arange(size)).size:
             raise UserError(
-                f"`labeled_positions` must be integers in [0, {size}), no mask and no ids. "
+                f"`labeled_positions` must be integers in [0, {size}), not a mask or ids. "
                 f"Received: {positions.dtype} {positions.shape}."
             )
         labels = dataset.labels[positions] if given_labels is None else given_labels
@@ -83,7 +85,7 @@ class Task:
     def relabeled(self, positions, label: int, class_name: str | None = None) -> "Task":
         """Returns this task with another label, -1 for none, at these integer positions.
 
-        With `class_name` there is one more class of that name, for `label=num_classes`.
+        `class_name` adds a class of that name, for `label=num_classes`.
         """
         given_labels = self.given_labels.copy()
         given_labels[positions] = label

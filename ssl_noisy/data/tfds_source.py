@@ -37,7 +37,7 @@ def load_feature(name: str, feature: str, *, data_dir: str | None = None, split:
 
     Args:
         name: Name of a TFDS data set, as in `load`.
-        feature: Name of a feature that is one integer an example.
+        feature: Name of a feature with one integer per example.
         data_dir: Where TFDS prepares data, as in `load`.
         split: TFDS split.
 
@@ -57,7 +57,7 @@ def load_feature(name: str, feature: str, *, data_dir: str | None = None, split:
             f"{name!r} has no integer feature {feature!r}. Available: {', '.join(kinds)}."
         )
     _prepare(tfds, name, builder)
-    # TFDS's PartialDecoding would do too, but warns of a deprecation of its own at each feature.
+    # TFDS's PartialDecoding works too, but prints a deprecation warning for each feature.
     images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
     decoders = {key: tfds.decode.SkipDecoding() for key in images}
     (values,), ids, _ = _read_split(tfds, builder, split, [feature], decoders)
@@ -103,7 +103,7 @@ def load(name, data_dir, cache_dir, specs) -> Dataset:
 
 
 def _find(name, data_dir):
-    """Returns the module of TFDS and its builder of the data set, perhaps not prepared."""
+    """Returns the TFDS module and the builder of a data set that may not be prepared."""
     try:
         with streams.held_stderr():
             import keras
@@ -117,7 +117,7 @@ def _find(name, data_dir):
             f"{one_line(error)}. Install them, copy a cache here, or use npz:FILE or folder:PATH."
         ) from error
     if keras.config.backend() != "tensorflow":
-        # TensorFlow would reserve the whole GPU. RuntimeError: it runs already.
+        # Or TensorFlow reserves the whole GPU. RuntimeError: it is already running.
         with contextlib.suppress(RuntimeError):
             tf.config.set_visible_devices([], "GPU")
     base = name.partition(":")[0]
@@ -165,11 +165,11 @@ def _faults(tfds):
 def _prepare(tfds, name, builder):
     try:
         if not builder.is_prepared():
-            # TFDS would look for them after its downloads.
+            # TFDS checks for them only after its downloads.
             by_hand = builder.data_path.parents[builder.info.full_name.count("/")]
             by_hand = by_hand / "downloads" / "manual"
             if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not by_hand.exists():
-                raise OSError(f"TFDS wants files that you put into {str(by_hand)!r}")
+                raise OSError(f"put the files that TFDS requires into {str(by_hand)!r}")
             _reach(next(iter(builder.url_infos or ()), ""))
             builder.download_and_prepare()
     except _faults(tfds) as error:
@@ -208,7 +208,7 @@ def _feature_keys(tfds, info, name):
         ]
         if not fits:
             raise DatasetError(
-                f"{name!r} is no image-classification data set: a feature {default!r} of type "
+                f"{name!r} is not an image-classification data set: a feature {default!r} of type "
                 f"{kind.__name__} is required. Received: {', '.join(features)}. Use another one."
             )
         keys[index : index + 1] = fits[:1]
@@ -223,7 +223,7 @@ def _feature_keys(tfds, info, name):
 
 
 def _reach(url):
-    """Raises OSError if `url` is out of reach; TFDS itself would retry for 200 s (measured)."""
+    """Raises OSError if `url` cannot be reached; TFDS itself retries for 200 s (measured)."""
     parts = urllib.parse.urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     if parts.hostname and port and parts.scheme not in urllib.request.getproxies():
@@ -256,7 +256,7 @@ def _read_split(tfds, builder, spec, features, decoders=None):
     *columns, keys, texts = columns if "id" in keys else (*columns, [])
     texts = [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in texts]
     numbers = [int(end[0]) for end in (re.search(r"\d{1,18}$", text) for text in texts) if end]
-    if len(set(numbers)) < len(keys):  # no `id`, no numbers, or not unique ones
+    if len(set(numbers)) < len(keys):  # no `id`, no numbers, or duplicates
         starts = dict(zip(files, np.cumsum([0, *sizes]), strict=False))
         rows = (key.decode().rpartition("__") for key in keys)
         numbers = [starts[file] + int(row) for file, _, row in rows]
