@@ -298,7 +298,7 @@ class TfdsTest(Case):
         error = DatasetError("'cifar10_n' is not prepared.")
         with mock.patch.object(tfds_source, "load_feature", side_effect=error):
             parts = [
-                "file CIFAR-10_human.pt with --cifarn_file, or fix this: 'cifar10_n' is not prepared."
+                "CIFAR-10_human.pt with --cifarn_file, or fix this: 'cifar10_n' is not prepared."
             ]
             self.assert_one_line(parts, "worst", dataset())
 

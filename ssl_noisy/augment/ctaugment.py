@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CTAugment: strong views whose magnitudes follow what the network can still read.
+"""CTAugment: strong views with the magnitudes that the network can still read.
 
-Every magnitude is cut into bins, and every bin has a rate: how near the network
-came to the right label on probe images of labeled examples that used it. The
-strong views draw only from bins with a rate near the best one. The rates are a
-float32 tensor that the caller keeps: `initial_rates` starts it, `strong_view`
-draws by it, and `probe` with `updated_rates` corrects it once per step.
+Every magnitude is divided into bins, and every bin has a rate: how close the network came to the
+right label on probe images that used the bin. Probes are labeled examples. Strong views draw only
+from bins with a rate close to the best one. The caller keeps the rates, a float32 tensor:
+`initial_rates` makes it, `strong_view` draws from it, `probe` and `updated_rates` update it once
+per step.
 
-Images are as in `augment`, and so is what the operations compute: Pillow's
-numbers. `operations` lists the 19 operations and `BINS` their magnitudes.
+Images and operations are as in `augment.operations`, with Pillow's numbers. `operations` lists the
+19 operations and `BINS` their magnitudes.
 
 Reference:
     [Berthelot et al., 2020](https://arxiv.org/abs/1911.09785), section 3.2, and
-    google-research/fixmatch, from which the ranges and constants are.
+    google-research/fixmatch, the source of ranges and constants.
 """
 
 import functools
@@ -51,17 +51,17 @@ _SLOTS_PER_OPERATION = max(len(counts) for counts in BINS.values())
 
 
 def initial_rates():
-    """Returns the rates to start with: 1 for every bin.
+    """Returns the initial rates: 1 for every bin.
 
     Returns:
         A float32 NumPy array of shape `(knobs, 17)`: `(19, 17)`. Rows with
-        fewer bins are filled up with 0.
+        fewer bins are padded with 0.
     """
     return _EXISTS.astype("float32")
 
 
 def probabilities(rates):
-    """Returns the probability of each bin: in proportion to its rate, 0 far below the best.
+    """Returns the probability of each bin: proportional to its rate, and 0 far below the best.
 
     Args:
         rates: Tensor of shape `(knobs, 17)`.
@@ -69,7 +69,7 @@ def probabilities(rates):
     Returns:
         A float32 tensor of the same shape; each row sums to 1.
     """
-    # The summand keeps a row of zeros from having no bin at all.
+    # The summand keeps every row from having no bin at all.
     raised = ops.where(_EXISTS, ops.cast(rates, "float32") + (1 - DECAY), 0.0)
     share = raised / ops.max(raised, axis=-1, keepdims=True)
     share = ops.where(share < THRESHOLD, 0.0, share)
@@ -79,9 +79,8 @@ def probabilities(rates):
 def strong_view(images, seed, rates, *, flip=True, max_shift=None, pixel_translation=False):
     """Makes a strong view: weak view, 2 operations drawn by `rates`, cutout, in this order.
 
-    The operations of an image are uniform and independent; in a batch each
-    comes about equally often, see `augment.rand_augment`. The side of the last
-    gray square is half the shorter image side.
+    The operations of an image are uniform and independent. In a batch each occurs about equally
+    often, see `slots.Slots`. The side of the last gray square is half the shorter image side.
 
     Args:
         images, seed, flip, max_shift: As in `augment.weak_view`.
@@ -116,9 +115,9 @@ def probe(images, seed, *, pixel_translation=False):
 def updated_rates(rates, bins, proximity):
     """Moves the rates of the bins that probes used toward the probes' proximity.
 
-    A bin used n times moves to the mean proximity with weight 1 - 0.99**n. The
-    authors' code moves it n times by 0.01, one probe after another: the same
-    for n = 1, and for more the same weight but not the order of the probes.
+    A bin used n times moves toward the mean proximity with weight 1 - 0.99**n. The authors' code
+    moves it n times by 0.01, one probe after another: for n = 1 the same, for larger n the same
+    total weight, but there later probes count more.
 
     Args:
         rates: Tensor of shape `(knobs, 17)`.
@@ -145,13 +144,12 @@ def operations(seed, *, pixel_translation=False):
 
     The images are float32, of shape `(batch, height, width, channels)`; then
     follow as many values in [0, 1] as `BINS` has numbers, each `(batch,)`.
-    What a warp takes from outside the image is black.
+    Pixels that a warp takes from outside the image are black.
 
     Args:
-        seed: A `keras.random.SeedGenerator`, for the place of the cutout.
-        pixel_translation: Whether translations go up to 0.3 pixels, as in the
-            authors' code, where they so change nothing, instead of 0.3 of the
-            image side.
+        seed: A `keras.random.SeedGenerator` for the place of the cutout.
+        pixel_translation: Whether translations are at most 0.3 pixels, as in the authors' code,
+            where they therefore have no effect, instead of 0.3 of the image side.
 
     Returns:
         A dictionary with the keys of `BINS`, in their order.
@@ -196,7 +194,7 @@ def operations(seed, *, pixel_translation=False):
 def blur(images):
     """Computes PIL's BLUR filter: the mean of the 16 pixels around the 5x5 square.
 
-    The border of two pixels stays as it is.
+    The border of two pixels does not change.
     """
     images = ops.cast(images, "float32")
     _, height, width, _ = images.shape
@@ -211,7 +209,7 @@ def blur(images):
 
 
 def rescale(images, share, method):
-    """Cuts a share off each side and enlarges the rest to the full size.
+    """Crops a fraction of each side and enlarges the rest to the full size.
 
     Args:
         images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
@@ -234,8 +232,8 @@ def rescale(images, share, method):
         taps = ops.take(taps, cut, axis=0) + first[:, None, None]
         hits = taps[..., None] == np.arange(side, dtype="float32")
         weights = ops.sum(ops.where(hits, weights[..., None], 0.0), axis=2)
-        # A GPU may multiply with 11 binary places only. Halves of the weights have no more,
-        # so that the sums are whole numbers without error.
+        # A GPU may multiply with only 11 binary places. Halves of the weights have no more, so
+        # the sums are exact whole numbers.
         upper = ops.floor(weights / 4096 + 0.5)
         halves = ops.concatenate([upper, weights - 4096 * upper], axis=1)
         sums = ops.matmul(halves, ops.reshape(images, (batch, side, other * channels)))
@@ -310,7 +308,7 @@ def _magnitudes(uniform, rates):
     """Draws values in [0, 1) and their bins, both `(draws, knobs, slots)`."""
     counts = _COUNTS[:, None]
     if rates is None:
-        # As in the authors' code; the factor also keeps the rounding inside the range.
+        # As in the authors' code; the factor also keeps rounding within the range.
         return uniform[1], ops.floor(0.999 * counts * uniform[1])
     # Sums of whole numbers are exact in any order: no bin of probability 0 is drawn.
     ends = ops.cumsum(ops.floor(2.0**20 * probabilities(rates)), axis=-1)[:, None]
@@ -332,7 +330,7 @@ def _bins_of_slots(bins):
 def _even_size(side):
     """Returns the side of the cutout square, about half of `side`.
 
-    The authors' code takes equally many pixels to both sides of the center.
+    The authors' code extends it by equally many pixels to both sides of the center.
     """
     size = 1 + ops.floor(0.499 * side)
     return 2 * ops.floor(size / 2)

@@ -8,7 +8,7 @@ from scipy import special
 
 
 def mixup(images, soft_labels, seed, *, alpha, per_image=False, keep_larger=False):
-    """Mixes each image and its label with those of another of the batch.
+    """Mixes each image and its label with those of another example of the batch.
 
     Args:
         images: Float tensor of shape `(batch, height, width, channels)`.
@@ -28,15 +28,15 @@ def mixup(images, soft_labels, seed, *, alpha, per_image=False, keep_larger=Fals
 
 
 def mixing(size, seed, *, alpha, per_image=False, keep_larger=False):
-    """Draws which other example each of a batch is mixed with, and its own share.
+    """Draws the partner of each example of a batch and the share of the example itself.
 
     Args:
         size: Positive integer, the size of the batch.
         seed: A `keras.random.SeedGenerator`; its state advances.
-        alpha: Float >= 0. Shares are drawn from Beta(alpha, alpha); 0 mixes nothing.
-        per_image: Whether a share is drawn for each image rather than one for the batch.
-        keep_larger: Whether a share is replaced by max(share, 1 - share), so that the own image
-            prevails ([Berthelot et al., 2019](https://arxiv.org/abs/1905.02249), equation 9).
+        alpha: Float >= 0. Shares are drawn from Beta(alpha, alpha). With 0 nothing is mixed.
+        per_image: Whether to draw a share for each image instead of one for the batch.
+        keep_larger: Whether to replace a share by max(share, 1 - share), so that the image itself
+            dominates ([Berthelot et al., 2019](https://arxiv.org/abs/1905.02249), equation 9).
 
     Returns:
         A tuple `(partners, shares)` for `mix`: int32 `(size,)`, the batch in random order, and
@@ -59,9 +59,9 @@ def mix(values, partners, shares):
 
 
 def _beta_quantile(uniform, alpha):
-    """Turns uniform numbers into draws from Beta(alpha, alpha), by a table of 4096 quantiles.
+    """Turns uniform numbers into draws from Beta(alpha, alpha), with a table of 4096 quantiles.
 
-    XLA has no gamma distribution on TensorFlow, which `keras.random.beta` draws from.
+    `keras.random.beta` needs a gamma distribution, which XLA does not have on TensorFlow.
     """
     table = special.betaincinv(alpha, alpha, np.linspace(0, 1, 4097)).astype("float32")
     place = 4096 * uniform

@@ -18,7 +18,7 @@ GRAY = 127.0
 
 
 def rotate(images, degrees, fill=GRAY):
-    """Turns each image counterclockwise by `degrees`, of shape `(batch,)`."""
+    """Rotates each image counterclockwise by `degrees`, of shape `(batch,)`."""
     images = checked(images)
     return warp(images, rotation(degrees, *images.shape[1:3]), fill)
 
@@ -34,7 +34,7 @@ def shear_y(images, factor, fill=GRAY):
 
 
 def translate_x(images, pixels, fill=GRAY):
-    """Moves each image to the left by `pixels`, of shape `(batch,)`."""
+    """Moves each image left by `pixels`, of shape `(batch,)`."""
     return warp(checked(images), offset("translate_x", pixels), fill)
 
 
@@ -46,8 +46,8 @@ def translate_y(images, pixels, fill=GRAY):
 def blend(degenerate, images, factor):
     """Computes PIL's `Image.blend` to the last bit; `factor` has shape `(batch,)`."""
     change = per_image(factor) * (images - degenerate)
-    # The clip changes nothing. It keeps XLA from fusing the product and the sum into
-    # one rounding, where PIL rounds twice.
+    # The clip has no effect on values. It keeps XLA from fusing product and sum into one rounding,
+    # where PIL rounds twice.
     return ops.clip(ops.floor(degenerate + ops.clip(change, -1e6, 1e6)), 0, 255)
 
 
@@ -74,7 +74,7 @@ def contrast(images, factor):
 
 
 def sharpness(images, factor):
-    """Blends with PIL's SMOOTH filter, which leaves the border as it is."""
+    """Blends with PIL's SMOOTH filter, which does not change the border."""
     images = checked(images)
     if 1 in images.shape[1:3]:  # all border
         return blend(images, images, factor)
@@ -94,13 +94,13 @@ def posterize(images, bits):
 
 
 def solarize(images, threshold):
-    """Inverts the pixels that are not below `threshold`, of shape `(batch,)`."""
+    """Inverts pixels of at least `threshold`, of shape `(batch,)`."""
     images = checked(images)
     return ops.where(images < per_image(threshold), images, 255 - images)
 
 
 def invert(images):
-    """Turns each pixel into 255 minus it."""
+    """Replaces each pixel by 255 minus its value."""
     return 255 - checked(images)
 
 
@@ -121,13 +121,12 @@ def autocontrast(images):
 def equalize(images):
     """Equalizes the histogram of each channel of each image.
 
-    An image of fewer than 256 pixels comes back as it is, as from PIL.
+    As in PIL, an image of fewer than 256 pixels does not change.
     """
     images = checked(images)
     batch, height, width, channels = images.shape
     pixels = ops.reshape(ops.transpose(images, (0, 3, 1, 2)), (batch * channels, -1))
-    # A pixel is 16 * high + low: the product of the two one-hot codes counts
-    # the pairs.
+    # A pixel is 16 * high + low: the product of the two one-hot codes counts the pairs.
     digits = np.arange(16, dtype="float32")
     high = ops.floor(pixels / 16)[..., None]
     low = pixels[..., None] - 16 * high
@@ -144,9 +143,9 @@ def equalize(images):
     return ops.take(ops.reshape(table, (-1,)), ops.cast(images, "int32") + first)
 
 
-# Which of the six coefficients of a warp the magnitude goes to.
+# The coefficient of a warp that the magnitude sets.
 OFFSETS = {"shear_x": 1, "shear_y": 3, "translate_x": 2, "translate_y": 5}
-# From the name of each operation that is not a warp to a function of images and magnitudes.
+# The operations that are not warps, as functions of images and magnitudes.
 OPERATIONS = {
     "brightness": brightness,
     "color": color,
@@ -175,7 +174,7 @@ def checked(images):
 def warp(images, coefficients, fill):
     """Takes pixel (x, y) from (a x + b y + c, d x + e y + f), as PIL's AFFINE.
 
-    As in PIL coefficients have 16 binary places, so float32 is exact up to 256 pixels.
+    As in PIL, coefficients have 16 binary places, so float32 is exact up to 256 pixels.
     """
     _, height, width, _ = images.shape
     a, b, c, d, e, f = (part[:, None, None] for part in ops.unstack(coefficients, axis=1))
@@ -255,12 +254,11 @@ def _luma(images):
 
 @functools.cache
 def _autocontrast_flaws():
-    """Lists where PIL's autocontrast falls one short of the exact quotient.
+    """Lists where PIL's autocontrast is one below the exact quotient.
 
-    In double arithmetic `value * scale + offset` can miss a whole number q by
-    an ulp, for one in seven pairs (low, high) even at q = 255. Bit `q // 15`
-    of entry `256 * low + high` says that it does; all such q are multiples of
-    15 or 17.
+    In double precision `value * scale + offset` can miss a whole number q by one ulp, for one in
+    seven pairs (low, high) even at q = 255. Bit `q // 15` of entry `256 * low + high` marks these
+    cases. All such q are multiples of 15 or 17.
     """
     low, high = np.ogrid[:256, :256]
     span = np.maximum(high - low, 1)
@@ -275,5 +273,5 @@ def _autocontrast_flaws():
 
 
 def _divide(dividend, divisor):
-    """Divides whole numbers, rounding down, safely for inexact float division."""
+    """Divides whole numbers and rounds down, even where float division is inexact."""
     return ops.floor((dividend + 0.5) / divisor)

@@ -15,7 +15,7 @@ from ssl_noisy.errors import UserError
 # Color of the cutout operation in UDA's code, near CIFAR-10's mean color, by the number of
 # channels; gray is the luma.
 UDA_COLOR = {3: (125.0, 122.0, 113.0), 1: (122.0,)}
-# Between the operations of a policy, a transparent pixel has the values of its color less 256.
+# Between the operations of a policy, a transparent pixel holds the values of its color minus 256.
 OPAQUE = 256.0
 TRANSPARENT_BLACK = 0.0 - OPAQUE
 
@@ -25,19 +25,19 @@ class Policy:
     """One published form of RandAugment.
 
     Attributes:
-        draws: How many operations are drawn for each image, with replacement.
-        probability: Probability that a drawn operation is applied; the number of
-            operations divided by it is a whole number.
-        magnitudes: From operation to what its magnitude is drawn from: the
-            `(low, high)` of an interval if `continuous`, else 1, 9 or 18
-            levels. Translations and cutouts are shares of the image side.
+        draws: Number of operations drawn for each image, with replacement.
+        probability: Probability that a drawn operation is applied. The number of operations
+            divided by it must be a whole number.
+        magnitudes: Dict from operation to its range of magnitudes: an interval `(low, high)` if
+            `continuous`, else 1, 9 or 18 levels. Translations and cutouts are fractions of the
+            image side.
         continuous: Whether magnitudes are drawn from intervals.
-        warp_fill: Value of the pixels that a warp takes from outside. `TRANSPARENT_BLACK`
-            ends as gray, see `rand_augment`.
-        cutout: `(low, high)` of the cutout side, as shares of the shorter image side.
-        weak_last: Whether the flip and the shift come after all that.
-        torchssl_cutout: Whether the square is drawn as in TorchSSL's code, see `cutout`. Its
-            side is then a share of the width.
+        warp_fill: Value of the pixels that a warp takes from outside the image.
+            `TRANSPARENT_BLACK` becomes gray at the end, see `rand_augment`.
+        cutout: `(low, high)` of the cutout side, as fractions of the shorter image side.
+        weak_last: Whether flip and shift come last.
+        torchssl_cutout: Whether the square is drawn as in TorchSSL's code (see `views.cutout`),
+            with a side that is a fraction of the width.
     """
 
     draws: int
@@ -97,26 +97,23 @@ def find(name):
 def rand_augment(images, seed, *, policy="google_code"):
     """Applies to each image operations of its own, drawn at random.
 
-    Each draw puts the images, in random order, into equally many slots for
-    every operation and for being left alone; an operation runs on its slots
-    only. So each image meets each operation with exactly the probability of
-    the policy, its draws are independent, and in a batch each operation comes
-    about equally often.
+    Each draw deals the images to `Slots` for every operation and for no operation. Each image gets
+    each operation with exactly the probability of the policy, and its draws are independent.
 
-    In `google_code` and `uda` the pixels that a warp takes from outside, and those of UDA's
-    cutout operation, are transparent. At the end they become gray 127. The next operation sees
-    them black, those of the cutout (125, 122, 113); and if it is `autocontrast`, `equalize`,
-    `invert`, `posterize` or `solarize`, it makes them opaque: then they keep its result.
+    In `google_code` and `uda`, pixels that a warp takes from outside the image and those of UDA's
+    cutout operation are transparent. At the end they become gray 127. The next operation sees
+    black there, or (125, 122, 113) in a cutout. If it is `autocontrast`, `equalize`, `invert`,
+    `posterize` or `solarize`, it makes them opaque and they keep its result.
 
     Args:
         images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
         seed: A `keras.random.SeedGenerator`; its state advances.
         policy: `"google_code"`, the FixMatch authors' code: 2 of 14
-            operations, each applied with probability 1/2, levels 1 to 9 (its conversion to
-            bytes, which darkens 47 of the 256 values by 1, is not repeated);
+            operations, each applied with probability 1/2, levels 1 to 9 (without its
+            conversion to bytes, which darkens 47 of the 256 values by 1);
             `"paper"`, the table in their paper: always applied, uniform
             magnitudes; `"torchssl"`: as the paper, but 3 operations, and
-            warps fill with black instead of gray, and `"usb"` the same (they differ in
+            warps fill with black instead of gray; `"usb"`, the same (they differ only in
             `strong_view`); or `"uda"`, the UDA authors'
             code: as `google_code`, of 15 operations, with invert and cutout,
             and without identity.
@@ -171,8 +168,8 @@ def _magnitudes(rules, uniform, size, height, width):
 def _apply_operations(rules, slots, images, magnitudes, places, is_first):
     """Applies each operation to the images in its own slots, and none to the rest.
 
-    `places`, numbers in [0, 1) of shape `(2, num_slots)`, are where cutouts go. Before the first
-    draw no pixel is transparent.
+    `places`, numbers in [0, 1) of shape `(2, num_slots)`, are the places of cutouts. In the first
+    draw no pixel is transparent yet.
     """
     sees_transparent = rules.warp_fill < 0 and not is_first
     names = list(rules.magnitudes)
@@ -200,10 +197,10 @@ def _apply_operations(rules, slots, images, magnitudes, places, is_first):
 
 
 def _on_transparent(name, images, magnitude):
-    """Applies an operation, not a warp, to images of which some pixels are transparent.
+    """Applies an operation, but not a warp, to images with transparent pixels.
 
-    It sees their color. As in Pillow, those of `ImageEnhance` leave them transparent; the others
-    are of RGB images, without transparency.
+    The operation sees their color. As in Pillow, operations of `ImageEnhance` keep pixels
+    transparent; the others convert to RGB, without transparency.
     """
     transparent = images < 0
     results = operations.OPERATIONS[name](

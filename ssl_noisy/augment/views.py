@@ -33,12 +33,12 @@ TORCHSSL_COLOR = {3: (125.0, 123.0, 114.0), 1: (123.0,)}
 def weak_view(images, seed, *, flip=True, max_shift=None):
     """Flips and shifts each image at random.
 
-    The shift is a crop from the image padded by reflection.
+    The image is padded by reflection and cropped at a random place.
 
     Args:
         images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
         seed: A `keras.random.SeedGenerator`; its state advances.
-        flip: Whether to mirror each image left to right with probability 1/2.
+        flip: Whether to mirror each image horizontally with probability 1/2.
         max_shift: Integer, largest shift along each axis in pixels, below the
             shorter side. `None` means an eighth of the height: 4 of 32.
 
@@ -66,11 +66,11 @@ def weak_view(images, seed, *, flip=True, max_shift=None):
 
 
 def alternating_flip(images, indices, epoch):
-    """Mirrors each image left to right in every other epoch.
+    """Mirrors each image horizontally in every other epoch.
 
-    Whether an image is mirrored in the even or in the odd epochs is a fixed
-    pseudo-random bit of its index, so that two successive epochs show both
-    sides of every image and each epoch mirrors about half of the images.
+    A fixed pseudo-random bit of its position decides whether an image is mirrored in even or in
+    odd epochs. Two successive epochs show both sides of every image, and each epoch mirrors about
+    half of the images.
 
     Args:
         images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
@@ -81,8 +81,8 @@ def alternating_flip(images, indices, epoch):
         A float32 tensor of the same shape as `images`.
 
     Reference:
-        [Jordan, 2024](https://arxiv.org/abs/2404.00498). The bit is from MD5
-        there, and here from the finalizer of MurmurHash3.
+        [Jordan, 2024](https://arxiv.org/abs/2404.00498), where MD5 gives the bit; here it is the
+        finalizer of MurmurHash3.
     """
     images = checked(images)
     bits = ops.cast(indices, "uint32")
@@ -98,12 +98,12 @@ def strong_view(images, seed, *, policy="google_code", flip=True, max_shift=None
     """Makes a strong view: weak view, RandAugment, cutout, in this order.
 
     Args:
-        images, seed, flip, max_shift: As in `weak_view`; this draws its own.
+        images, seed, flip, max_shift: As in `weak_view`.
         policy: One of `POLICIES`, see `rand_augment`. The side of the gray cutout square is
             half the shorter image side (`google_code`, `uda`) or uniform below that (`paper`).
-            `torchssl` and `usb` draw it as TorchSSL's code, see `cutout`, with a side that is
-            uniform below half the width: of 32x32 pixels it covers 85 on average, and
-            that of `paper` 64. `uda` and `torchssl` make the weak view last.
+            `torchssl` and `usb` draw it as in TorchSSL's code (see `cutout`), with a side that
+            is uniform below half the width. In an image of 32x32 pixels it covers 85 pixels on
+            average, that of `paper` 64. `uda` and `torchssl` make the weak view last.
 
     Returns:
         A float32 tensor of the same shape.
@@ -130,18 +130,17 @@ def cutout(images, seed, *, size, fill=GRAY, torchssl=False):
     The center is uniform over the image, so the square may be clipped.
 
     With `torchssl` the square is drawn as in the code of TorchSSL and USB: from a corner that is
-    moved inside the image, its last row and column included. So its side is rounded up, and only
-    the lower and the right border clip it. Its color is (125, 123, 114), and on gray images, which
-    that code does not take, 123.
+    moved inside the image, including the last row and column. Its side is therefore rounded up,
+    and only the lower and right borders clip it. Its color is (125, 123, 114), or 123 on gray
+    images, which that code does not support.
 
     Args:
         images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
         seed: A `keras.random.SeedGenerator`; its state advances.
-        size: Side of the square in pixels, or a pair: then the side is uniform
-            in `[low, high)`, rounded down, for each image. Numbers, or tensors of
-            shape `(batch,)`.
-        fill: Value of the pixels in the square. `torchssl` has its own.
-        torchssl: Whether to draw the square as TorchSSL's code does.
+        size: Side of the square in pixels, or a pair `(low, high)`: the side of each image is then
+            uniform in `[low, high)`, rounded down. Numbers or tensors of shape `(batch,)`.
+        fill: Value of the pixels in the square. Has no effect with `torchssl`.
+        torchssl: Whether to draw the square as in TorchSSL's code.
 
     Returns:
         A float32 tensor of the same shape.
@@ -171,16 +170,17 @@ def color_jitter(images, seed, *, strength=0.4, max_turn=0.1):
     Args:
         images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
         seed: A `keras.random.SeedGenerator`; its state advances.
-        strength: Float in [0, 1]: the three factors are uniform in 1 -+ this.
-        max_turn: Float in [0, 0.5]: the hue turns by a uniform share of the color circle
-            in -+ this.
+        strength: Float in [0, 1]. The three factors are uniform in `1 - strength` to
+            `1 + strength`.
+        max_turn: Float in [0, 0.5]. The hue turns by a uniform fraction of the color circle,
+            `-max_turn` to `max_turn`.
 
     Returns:
         A float32 tensor of the same shape.
 
     Reference:
-        `ColorJitter` of torchvision, which draws the order of the four for each image, and
-        rounds colors to bytes in HSV too.
+        `ColorJitter` of torchvision, which also draws the order of the four changes for each
+        image and rounds colors to bytes in HSV too.
     """
     images = checked(images)
     uniform = keras.random.uniform((4, images.shape[0]), dtype="float32", seed=seed)
@@ -195,5 +195,5 @@ def color_jitter(images, seed, *, strength=0.4, max_turn=0.1):
 
 
 def _reflect(positions, side):
-    """Folds positions beyond the first and last back inside, as np.pad does."""
+    """Reflects positions beyond the first and the last back inside, as `np.pad` does."""
     return (side - 1) - ops.abs((side - 1) - ops.abs(positions))
