@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a learner asks of a network: any Keras model from images to the logits of classes.
+"""What a learner requires of a network: any Keras model from images to logits of classes.
 
-Sequential and functional models, with nested ones, and subclassed models.
+Sequential, functional, nested and subclassed models are supported.
 """
 
 import keras
@@ -10,19 +10,19 @@ from ssl_noisy.errors import UserError
 
 
 def logits_shape(network, image_shape=None):
-    """Returns the shape of a network's output, and gives the network its weights if it has none.
+    """Returns the output shape of a network, and builds the network if it has no weights.
 
     Args:
         network: A `keras.Model`.
-        image_shape: Tuple `(height, width, channels)` of the images that it will see. None takes
-            that of its first call.
+        image_shape: Tuple `(height, width, channels)` of the images that it will see. None means
+            the shape of its first call.
 
     Raises:
-        UserError: If it was never called, and `image_shape` is None.
+        UserError: If it was never called and `image_shape` is None.
     """
     if hasattr(network, "output_shape"):
         return network.output_shape
-    # A Sequential model without weights, or a subclassed model, which has no output shape.
+    # A Sequential model without weights or a subclassed model has no output shape.
     called_on = (network.get_build_config() or {}).get("input_shape")
     if image_shape is None and called_on is None:
         raise UserError(
@@ -34,13 +34,13 @@ def logits_shape(network, image_shape=None):
 
 
 def num_logits(network, task=None):
-    """Returns the number of a network's outputs for an image, as `logits_shape` finds them."""
+    """Returns the number of outputs of a network per image, as in `logits_shape`."""
     shape = logits_shape(network, None if task is None else task.image_shape)
     return None if shape is None else shape[-1]
 
 
 def check(network, image_shape, num_classes):
-    """Checks that a network turns images into one logit for each class.
+    """Checks that a network maps images to one logit per class.
 
     Raises:
         UserError: If it takes images of another shape, has other outputs, or ends in a softmax.
@@ -60,19 +60,19 @@ def check(network, image_shape, num_classes):
     activation = last_activation(network, num_classes)
     if activation is not None:
         raise UserError(
-            f"The network must return logits: remove its last activation, for the losses apply "
-            f"their own. Received: {network.name!r}, which ends in a {activation}"
+            f"The network must return logits. Remove its last activation: the losses apply their "
+            f"own. Received: {network.name!r}, which ends in a {activation}"
         )
 
 
 def last_activation(network, num_classes):
-    """Returns `softmax` or `sigmoid` where the last layer of a network is seen to be one."""
+    """Returns `softmax` or `sigmoid` if the last layer of a network is known to be one."""
     last = network
     while isinstance(last, keras.Model) and last.layers:
         last = last.layers[-1]
     if isinstance(last, keras.layers.Softmax):
         return "softmax"
-    # The layer that a subclassed model made last need not be the last one that it calls.
+    # A subclassed model need not call its layers in the order of their creation.
     if not hasattr(network, "output_shape") and getattr(last, "units", None) != num_classes:
         return None
     for activation in (keras.activations.softmax, keras.activations.sigmoid):
@@ -82,28 +82,28 @@ def last_activation(network, num_classes):
 
 
 def new_copy(network):
-    """Copies a network with initial weights of its own, by the configs of its layers.
+    """Copies a network, with new initial weights, by the configs of its layers.
 
     Raises:
-        UserError: If the configs do not describe the network, as when its class needs a
-            `get_config` and has none.
+        UserError: If the configs do not describe the network, for example if its class lacks a
+            `get_config`.
     """
     cause = None
     try:
         copy = keras.models.clone_model(network)
         if [v.shape for v in copy.weights] == [v.shape for v in network.weights]:
             return copy
-    except Exception as error:  # whatever the class of the user raises
+    except Exception as error:  # the user's class may raise anything
         cause = error
     raise UserError(
-        f"The network cannot be copied by its config. Give {type(network).__name__}, and layers of "
-        "your own, a `get_config` with the arguments of `__init__`. Received: "
-        + (f"{type(cause).__name__} on the way" if cause else "a copy with other weights")
+        f"The network cannot be copied by its config. Give {type(network).__name__}, and your own "
+        "layers, a `get_config` with the arguments of `__init__`. Received: "
+        + (f"{type(cause).__name__} during the copy" if cause else "a copy with other weights")
     ) from cause
 
 
 def _matches(shape, expected):
-    """Whether a shape has the expected length and sizes, where both are known."""
+    """Returns whether a shape has the expected length and sizes, where both are known."""
     return (
         isinstance(shape, (tuple, list))
         and len(shape) == len(expected)

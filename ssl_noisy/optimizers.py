@@ -5,7 +5,7 @@ import keras
 
 from ssl_noisy.errors import UserError
 
-# What a run takes where the method's paper names no value for that optimizer.
+# The defaults of a run where the method's paper has no value for that optimizer.
 DEFAULTS = {
     "sgd": {"learning_rate": 0.03, "momentum": 0.9, "nesterov": True},
     "adam": {"learning_rate": 0.001, "momentum": 0.9},
@@ -13,9 +13,9 @@ DEFAULTS = {
     "muon": {"learning_rate": 0.001, "momentum": 0.95, "nesterov": True},
 }
 OPTIMIZERS = tuple(DEFAULTS)
-# The last layers, which Muon leaves to AdamW: of the network, and of ReMixMatch's rotations.
+# The last layers, of the network and of ReMixMatch's rotations. Muon leaves them to AdamW.
 LAST_LAYERS = ("logits", "rotation")
-# Those that shrink the weights themselves, by learning rate times weight decay in each step.
+# These shrink the weights themselves, by learning rate times weight decay in each step.
 DECOUPLED = ("adamw", "muon")
 
 
@@ -30,16 +30,16 @@ def make(name, learning_rate, variables, *, momentum, nesterov=None, weight_deca
         learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
         variables: List of the variables to train.
         momentum: Float in [0, 1), the momentum of SGD and Muon, and `beta_1` of Adam and AdamW.
-        nesterov: Whether it is Nesterov's momentum, for SGD and Muon.
-        weight_decay: Float >= 0, decoupled weight decay, for those of `DECOUPLED`. Elsewhere it
-            must be 0: a learner adds it to the loss.
-        decayed: List of those of `variables` to which `weight_decay` applies.
+        nesterov: Whether SGD and Muon use Nesterov's momentum.
+        weight_decay: Float >= 0, decoupled weight decay of the optimizers in `DECOUPLED`. It must
+            be 0 for all others, where a learner adds weight decay to the loss.
+        decayed: List of the `variables` to which `weight_decay` applies.
 
     Returns:
         A `keras.optimizers.Optimizer`, not built.
 
     Raises:
-        ValueError: If there is no kernel for Muon, so that it would be AdamW by another name.
+        ValueError: If there is no kernel for Muon, so it would be AdamW under another name.
     """
     if weight_decay and name not in DECOUPLED:
         raise UserError(
@@ -56,7 +56,7 @@ def make(name, learning_rate, variables, *, momentum, nesterov=None, weight_deca
         hidden = [v for v in variables if not any(name in v.path for name in LAST_LAYERS)]
         if not any(len(v.shape) == 2 for v in hidden):
             raise UserError(
-                "--optimizer=muon updates dense kernels below the last layer, and this network has "
+                "--optimizer=muon updates dense kernels below the last layer, but this network has "
                 "none: AdamW would update all of it. Use --optimizer=adamw or --network=wide_lenet."
             )
         made = keras.optimizers.Muon(

@@ -413,7 +413,7 @@ class ExamplesTest(parameterized.TestCase):
         self.write()
         before = self.path.read_bytes()
         self.quality = self.quality[:5]
-        with self.assertRaisesRegex(ValueError, "one length.*given_label 6, .*label_quality 5"):
+        with self.assertRaisesRegex(ValueError, "same length.*given_label 6, .*label_quality 5"):
             self.write()
         self.assertEqual(self.path.read_bytes(), before)
         self.assertEqual(os.listdir(self.path.parent), ["examples.csv"])
@@ -445,7 +445,7 @@ class ExamplesTest(parameterized.TestCase):
     def assert_refused(self, part):
         with self.assertRaises(detection.ExamplesFileError) as raised:
             detection.read_examples(self.path)
-        for text in ("examples.csv' must be as", part, "Regenerate the file."):
+        for text in ("examples.csv' must have the format", part, "Regenerate the file."):
             self.assertIn(text, str(raised.exception))
         self.assertNotIn("\n", str(raised.exception))
 

@@ -214,7 +214,7 @@ class DescribeTest(parameterized.TestCase):
         self.assertEqual(
             issues.describe(decision.summary()),
             "400 of 1,000 labels (40.0%) are flagged as issues: those that the mixtures of margins "
-            "and losses take for wrong. The averaged prediction contradicts 400 labels.",
+            "and losses consider wrong. The averaged prediction contradicts 400 labels.",
         )
 
     def test_few_labels(self):

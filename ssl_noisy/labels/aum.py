@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The area under the margin: which labels it flags, and a record of it for your own loop."""
+"""The area under the margin: the labels that it flags, and a calculator for your own loop."""
 
 import numpy as np
 from keras import ops
@@ -8,29 +8,29 @@ from ssl_noisy import losses
 from ssl_noisy.data.dataset import fixed_shuffle
 from ssl_noisy.errors import UserError
 
-_STREAM = 0xA0A  # keeps the draw of threshold samples independent of other uses of the same seed
+_STREAM = 0xA0A  # keeps the draw of threshold samples independent of other uses of the seed
 
 COMBINE = ("and", "or")
 THRESHOLD_SAMPLES = ("paper", "authors_code")
 
 
 def threshold_sets(labeled, num_classes, *, seed, size="paper"):
-    """Draws the threshold samples of two passes: examples that get a class of their own.
+    """Draws the threshold samples of two passes: examples that get an extra class.
 
-    Nothing can be learned of that class, so the margins of its members are those of wrong labels.
+    Nothing about that class can be learned, so its members have the margins of wrong labels.
 
     Args:
         labeled: Integer array, the positions of the labeled examples.
         num_classes: Integer, of the data.
         seed: Non-negative integer.
-        size: `paper`: as many as an average class has with the new one, num_labeled //
+        size: `paper`: the average size of a class including the extra one, num_labeled //
             (num_classes + 1); `authors_code`: num_labeled // num_classes.
 
     Returns:
         Two disjoint increasing arrays of positions of the same size.
 
     Raises:
-        ValueError: If there are fewer labeled examples than would give one threshold sample.
+        ValueError: If there are too few labeled examples for one threshold sample.
     """
     count = len(labeled) // (num_classes + (size == "paper"))
     if count < 1:
@@ -45,12 +45,12 @@ def threshold_sets(labeled, num_classes, *, seed, size="paper"):
 def threshold(threshold_aum, percentile=99.0):
     """Returns the area below which an example is flagged, a float.
 
-    It is the area of the threshold sample above which `100 - percentile` percent of them lie:
-    an example is flagged when more than that share have a strictly larger area. Minus infinity,
-    which flags nothing, where there is no such sample.
+    It is the area of the threshold sample above which `100 - percentile` percent of them lie: an
+    example is flagged if more than that fraction have a strictly larger area. Without such a
+    sample it is minus infinity, which flags nothing.
 
     Args:
-        threshold_aum: Float array, the areas of the threshold samples; NaN are left out.
+        threshold_aum: Float array, the areas of the threshold samples. NaN do not count.
         percentile: Float in [0, 100].
 
     Reference:
@@ -58,7 +58,7 @@ def threshold(threshold_aum, percentile=99.0):
         that of asappresearch/aum at 892e76e.
     """
     known = np.sort(threshold_aum[np.isfinite(threshold_aum)])[::-1]
-    # 100 - 99.9 is a little less than 0.1.
+    # 100 - 99.9 is slightly below 0.1.
     too_many = int(round((100 - percentile) * len(known) / 100, 6)) + 1
     return float(known[too_many - 1]) if too_many <= len(known) else -float("inf")
 
@@ -66,12 +66,13 @@ def threshold(threshold_aum, percentile=99.0):
 def combined(flags, is_judge, combine="and"):
     """Combines the flags of several passes.
 
-    An example is judged by the passes in which it was no threshold sample.
+    An example is judged by the passes in which it was not a threshold sample.
 
     Args:
-        flags: Sequence of bool arrays `(n,)`, one a pass.
+        flags: Sequence of bool arrays `(n,)`, one per pass.
         is_judge: Sequence of bool arrays `(n,)`: where that pass may judge.
-        combine: `and`: flagged by all passes that judge it, as in the authors' code; `or`: by one.
+        combine: `and`: flagged by all passes that judge it, as in the authors' code; `or`: by one
+            of them.
 
     Returns:
         A bool array `(n,)`; False where no pass judges.
@@ -93,9 +94,10 @@ class AUMCalculator:
     suspicious = np.argsort(aum.values)  # NaN, never seen, comes last
     ```
 
-    The margin of an example is the logit of its given label less the largest other logit: of
-    logits, never of probabilities. Its area is the mean of all margins seen, the first ones too,
-    as in the package `aum` of the paper's authors; leave the first epoch out yourself, as they do.
+    The margin of an example is the logit of its given label minus the largest other logit. It is
+    computed from logits, never from probabilities. The area is the mean of all margins, including
+    the first ones, as in the package `aum` of the paper's authors. Skip the first epoch yourself,
+    as they do.
     Sums are float64 on the host; a learner of this package keeps its own record, in float32, in
     the compiled step.
 
@@ -113,17 +115,17 @@ class AUMCalculator:
         self._counts = np.zeros(num_examples, "int64")
 
     def update(self, logits, labels, indices):
-        """Takes in one batch.
+        """Adds one batch.
 
         Args:
             logits: Float array or tensor of shape `(batch_size, num_classes)`.
             labels: Integer array or tensor of shape `(batch_size,)`, the given labels, in
                 `[0, num_classes)`.
-            indices: Integer array or tensor of shape `(batch_size,)`, which examples these are,
-                in `[0, num_examples)`. One that stands there twice counts twice.
+            indices: Integer array or tensor of shape `(batch_size,)`, the positions of the
+                examples, in `[0, num_examples)`. A repeated example counts repeatedly.
 
         Raises:
-            ValueError: If the shapes do not agree, or labels or indices are out of range.
+            ValueError: If shapes differ, or labels or indices are out of range.
         """
         logits, labels, indices = (ops.convert_to_numpy(v) for v in (logits, labels, indices))
         for name, values, size in (
@@ -143,6 +145,6 @@ class AUMCalculator:
 
     @property
     def values(self):
-        """float64 array of shape `(num_examples,)`: the mean margins, NaN where never seen."""
+        """float64 array of shape `(num_examples,)`: the mean margins, NaN for unseen examples."""
         with np.errstate(invalid="ignore"):
             return self._sums / self._counts

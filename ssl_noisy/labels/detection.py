@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which labels are suspicious: detectors read off a training record, measured and written down."""
+"""Which labels are suspicious: detectors based on a training record, their measures and files."""
 
 import csv
 import dataclasses
@@ -13,7 +13,7 @@ from ssl_noisy.errors import UserError
 from ssl_noisy.files import replacing
 from ssl_noisy.labels import mixture
 
-LEAST_LOSSES = 10  # fewer are no sample to fit four shapes and a weight to
+LEAST_LOSSES = 10  # fewer are too few to fit four shapes and a weight
 
 COLUMNS = {
     "index": int,
@@ -36,7 +36,8 @@ COLUMNS = {
     "forgetting_events": int,
 }
 
-# The columns of `describe`, and how they are headed. The last: by a review of as many as are wrong.
+# The columns of `describe` and their titles. The last one assumes a review of as many labels as are
+# wrong.
 TABLE = ("flagged", "precision", "recall", "f1", "average_precision", "false_negative_rate")
 SHORT = {"average_precision": "AP", "false_negative_rate": "missed by review"}
 
@@ -47,11 +48,11 @@ class ExamplesFileError(UserError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Detector:
-    """What one detector says of n labels.
+    """The verdict of one detector on n labels.
 
     Attributes:
-        score: Float array `(n,)`: the larger, the more suspicious; NaN where unknown.
-        flagged: Bool array `(n,)`: taken for wrong; False where the score is unknown.
+        score: Float array `(n,)`. Larger means more suspicious; NaN where unknown.
+        flagged: Bool array `(n,)`, the labels considered wrong; False where the score is unknown.
     """
 
     score: np.ndarray
@@ -61,11 +62,11 @@ class Detector:
 def fit_posterior(losses):
     """Fits a beta mixture to losses and computes each one's probability of being noisy.
 
-    The losses between their 5th and 95th percentiles are fitted, as by the authors. Two
-    departures: the posterior is that of the densities, not of a table of 100; and both its
-    defects are mended. It may fall at the largest losses (theirs is mended so) or rise at the
-    smallest: it keeps the value of its turning point there, so that it never falls as the loss
-    grows.
+    As in the authors' code, the losses between their 5th and 95th percentiles are fitted. Two
+    departures: the posterior is computed from the densities, not from a table of 100 entries, and
+    it never falls as the loss grows. Without correction it may fall at the largest losses (as
+    corrected by the authors) or rise at the smallest ones; there it keeps the value of its turning
+    point.
 
     Args:
         losses: Float array `(n,)`, such as `mean_loss` of a record; NaN where unknown.
@@ -73,8 +74,8 @@ def fit_posterior(losses):
     Returns:
         `(fitted, x, posterior)`: the `BetaMixtureModel`, the normalized losses, float `(n,)`
         in [0.001, 0.999], and the posterior, float `(n,)` in [0, 1]; both NaN where the loss is.
-        Where there is nothing to fit (fewer than 10 losses known, or all equal), `fitted` is
-        None and all is NaN.
+        If there is nothing to fit (fewer than 10 known losses, or all equal), `fitted` is None
+        and the others are NaN.
 
     Reference:
         [Arazo et al., 2019](https://arxiv.org/abs/1904.11238), section 3.1.
@@ -87,11 +88,11 @@ def fit_posterior(losses):
     low, high = mixture.loss_range(losses)
     if high - low <= 1e-5:  # as much as `normalized` moves the lower end
         return None, x, posterior
-    # `normalized` moves what is at or beyond 0 and 1, not what is nearly there: clipped, the
-    # order stays.
+    # `normalized` moves values at or beyond 0 and 1, but not those close to them. Clipping keeps
+    # the order.
     x[known] = np.clip(mixture.normalized(losses[known], (low, high)), 0.001, 0.999)
-    # Ten steps, as the authors do: steps of moments may converge to two equal components. On the
-    # digits with 40 % of the labels wrong, 100 steps estimated 51 % noise and flagged all.
+    # Ten steps, as in the authors' code: steps of moments may converge to two equal components. On
+    # the digits with 40 % wrong labels, 100 steps estimated 51 % noise and flagged all labels.
     within = x[(losses >= low) & (losses <= high)]
     fitted = mixture.BetaMixtureModel(max_iter=10, tol=0, init_params="kmeans").fit(within)
     posterior[known] = fitted.monotone_posterior(x[known])
@@ -99,15 +100,15 @@ def fit_posterior(losses):
 
 
 def detectors(record, posterior, noise_rate, aum_threshold=0.0, aum_flagged=None):
-    """Reads seven detectors off one training record.
+    """Makes seven detectors from one training record.
 
     `probability_margin`: another class has the larger mean probability. `aum`: the mean margin is
     below `aum_threshold`; at 0, another class had on average the larger logit. `small_loss`: the
-    mean loss is among the largest, as many as `noise_rate` says, rounded; of equal losses the
-    earlier. `posterior`: it is above 0.5. `agreement`: fewer than half of the predictions were the
-    given label. `wrong_predictions`: the number of the others belongs to the upper component of a
-    beta mixture. `cores`: the mean of CE - mean_k(-log p_k) is above 0, where CORES' sieve would
-    leave the example out.
+    mean loss is among the largest, as many as `noise_rate` says, rounded; of equal losses, the
+    earlier ones. `posterior`: it is above 0.5. `agreement`: fewer than half of the predictions
+    were the given label. `wrong_predictions`: the number of other predictions belongs to the upper
+    component of a beta mixture. `cores`: the mean of CE - mean_k(-log p_k) is above 0, where CORES'
+    sieve would remove the example.
 
     Args:
         record: Dict of arrays `(n,)`, as `record.read` or `record.average` gives it.
@@ -117,7 +118,8 @@ def detectors(record, posterior, noise_rate, aum_threshold=0.0, aum_flagged=None
         aum_flagged: Bool array `(n,)`, the flags of the AUM method, instead of a threshold.
 
     Returns:
-        A dict from name to `Detector`. What is not finite is unknown and never flagged.
+        A dict from name to `Detector`. Examples with a score that is not finite are unknown and
+        never flagged.
 
     Reference:
         [Pickler et al., 2025](https://arxiv.org/abs/2510.16211);
@@ -132,7 +134,7 @@ def detectors(record, posterior, noise_rate, aum_threshold=0.0, aum_flagged=None
     count = round(noise_rate * int(np.isfinite(losses).sum()))
     largest = np.zeros(len(losses), bool)
     largest[np.argsort(-losses, kind="stable")[:count]] = True
-    # Of two passes of AUM, a threshold sample is known to one and was seen half as often.
+    # Only one of AUM's two passes knows a threshold sample, so it was observed half as often.
     passes = np.maximum(record.get("passes", 1), 1)
     wrong = np.where(record["observations"] > 0, record["wrong_predictions"] / passes, np.nan)
     found = {
@@ -153,7 +155,7 @@ def _detector(score, flagged):
 
 
 def measure(detector, is_wrong):
-    """Measures a detector against the truth, over the examples whose score is known.
+    """Measures a detector against the truth, on examples with a known score.
 
     Args:
         detector: A `Detector` of n labels.
@@ -190,14 +192,14 @@ def measure(detector, is_wrong):
 
 
 def rank_agreement(detectors):
-    """Computes Spearman's rank correlation of the scores of each two detectors.
+    """Computes Spearman's rank correlation between the scores of all pairs of detectors.
 
     Args:
         detectors: Dict from name to `Detector`.
 
     Returns:
-        A dict from name to a dict from name to a float in [-1, 1], over the examples that both
-        know; None where there are fewer than two or one score is constant.
+        A dict from name to a dict from name to a float in [-1, 1], on examples that both know.
+        None if there are fewer than two such examples or a score is constant.
     """
 
     def agreement(one, other):
@@ -214,17 +216,17 @@ def rank_agreement(detectors):
 
 
 def report(detectors, noise_rate, is_wrong=None):
-    """Sums up what is known of the labels of a run, for its `result.json`.
+    """Summarizes the detectors of a run for its `result.json`.
 
     Args:
         detectors: Dict from name to `Detector`.
         noise_rate: Float in [0, 1], the estimated fraction of wrong labels.
-        is_wrong: Bool array `(n,)`, or None where the truth is not known.
+        is_wrong: Bool array `(n,)`, or None if the truth is unknown.
 
     Returns:
         A dict: `estimated_noise_rate`, `rank_agreement`, and `detectors`, the count
-        `flagged` of each. With `is_wrong` also `noise_rate`, the share of wrong labels;
-        `noise_rate_error`, estimate less truth; and all of `measure` for each detector.
+        `flagged` of each. With `is_wrong` also `noise_rate`, the fraction of wrong
+        labels; `noise_rate_error`, estimate minus truth; and `measure` of each detector.
     """
     result = {
         "estimated_noise_rate": float(noise_rate),
@@ -270,15 +272,15 @@ def _cell(value):
 
 
 def examples_csv(path, ids, given_labels, record, detectors, label_quality, is_label_issue):
-    """Writes one row a labeled example, whole or not at all: `COLUMNS`, with a header.
+    """Writes one row per labeled example, atomically: `COLUMNS`, with a header.
 
-    The first columns are those of cleanlab's `get_label_issues`, under its names. A float that is
-    unknown is an empty cell, an unknown `predicted_label` or `last_correct` is -1.
-    `read_examples` gives the same numbers back, to the last bit.
+    The first columns are those of cleanlab's `get_label_issues`, with its names. An unknown float
+    is an empty cell, and an unknown `predicted_label` or `last_correct` is -1. `read_examples`
+    restores the numbers bit for bit.
 
     Args:
-        path: Path of the file; its folder is made.
-        ids: Integer array `(n,)`, the published indices.
+        path: Path of the file. Missing folders are created.
+        ids: Integer array `(n,)`, the published ids.
         given_labels: Integer array `(n,)`.
         record: Dict of arrays `(n,)`, as `record.read` gives it.
         detectors: Dict from name to `Detector`, with `posterior`.
@@ -286,7 +288,7 @@ def examples_csv(path, ids, given_labels, record, detectors, label_quality, is_l
         is_label_issue: Bool array `(n,)`.
 
     Raises:
-        ValueError: If the arrays are not of one length.
+        ValueError: If the arrays differ in length.
     """
     values = {
         **record,
@@ -300,22 +302,22 @@ def examples_csv(path, ids, given_labels, record, detectors, label_quality, is_l
     columns = [np.asarray(values[name], kind).tolist() for name, kind in COLUMNS.items()]
     if len(set(map(len, columns))) > 1:
         lengths = ", ".join(f"{name} {len(column)}" for name, column in zip(COLUMNS, columns))
-        raise ValueError(f"The columns of examples must be of one length. Received: {lengths}.")
+        raise ValueError(f"The columns of examples must have the same length. Received: {lengths}.")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    # NaN alone differs from itself. csv writes floats by repr, which is exact.
+    # Only NaN differs from itself. csv writes floats with repr, which is exact.
     writer.writerows(["" if cell != cell else cell for cell in row] for row in zip(*columns))
     with replacing(path, "w") as file:
         file.write(text.getvalue())
 
 
 def read_examples(path):
-    """Reads a file of `examples_csv`.
+    """Reads a file that `examples_csv` wrote.
 
     Returns:
         A dict from each name of `COLUMNS` to an array `(n,)`: int64, float64 (NaN where the cell
-        is empty) or bool. Other columns are left out.
+        is empty) or bool. Other columns are ignored.
 
     Raises:
         ExamplesFileError: If the file cannot be read.
@@ -338,6 +340,6 @@ def read_examples(path):
         }
     except (OSError, ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
         raise ExamplesFileError(
-            f"The file of examples {str(path)!r} must be as `examples_csv` writes it. "
+            f"The file of examples {str(path)!r} must have the format of `examples_csv`. "
             f"Received: {type(error).__name__}: {error}. Regenerate the file."
         ) from error

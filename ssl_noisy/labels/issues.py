@@ -9,8 +9,8 @@ from ssl_noisy.labels import mixture
 
 LEAST_OBSERVATIONS = 5  # earlier ones reflect the initial weights more
 LEAST_LABELS = 10  # fewer are too few to fit four shapes and a weight
-FEW_LABELS = 10  # of a class: below that, a network learns wrong labels as fast as right ones
-EDGE = 1e-6  # support is kept from 0 and 1 by this: no odds are 0 or infinite
+FEW_LABELS = 10  # per class: with fewer, a network learns wrong labels as fast as right ones
+EDGE = 1e-6  # the distance of support from 0 and 1, so odds are neither 0 nor infinite
 SEPARATED = 2  # Ashman's D of two populations that are cleanly separated
 # A network that memorizes pair noise of 30 % ends between these two (1.74 to 2.56 on the digits,
 # 10 seeds), and so do clean labels under strong regularization (up to 1.83). The former contradicts
@@ -29,8 +29,8 @@ class Decision:
         label_quality: Float array `(n,)` in [0, 1], 1 = clean, NaN where unknown. Below 0.5 is an
             issue, unless the label was observed too rarely.
         noise_rate: Float in [0, 1], the estimated fraction of wrong labels.
-        by: What says how many are issues: `mixtures`, `twice_contradicted` or `confident`.
-        contradicted: Integer, the labels that the averaged prediction contradicts.
+        by: The rule that says how many are issues: `mixtures`, `twice_contradicted` or `confident`.
+        contradicted: Integer, the number of labels that the averaged prediction contradicts.
         weak_evidence: List of strings, reasons to distrust this decision; empty if there are none.
     """
 
@@ -42,7 +42,7 @@ class Decision:
     weak_evidence: list
 
     def summary(self):
-        """Returns what a run writes into its `result.json`, a dict."""
+        """Returns a dict for the `result.json` of a run."""
         return {
             "count": int(self.is_issue.sum()),
             "of": len(self.is_issue),
@@ -59,8 +59,8 @@ def decide(record, loss_posterior, given_labels):
     of the averaged probabilities is negative. A beta mixture is fitted to these margins. If its
     components are separated, these labels count as wrong:
 
-    - the contradicted ones that the mixture takes for wrong;
-    - of the others those that a mixture of the mean losses takes for wrong too. In time a network
+    - the contradicted labels that the mixture considers wrong;
+    - of the others, those that a mixture of the mean losses considers wrong, too. In time a network
       comes to believe wrong labels: their margins are positive, but far below those of right
       ones. Their number is at most that of the contradicted labels, because any mixture has two
     components.
@@ -140,7 +140,7 @@ def confident_contradictions(record, given_labels, known):
     num_classes = max(labels.max(initial=0), predicted.max(initial=0)) + 1
     totals = np.bincount(labels, probability, minlength=num_classes)
     sizes = np.bincount(labels, minlength=num_classes)
-    # No label of a class, or no prediction: no confidence.
+    # Infinite: without labels of a class, or without a prediction, nothing is confident.
     usual = np.append(np.where(sizes > 0, totals / np.maximum(sizes, 1), np.inf), np.inf)
     return int(((margins < 0) & (probability - margins >= usual[predicted])).sum())
 
@@ -164,7 +164,7 @@ def fit(margins):
 
 
 def _threshold(support, count):
-    """Returns the support below which `count` labels lie; fewer, if equals would be split."""
+    """Returns the support below which `count` labels lie, or fewer to keep ties together."""
     if count == 0:
         return float(min(0.5, support.min(initial=0.5)))
     lower, upper = np.append(np.sort(support), 1.0)[[count - 1, count]]
@@ -204,7 +204,7 @@ def _weak_evidence(given_labels, known, fitted, separated):
 
 
 REASONS = {
-    "mixtures": "those that the mixtures of margins and losses take for wrong",
+    "mixtures": "those that the mixtures of margins and losses consider wrong",
     "twice_contradicted": "the most suspicious, twice as many as are contradicted",
     "confident": "as many as are contradicted with confidence",
 }

@@ -2,8 +2,8 @@
 """Two-component mixtures of losses, in NumPy and in the compiled step: small means clean.
 
 Functions with an argument `xp` take `numpy` and its arrays, or `keras.ops` and float32 tensors.
-A fit is one array `(3, 2)`, the `parameters`: rows alphas, betas and weights of two weighted beta
-densities, columns the clean and the noisy component, that with the larger mean.
+A fit is one array `(3, 2)`, the `parameters` of two weighted beta densities. Rows are alphas, betas
+and weights; columns are the clean component and the noisy one, which has the larger mean.
 """
 
 import math
@@ -16,21 +16,21 @@ from sklearn.utils.validation import check_is_fitted
 
 STARTS = ("auto", "kmeans", "authors")
 INITIAL = np.array([[1, 2], [2, 1], [0.5, 0.5]], "float32")  # the authors'
-EDGE = 1e-4  # values are kept so far from 0 and 1, where a beta density may be infinite
-FLOOR = 1e-12  # of weighted densities: no responsibility is 0 / 0
-# Of alphas and betas. Clean losses crowd: a mean of 0.002 +- 0.001 has a beta of 2000.
+EDGE = 1e-4  # the distance of values from 0 and 1, where a beta density may be infinite
+FLOOR = 1e-12  # of weighted densities, so no responsibility is 0 / 0
+# Of alphas and betas. Clean losses are close together: a mean of 0.002 +- 0.001 has a beta of 2000.
 SHAPES = (1e-3, 1e4)
 GRID = np.linspace(1e-12, 1 - 1e-12, 100)  # of the table of posteriors
-# The logarithms of x and 1 - x, taken in float64: in float32 the last x would be 1.
+# The logarithms of x and 1 - x, computed in float64: in float32 the last x would be 1.
 GRID_LOGS = np.stack([np.log(GRID), np.log1p(-GRID)]).astype("float32")
 
 
 def log_beta(a, b, xp=np):
-    """Computes log B(a, b) of arrays in [1e-3, 1e4], for want of a log-gamma in `keras.ops`.
+    """Computes log B(a, b) of arrays in [1e-3, 1e4], because `keras.ops` has no log-gamma.
 
-    Each log-gamma(x) is Stirling's series at x + 8, whose error is below 1e-10, less the
-    logarithm of the product of the eight factors between. The large terms of the three are
-    gathered into logarithms of ratios, which saves the digits of float32.
+    Each log-gamma(x) is Stirling's series at x + 8, with an error below 1e-10, minus the logarithm
+    of the product of the eight factors in between. The large terms of the three are combined into
+    logarithms of ratios, which preserves precision in float32.
     """
 
     def small_terms(x):
@@ -71,9 +71,9 @@ def moments(shares, x, xp=np):
 
 
 def two_means(x, weights, max_iter=10, xp=np):
-    """Splits values by 2-means, from the least and the largest on: shares of groups, `(2, n)`.
+    """Splits values by 2-means, starting from the minimum and maximum: shares of groups, `(2, n)`.
 
-    All are in the first group if they are equal.
+    Equal values are all in the first group.
     """
     border = (xp.min(x) + xp.max(x)) / 2
     for _ in range(max_iter):
@@ -85,13 +85,13 @@ def two_means(x, weights, max_iter=10, xp=np):
 
 
 def m_step(shares, x, xp=np):
-    """Returns the `parameters` of the beta densities that have the moments of `x` by `shares`.
+    """Returns the `parameters` of beta densities with the moments of `x` weighted by `shares`.
 
-    Where one of them has no alpha and beta in `SHAPES`, because a component is empty, has one
-    value, or has the variance of no density, both are scaled into that range: the mean stays.
+    If alpha and beta are not in `SHAPES`, because a component is empty, has one value, or has a
+    variance that no density has, both are scaled into that range, which keeps the mean.
 
     Args:
-        shares: Float array `(2, n)`, how much each value counts in each component.
+        shares: Float array `(2, n)`, the weight of each value in each component.
         x: Float array `(n,)` in [1e-4, 1 - 1e-4].
     """
     totals, means, variances = moments(shares, x, xp)
@@ -103,12 +103,12 @@ def m_step(shares, x, xp=np):
 
 
 def em_step(parameters, x, weights, xp=np):
-    """Makes one step of EM, and returns the new `parameters`.
+    """Makes one step of EM and returns the new `parameters`.
 
     Args:
         parameters: Float array `(3, 2)`.
         x: Float array `(n,)` in [1e-4, 1 - 1e-4].
-        weights: Float array `(n,)`, how much each value counts.
+        weights: Float array `(n,)`, the weight of each value.
     """
     densities = xp.exp(log_densities(parameters, (xp.log(x), xp.log1p(-x)), xp))
     densities = xp.maximum(densities, FLOOR)
@@ -118,7 +118,7 @@ def em_step(parameters, x, weights, xp=np):
 def ordered(parameters, xp=np):
     """Returns `parameters` with the component of the larger mean last."""
     means = parameters[0] / (parameters[0] + parameters[1])
-    # Components of equal means stay where they are, whatever the rounding.
+    # Components with equal means keep their order, whatever the rounding.
     return xp.where(means[0] > means[1] + 1e-6, xp.flip(parameters, axis=1), parameters)
 
 
@@ -126,11 +126,11 @@ def loss_range(losses, low=5.0, high=95.0, xp=np):
     """Finds the range that `normalized` maps to [0, 1].
 
     Args:
-        losses: Float array `(n,)`. Those that are not finite do not count.
+        losses: Float array `(n,)`. Losses that are not finite do not count.
         low, high: Percentiles, in [0, 100].
 
     Returns:
-        The two percentiles, float `(2,)`; not finite where no loss is.
+        The two percentiles, float `(2,)`; not finite if no loss is.
     """
     values = xp.sort(xp.where(xp.isfinite(losses), losses, np.inf))
     last = xp.maximum(xp.sum(xp.where(xp.isfinite(losses), 1.0, 0.0)) - 1, 0.0)
@@ -147,8 +147,8 @@ def loss_range(losses, low=5.0, high=95.0, xp=np):
 def normalized(losses, range_of_losses, xp=np):
     """Maps losses to x in (0, 1): linear between the ends of a `loss_range`, 0.001 or 0.999 beyond.
 
-    As in the authors' code the lower end is moved up by 1e-5, and the range widened by 1e-6. A
-    range below 0, which that makes of equal ends, counts as 0.
+    As in the authors' code, the lower end is raised by 1e-5 and the range widened by 1e-6. Equal
+    ends would give a range below 0, which counts as 0.
     """
     low = range_of_losses[0] + 1e-5
     x = (losses - low) / (xp.maximum(range_of_losses[1] - low, 0.0) + 1e-6)
@@ -156,12 +156,12 @@ def normalized(losses, range_of_losses, xp=np):
 
 
 def posterior_table(parameters, xp=np):
-    """Tabulates the probability of being noisy, repaired where it falls as the loss grows.
+    """Tabulates the probability of being noisy, corrected where it falls as the loss grows.
 
-    The posterior of a beta mixture may fall back to 0 at x = 1: from the largest entry on all
-    are the largest. It may also rise to 1 at x = 0, if the clean component vanishes faster there,
-    and the authors' table is 1 everywhere then (PaulAlbert31/LabelNoiseCorrection, issue 3):
-    here no entry below the mean of the clean component is larger than the one there.
+    The posterior of a beta mixture may fall back to 0 at x = 1: all entries after the largest one
+    are set to it. It may also rise to 1 at x = 0, if the clean component vanishes faster there.
+    The authors' table is then 1 everywhere (PaulAlbert31/LabelNoiseCorrection, issue 3); here no
+    entry below the mean of the clean component is larger than the entry at the mean.
 
     Returns:
         A float array `(100,)`, at `linspace(1e-12, 1 - 1e-12, 100)`, for `lookup`.
@@ -176,10 +176,10 @@ def posterior_table(parameters, xp=np):
 
 
 def lookup(table, x, xp=np):
-    """Takes the entries of a `posterior_table` at x in [0, 1].
+    """Returns the entries of a `posterior_table` at x in [0, 1].
 
-    As in the authors' code the place is int(100 x), though entries are 1/99 apart: on average
-    half a place too low at x = 0, right at 0.5 and half a place too high at 1.
+    As in the authors' code, the entry is int(100 x), although entries are 1/99 apart: on average
+    half an entry too low at x = 0, right at 0.5 and half an entry too high at 1.
     """
     return xp.take(table, xp.clip(_integers(len(GRID) * x, xp), 0, len(GRID) - 1))
 
@@ -192,11 +192,11 @@ def fit_losses(losses, previous, low=5.0, high=95.0, max_iter=10):
     """Fits the mixture to losses between two percentiles, as the authors do, in a compiled step.
 
     Args:
-        losses: Float32 tensor `(n,)`. Those that are not finite take no part.
-        previous: The result that stays if this fit fails: if there is no finite loss, if all are
+        losses: Float32 tensor `(n,)`. Losses that are not finite do not count.
+        previous: The result to keep if this fit fails: if there is no finite loss, if all are
             equal (within 1e-5), or if a parameter is not finite.
         low, high: Percentiles, in [0, 100].
-        max_iter: Positive integer, steps of EM.
+        max_iter: Positive integer, the number of EM steps.
 
     Returns:
         `(parameters, loss_range, posterior_table)`, of shapes `(3, 2)`, `(2,)`, `(100,)`.
@@ -214,10 +214,10 @@ def fit_losses(losses, previous, low=5.0, high=95.0, max_iter=10):
 
 
 def scaled(losses):
-    """Maps losses to [0, 1], linear between the least and the largest.
+    """Maps losses to [0, 1], linearly between minimum and maximum.
 
     Args:
-        losses: Float32 tensor `(n,)`. Those that are not finite take no part and stay as they are.
+        losses: Float32 tensor `(n,)`. Losses that are not finite do not count and do not change.
     """
     is_known = ops.isfinite(losses)
     least = ops.min(ops.where(is_known, losses, np.inf))
@@ -230,16 +230,16 @@ def gaussian_posterior(x, max_iter=10, tol=1e-2, reg_covar=5e-4):
     """Computes the probability of being clean by a mixture of two Gaussians of losses.
 
     This is scikit-learn's `GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4)`, as in the
-    authors' code, but for its random start: here EM starts from `two_means`.
+    authors' code, except for its random start: here EM starts from `two_means`.
 
     Args:
-        x: Float32 tensor `(n,)`, `scaled` losses. Those that are not finite take no part.
-        max_iter: Positive integer, the most steps of 2-means, then of EM.
-        tol: Float >= 0. EM ends when the mean log-likelihood changes by less.
+        x: Float32 tensor `(n,)`, `scaled` losses. Values that are not finite do not count.
+        max_iter: Positive integer, the maximum number of steps of 2-means, then of EM.
+        tol: Float >= 0. EM stops when the mean log-likelihood changes by less.
         reg_covar: Float > 0, added to the variances.
 
     Returns:
-        A float32 tensor `(n,)` in [0, 1], the posterior of the component of the smaller mean;
+        A float32 tensor `(n,)` in [0, 1], the posterior of the component with the smaller mean;
         0 where `x` is not finite.
 
     Reference:
@@ -248,7 +248,7 @@ def gaussian_posterior(x, max_iter=10, tol=1e-2, reg_covar=5e-4):
     known = ops.cast(ops.isfinite(x), "float32")
     num_known = ops.maximum(ops.sum(known), 1.0)
     mean = ops.sum(ops.where(known > 0, x, 0.0)) / num_known
-    x = ops.where(known > 0, x, mean)  # between the least and the largest: 2-means starts there
+    x = ops.where(known > 0, x, mean)  # within the range, where 2-means starts
 
     def log_shares(totals, means, variances):
         scales = (variances + reg_covar)[:, None]
@@ -277,35 +277,36 @@ class BetaMixtureModel(BaseEstimator):
     probability_of_noise = fitted.predict_proba(x)[:, 1]
     ```
 
-    `BetaMixtureModel(max_iter=10, tol=0)` is the EM of the authors' code, wherever that does not
-    degenerate (see `m_step`). Its start is far from most samples, and ten steps do not
-    always reach them: of the mean losses of `beta_mixture` on scikit-learn's digits with 39.9%
-    wrong labels, it counts 34.3% as noisy; this class's own start 40.1% after ten steps.
+    `BetaMixtureModel(max_iter=10, tol=0)` is the EM of the authors' code, unless that degenerates
+    (see `m_step`). Its start is far from most samples, and ten steps do not always suffice: of the
+    mean losses of `beta_mixture` on scikit-learn's digits with 39.9% wrong labels, it counts 34.3%
+    as noisy. With this class's default start, it is 40.1% after ten steps.
 
-    Two components are found in any sample: without two modes (`is_bimodal_`) the
-    posterior tells nothing of noise.
+    Any sample yields two components. Without two modes (`is_bimodal_`) the posterior says nothing
+    about noise.
 
     Args:
-        max_iter: Positive integer, the most steps of EM.
-        tol: Float >= 0. EM ends when the mean log-likelihood changes by less, and the likeliest
-            step is kept: moments are no maximum, and may end where both components are equal.
-            With 0 EM goes on, and the last step is kept.
+        max_iter: Positive integer, the maximum number of EM steps.
+        tol: Float >= 0. EM stops when the mean log-likelihood changes by less, and the step with
+            the highest likelihood is kept: EM with moments does not maximize it and may end with
+            equal components. With 0, EM makes all steps and the last one is kept.
         init_params: `kmeans`: EM starts from the moments of two groups (`two_means`).
             `authors`: from Beta(1, 2) and Beta(2, 1), weighted equally. `auto`: `authors` with
             `tol=0`, else `kmeans`.
 
     Attributes:
-        alphas_, betas_, weights_: Float64 arrays `(2,)`, the clean component first, that of
-            the smaller mean.
-        n_iter_: Steps of EM done.
+        alphas_, betas_, weights_: Float64 arrays `(2,)`. The clean component, with the smaller
+            mean, is first.
+        n_iter_: Number of EM steps.
         converged_: Whether the change fell below `tol`.
         lower_bound_: Mean log-likelihood of the sample, in nats.
-        dip_: Float in [0, 1], how deep the mixture's histogram of 100 bins falls between two
-            modes, as a share of the lower one; 0 if there is one mode.
-        is_bimodal_: Whether `dip_` > 0.2 and both weights > 0.01. Of 100 uniform samples of 1000
-            values 6 have it by chance, of 10,000 none.
-        separation_: Float >= 0, Ashman's D, the distance of the components' means by the root mean
-            square of their standard deviations. Two populations are cleanly separated above 2.
+        dip_: Float in [0, 1], the depth of the valley between two modes in the mixture's histogram
+            of 100 bins, as a fraction of the lower mode; 0 with one mode.
+        is_bimodal_: Whether `dip_` > 0.2 and both weights > 0.01. True by chance for 6 of 100
+            uniform samples of 1000 values, and for none of 10,000 values.
+        separation_: Float >= 0, Ashman's D: the distance between the components' means divided by
+            the root mean square of their standard deviations. Two populations are cleanly
+            separated above 2.
 
     Reference:
         [Arazo et al., 2019](https://arxiv.org/abs/1904.11238), section 3.1;
@@ -318,14 +319,14 @@ class BetaMixtureModel(BaseEstimator):
         self.init_params = init_params
 
     def fit(self, x, y=None):
-        """Fits the mixture, and returns it.
+        """Fits the mixture and returns it.
 
         Args:
             x: Array of at least two values in [0, 1], of shape `(n,)` or `(n, 1)`.
             y: Ignored.
 
         Raises:
-            ValueError: If `x` or an argument of the constructor is not of its form.
+            ValueError: If `x` or an argument of the constructor is invalid.
         """
         if self.max_iter < 1 or not self.tol >= 0 or self.init_params not in STARTS:
             raise ValueError(
@@ -364,7 +365,7 @@ class BetaMixtureModel(BaseEstimator):
     def predict_proba(self, x):
         """Returns the probabilities of the components, float64 `(n, 2)`: column 1 is noisy.
 
-        They are not repaired as `posterior_table` is, or `monotone_posterior`.
+        They are not corrected, unlike `posterior_table` and `monotone_posterior`.
         """
         logs = self._logs(x)
         return np.exp(logs - np.logaddexp(*logs)).T
@@ -372,13 +373,13 @@ class BetaMixtureModel(BaseEstimator):
     def monotone_posterior(self, x):
         """Returns the probability of being noisy, float64 `(n,)`, which never falls as `x` grows.
 
-        Where it would, at the largest `x` or at the smallest, it keeps the value of its turning
+        Where it would fall, at the largest or smallest `x`, it keeps the value of its turning
         point.
         """
         check_is_fitted(self)
         x = _checked(x, 1)
         # The log odds of noise are rise * log(x) + fall * log(1 - x) and a constant. They turn at
-        # most once, and only where both have one sign: the noisy component has the larger mean.
+        # most once, and only if both have the same sign: the noisy component has the larger mean.
         rise, fall = np.diff(self.alphas_)[0], np.diff(self.betas_)[0]
         if rise * fall > 0:
             turn = rise / (rise + fall)
@@ -393,14 +394,14 @@ class BetaMixtureModel(BaseEstimator):
 
 
 def _checked(x, least):
-    """Returns `x` as float64 `(n,)`, kept from 0 and 1, or raises the `ValueError` of its form."""
+    """Returns `x` as float64 `(n,)`, away from 0 and 1. Raises a `ValueError` if it is invalid."""
     values = np.asarray(x, "float64")
     if values.shape[1:] == (1,):
         values = values[:, 0]
     outside = np.sum(~((values >= 0) & (values <= 1)))  # NaN too
     if values.ndim != 1 or len(values) < least or outside:
         raise ValueError(
-            f"`x` must have shape (n,) or (n, 1), n at least {least}, and values in [0, 1]: "
-            f"`normalized` makes them of losses. Received: shape={np.shape(x)}, {outside} outside"
+            f"`x` must have shape (n,) or (n, 1), n at least {least}, and values in [0, 1]. "
+            f"`normalized` maps losses to them. Received: shape={np.shape(x)}, {outside} outside"
         )
     return np.clip(values, EDGE, 1 - EDGE)

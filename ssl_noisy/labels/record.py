@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A record of every example, kept on the device by the step itself: how its label was learned."""
+"""A record of how the label of each example was learned, which the step keeps on the device."""
 
 import numpy as np
 from keras import ops
 
 from ssl_noisy import losses
 
-# The columns of a record: what is summed, and what is remembered of the last observation. After
-# them comes a sum of probabilities for each class.
+# The columns of a record: sums, and values of the last observation. They are followed by a sum of
+# probabilities for each class.
 SUMS = ("margin_sum", "loss_sum", "cores_sum", "observations", "margins", "agreements", "forgotten")
 LAST = ("margin", "loss", "is_correct")
 COLUMNS = (*SUMS, *LAST)
-UNKNOWN = -1  # as a prediction, or whether it was right
+UNKNOWN = -1  # a prediction, or whether it was right
 
 
 def initial(num_examples, num_classes):
-    """Returns the record of examples never seen: float32 zeros.
+    """Returns an empty record: float32 zeros.
 
-    Its shape is `(num_examples, len(COLUMNS) + num_classes)`: 22 MB for CIFAR-100. Counts are
-    exact up to 2^24, and one array of all is updated faster than several.
+    The shape is `(num_examples, len(COLUMNS) + num_classes)`, 22 MB for CIFAR-100. Counts are exact
+    up to 2^24. One array is updated faster than several.
     """
     return np.zeros((num_examples, len(COLUMNS) + num_classes), "float32")
 
@@ -26,15 +26,15 @@ def initial(num_examples, num_classes):
 def updated(rows, indices, given_labels, logits):
     """Updates the record with the logits of a batch. No gradient flows.
 
-    An observation is one passage of an example through the network. The margin of the first is
-    left out: it says more of the initial weights than of the example (Pleiss et al., 2020, leave
-    out the first epoch). Unlabeled examples are not recorded. An example that comes twice in a
-    batch counts twice; its last place decides what is remembered as its last prediction.
+    An observation is one forward pass of an example. The margin of the first observation does not
+    count: it reflects the initial weights more than the example (Pleiss et al., 2020, skip the
+    first epoch). Unlabeled examples are not recorded. An example that occurs twice in a batch
+    counts twice, and its last place determines its last prediction.
 
     Args:
         rows: Float32 tensor, of the shape of `initial`.
-        indices: int32 `(batch_size,)`, the examples.
-        given_labels: int32 `(batch_size,)`, -1 where there is none.
+        indices: int32 `(batch_size,)`, positions of the examples.
+        given_labels: int32 `(batch_size,)`, -1 for unlabeled examples.
         logits: Float `(batch_size, num_classes)`.
 
     Returns:
@@ -59,8 +59,8 @@ def updated(rows, indices, given_labels, logits):
     cores = loss - losses.uniform_cross_entropy(logits)  # `losses.cores`
     sums = (margin * again, loss * labeled, cores * labeled, labeled, again, correct * labeled)
     last = ops.stack([margin, loss, correct], axis=-1)
-    # What is remembered changes by its difference, at the last place alone: additions to one
-    # place may come in any order.
+    # Values of the last observation change by their difference, and only at the last place:
+    # additions to one row may occur in any order.
     last = ops.where(is_last[:, None], last - old[:, len(SUMS) : len(COLUMNS)], 0.0)
     sums = ops.stack([*sums, forgotten], axis=-1)
     change = ops.concatenate([sums, last, probs * labeled[:, None]], axis=-1)
@@ -72,14 +72,14 @@ def read(rows, given_labels):
 
     Args:
         rows: Float array `(n, len(COLUMNS) + num_classes)`, rows of a record.
-        given_labels: Integer array `(n,)`, -1 where there is none.
+        given_labels: Integer array `(n,)`, -1 for unlabeled examples.
 
     Returns:
         `observations`, int; `aum`, the mean margin from the second observation on; `margin` and
         `loss`, the last; `mean_loss`; `agreement`, the fraction of observations whose prediction
         was the given label, and `wrong_predictions`, the number of the others; `prediction`, the
         class of the largest mean probability; `label_probability`, the mean probability of the
-        given label, and `probability_margin`, that less the largest mean probability of another
+        given label, and `probability_margin`, that minus the largest mean probability of another
         class; `last_correct`, whether the last prediction was the given label;
         `forgetting_events`, int: from right to wrong; `cores`, the mean of `losses.cores`.
         Floats are float64, NaN where unknown; `prediction` and `last_correct` are -1 there.
@@ -116,27 +116,28 @@ def read(rows, given_labels):
         }
 
 
-# What `masked` leaves of an example, and how `average` joins several records.
+# `average` sums the counts of several records and averages the others.
 COUNTS = ("observations", "wrong_predictions", "forgetting_events")
 MEANS = ("aum", "margin", "loss", "mean_loss", "label_probability", "probability_margin")
 MEANS += ("agreement", "cores")
 
 
 def masked(kept, is_known):
-    """Returns a record in which the examples outside of a bool array `(n,)` were never seen."""
+    """Returns a record without the examples where a bool array `(n,)` is False."""
     blanks = {"prediction": UNKNOWN, "last_correct": UNKNOWN, **dict.fromkeys(COUNTS, 0)}
     return {k: np.where(is_known, v, blanks.get(k, np.nan)) for k, v in kept.items()}
 
 
 def average(records):
-    """Returns the mean of several records of the same examples, each where it knows them.
+    """Returns the mean of several records of the same examples.
 
     Args:
-        records: Sequence of dicts, as `read` gives them; one with NaN and 0 `observations` for an
-            example leaves that example to the others.
+        records: Sequence of dicts, as from `read`. A record that has NaN and 0 `observations` for
+            an example does not count for it.
 
     Returns:
-        Such a dict, with sums of counts, and `passes`, int: how many records know an example.
+        Such a dict, with sums of counts, and `passes`, int: the number of records that know an
+        example.
         `prediction` and `last_correct` are those of the last record that knows them.
     """
     weights = np.stack([one["observations"] > 0 for one in records]).astype("float64")

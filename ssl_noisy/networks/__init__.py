@@ -2,11 +2,11 @@
 """Classifiers for small images: functional Keras models from raw pixels to logits.
 
 Every network maps pixels in 0..255, of shape `(batch_size, height, width, channels)`, to float32
-logits of shape `(batch_size, num_classes)`. Its first layer scales or standardizes the pixels, so
+logits of shape `(batch_size, num_classes)`. The first layer scales or standardizes pixels, so
 augmentation, padding and cutout work on raw pixels. No convolution has a bias, since batch
 normalization cancels it. Strides pad as TensorFlow does ("same"), except in the TorchSSL and USB
-wide ResNets. Kernels start He normal, except in the wide ResNets, `cnn_13` and `cnn_9`. `build`
-describes the arguments.
+wide ResNets. Kernels are initialized He normal, except in the wide ResNets, `cnn_13` and `cnn_9`.
+`build` describes the arguments.
 """
 
 import difflib
@@ -104,16 +104,15 @@ def build(
             (FixMatch's), `_torchssl`, `_usb` or `_uda`.
         image_shape: Tuple `(height, width, channels)`.
         num_classes: Integer, the number of logits.
-        batch_norm_momentum: Float in [0, 1], the share of the moving average kept in each step,
-            once it has warmed up (see `BatchNormalization`). None takes the network's own.
+        batch_norm_momentum: Float in [0, 1], the fraction of the moving average that each step
+            keeps after warm-up (see `BatchNormalization`). None means the network's default.
             PyTorch's momentum is 1 minus this.
-        batch_norm_epsilon: Float above 0, what is added to the variance. None takes the network's
-            own.
+        batch_norm_epsilon: Float above 0, added to the variance. None means the network's default.
         normalization: Tuple `(means, deviations)` with a pixel value in [0, 255] for each channel,
-            as from `pixel_normalization`: the network subtracts the mean and divides by the
+            as from `pixel_normalization`. The network subtracts the mean and divides by the
             deviation. None scales pixels to [-1, 1].
-        **options: Keyword arguments of the network's function, for some `leaky_slope` (slope for
-            negative inputs), `weight_norm`, `dropout`.
+        **options: Keyword arguments of the network's function. Some networks take `leaky_slope`
+            (the slope for negative inputs), `weight_norm` or `dropout`.
 
     Returns:
         A `keras.Model` from pixels (uint8, or float in 0..255) to float32 logits.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all networks are made of: their input, convolutions, normalization and logits."""
+"""Building blocks of all networks: input, convolutions, normalization and logits."""
 
 import keras
 from keras import layers
@@ -16,12 +16,13 @@ def pixels(image_shape, normalization):
         means, deviations = normalization
         if not len(means) == len(deviations) == image_shape[-1]:
             raise UserError(
-                f"The normalization has {len(means)} means and {len(deviations)} deviations, and "
-                f"must have one for each channel. Received: images of shape {image_shape}."
+                f"The normalization must have one mean and one deviation for each channel of "
+                f"images of shape {image_shape}. Received: {len(means)} means and "
+                f"{len(deviations)} deviations."
             )
         scale = [1 / float(deviation) for deviation in deviations]
         offset = [-float(mean) / float(deviation) for mean, deviation in zip(means, deviations)]
-    # In float32 under mixed precision too: bfloat16 would round 200.5 to 200 before scaling.
+    # float32 under mixed precision too: bfloat16 would round 200.5 to 200 before scaling.
     return inputs, layers.Rescaling(scale, offset, dtype="float32")(inputs)
 
 
@@ -33,7 +34,7 @@ def convolve(x, filters, side, strides=1, initializer="he_normal", padding="same
 
 
 def normalizer(momentum, epsilon, leaky_slope=0.0):
-    """Returns batch normalization, then a leaky ReLU unless the slope is None."""
+    """Returns batch normalization followed by a leaky ReLU, unless the slope is None."""
 
     def normalize(x):
         x = BatchNormalization(momentum=momentum, epsilon=epsilon)(x)

@@ -22,8 +22,9 @@ def cnn_13(
 ):
     """Builds the 13-layer network of Arazo et al. 2020, for images of at least 12x12.
 
-    `weight_norm` applies to every layer, the last one too; `dropout` is the share of values
-    dropped after each of the two poolings. All layers start as PyTorch's (see `WeightNormConv2D`).
+    `weight_norm` applies to every layer, including the last one. `dropout` is the fraction of
+    values dropped after each of the two poolings. All layers are initialized as in PyTorch (see
+    `WeightNormConv2D`).
 
     Reference:
         [Arazo et al., 2020](https://arxiv.org/abs/1908.02983), as in
@@ -64,8 +65,8 @@ def cnn_9(
 ):
     """Builds the 9-layer network of Co-teaching, for images of at least 28x28.
 
-    `dropout` is the share of channels dropped after each of the two poolings, in training only.
-    All layers start as PyTorch's: uniform within 1 / sqrt(fan-in).
+    `dropout` is the fraction of channels dropped after each of the two poolings, only in training.
+    All layers are initialized as in PyTorch: uniform within 1 / sqrt(fan-in).
 
     Reference:
         [Han et al., 2018](https://arxiv.org/abs/1804.06872), table 2, as in
@@ -115,7 +116,7 @@ def wide_lenet(
     batch_norm_epsilon=1e-3,
     normalization=None,
 ):
-    """Builds two convolutions and a wide dense layer on all their features, as LeNet-5.
+    """Builds two convolutions and a wide dense layer on all their features, like LeNet-5.
 
     It memorizes wrong labels within minutes on a CPU, as large networks do within hours.
     """

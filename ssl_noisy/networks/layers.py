@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers of the networks that Keras lacks, and their replacement by layers of Keras."""
+"""Layers that Keras lacks, and their replacement by layers of Keras."""
 
 import contextlib
 
@@ -11,32 +11,32 @@ from ssl_noisy import contract, schedules
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
 class BatchNormalization(layers.BatchNormalization):
-    """`keras.layers.BatchNormalization`, by TensorFlow's fused kernel where that applies.
+    """`keras.layers.BatchNormalization` with TensorFlow's fused kernel where possible.
 
-    The numbers are Keras's: the biased batch variance normalizes, and enters the moving average
-    (PyTorch puts the unbiased one there). `keras.ops` has no fused operation. On two cores of an
-    AMD EPYC, forward and backward of `(128, 32, 32, 32)` with a leaky ReLU took 28 ms composed of
-    moments and products, 7 ms fused. XLA fuses by itself, so JAX keeps the composed form.
+    The numbers equal Keras's: the biased batch variance normalizes and enters the moving average
+    (in PyTorch, the unbiased one does). `keras.ops` has no fused operation. On two cores of an AMD
+    EPYC, forward and backward passes of `(128, 32, 32, 32)` with a leaky ReLU took 28 ms composed
+    of moments and products and 7 ms fused. XLA fuses by itself, so JAX uses the composed form.
 
-    Departure: the running statistics' momentum warms up (`schedules.warmed_up`), so that they
-    forget their initial values, mean 0 and variance 1, in a short training too. A pass in training
-    mode is an update. The last weight, `num_updates`, counts them.
+    Departure: the momentum of the running statistics warms up (`schedules.warmed_up`), so they
+    forget their initial values, mean 0 and variance 1, in short trainings too. Each pass in
+    training mode is an update. The last weight, `num_updates`, counts them.
     """
 
     def build(self, input_shape):
         super().build(input_shape)
-        # Floating point, for TensorFlow keeps integers on the host; exact up to 2^24.
+        # A float, because TensorFlow keeps integers on the host; exact up to 2^24.
         self.num_updates = self.add_weight(
             (), "zeros", "float32", name="num_updates", trainable=False, autocast=False
         )
 
     def plain_weights(self):
-        """Returns the arrays of a `keras.layers.BatchNormalization` that computes the same."""
+        """Returns the weights of an equivalent `keras.layers.BatchNormalization`."""
         return self.get_weights()[:-1]
 
     @contextlib.contextmanager
     def next_update(self):
-        """Within this context `momentum` is the share that the next update keeps."""
+        """Sets `momentum` to the fraction that the next update keeps, within this context."""
         momentum = self.momentum
         self.num_updates.assign_add(1.0)
         self.momentum = schedules.warmed_up(momentum, self.num_updates)
@@ -71,7 +71,7 @@ class BatchNormalization(layers.BatchNormalization):
         )
         if use_batch:
             count = ops.cast(ops.size(inputs) // inputs.shape[-1], variance.dtype)
-            variance *= (count - 1) / count  # The kernel returns the unbiased one.
+            variance *= (count - 1) / count  # The kernel returns the unbiased variance.
             for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
         return outputs
@@ -79,12 +79,12 @@ class BatchNormalization(layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
 class WeightNormConv2D(layers.Layer):
-    """Convolution whose kernel is a direction times a gain for each filter.
+    """Convolution with a kernel that is a direction times a gain for each filter.
 
-    A layer of its own, for Keras 3 has no weight normalization and the kernel of its `Conv2D`
-    cannot be recomputed in each call. The first four arguments are those of `Conv2D`, with square
-    kernels, but kernel and bias start as PyTorch's: uniform within 1 / sqrt(fan-in), 0.41 times
-    the deviation of He normal. The gain starts as the norm of the direction.
+    Keras 3 has no weight normalization, and the kernel of its `Conv2D` cannot be recomputed in each
+    call. The first four arguments are those of `Conv2D`, with square kernels. Kernel and bias are
+    initialized as in PyTorch: uniform within 1 / sqrt(fan-in), 0.41 times the deviation of He
+    normal. The initial gain is the norm of the direction.
 
     Reference:
         [Salimans and Kingma, 2016](https://arxiv.org/abs/1602.07868).
@@ -113,7 +113,7 @@ class WeightNormConv2D(layers.Layer):
         return outputs + self.bias if self.use_bias else outputs
 
     def plain_weights(self):
-        """Returns the arrays of a `Conv2D` that computes the same: the kernel and any bias."""
+        """Returns the weights of an equivalent `Conv2D`: the kernel and any bias."""
         return [ops.convert_to_numpy(self.kernel * self._scale()), *self.get_weights()[2:]]
 
     def get_config(self):
@@ -122,17 +122,17 @@ class WeightNormConv2D(layers.Layer):
 
 
 def pytorch_uniform(fan_in):
-    """Returns the start of PyTorch's convolutions and dense layers, and of their biases."""
+    """Returns PyTorch's initializer of convolutions, dense layers and their biases."""
     return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
 
 
 def portable(network):
     """Copies a `keras.Model` into plain Keras layers, with the same outputs.
 
-    Save the copy where a file must load without this kit; it trains more slowly on TensorFlow.
-    Layers of this kit are replaced in Sequential and functional models, nested ones included.
-    Layers and subclassed models of your own are copied as they are, by their `get_config`: the
-    file loads where those classes are known to Keras.
+    Save the copy if the file must load without this kit; it trains more slowly on TensorFlow.
+    Layers of this kit are replaced in Sequential and functional models, including nested ones.
+    Your own layers and subclassed models are copied unchanged, by their `get_config`: the file
+    loads where Keras knows those classes.
 
     Raises:
         UserError: If their configs do not describe them.

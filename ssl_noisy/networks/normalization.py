@@ -10,7 +10,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def pixel_normalization(kind, images):
-    """Returns the `normalization` of `build` that a name stands for.
+    """Returns the `normalization` argument of `build` for a name.
 
     Args:
         kind: `scale` (to [-1, 1]), `dataset` (by the mean and standard deviation of each channel
@@ -20,10 +20,10 @@ def pixel_normalization(kind, images):
 
     Returns:
         None for `scale`, else a tuple `(means, deviations)` of lists with one pixel value in
-        [0, 255] for each channel. A channel without variation has the deviation 1.
+        [0, 255] for each channel. The deviation of a constant channel is 1.
 
     Raises:
-        ValueError: If there is no such kind, or the images of `imagenet` are not in color.
+        ValueError: If there is no such kind, or if the images for `imagenet` are not in color.
     """
     if kind not in NORMALIZATIONS:
         known = ", ".join(NORMALIZATIONS)
@@ -33,7 +33,7 @@ def pixel_normalization(kind, images):
     if kind == "imagenet":
         if images.shape[-1] != 3:
             raise UserError(
-                "--normalization=imagenet needs color images, of 3 channels. Received: images of "
+                "--normalization=imagenet needs color images, with 3 channels. Received: images of "
                 f"shape {images.shape[1:]}. Use --normalization=dataset."
             )
         return [255 * share for share in IMAGENET_MEAN], [255 * share for share in IMAGENET_STD]

@@ -25,10 +25,10 @@ def wide_resnet(
 ):
     """Builds the wide ResNet of FixMatch's TensorFlow code, without its convolution biases.
 
-    The published WRN-28-2 for 10 classes has 1,469,642 parameters with them, this 1,467,610. The
-    first unit of the first group also activates its shortcut; all others take the raw input.
-    `depth` is 6n + 4 for n units in each of three groups, else a ValueError; `width` multiplies
-    their 16, 32 and 64 filters.
+    The published WRN-28-2 for 10 classes has 1,469,642 parameters with biases; this one has
+    1,467,610. The first unit of the first group also activates its shortcut; all other shortcuts
+    take the raw input. `depth` must be 6n + 4, for n units in each of three groups; `width`
+    multiplies their 16, 32 and 64 filters.
 
     Reference:
         [Zagoruyko and Komodakis, 2016](https://arxiv.org/abs/1605.07146), as in
@@ -57,9 +57,9 @@ def wide_resnet_uda(
     leaky_slope=0.0,
     normalization=None,
 ):
-    """Builds the wide ResNet of UDA's code: every shortcut takes the raw input, plain ReLUs.
+    """Builds the wide ResNet of UDA's code: raw input to every shortcut, plain ReLUs.
 
-    The kernel of the last layer starts uniform within 1 / sqrt(num_classes).
+    The kernel of the last layer is initialized uniform within 1 / sqrt(num_classes).
 
     Reference:
         [google-research/uda](https://github.com/google-research/uda), `image/randaugment/wrn.py`.
@@ -89,10 +89,10 @@ def wide_resnet_torchssl(
 ):
     """Builds the wide ResNet of TorchSSL, without its convolution biases.
 
-    The first unit of the first group activates its input for both branches. That of the other
-    groups activates it for neither: its first convolution takes the raw input. (The code computes
-    a batch normalization there that nothing uses; this leaves it out.) A unit that keeps the
-    number of filters is an ordinary one. Strides pad both sides, as in PyTorch.
+    The first unit of the first group activates its input for both branches. The first unit of the
+    other groups activates it for neither: its first convolution takes the raw input. (The original
+    computes an unused batch normalization there, which is omitted here.) Units that keep the
+    number of filters are ordinary. Strides pad both sides, as in PyTorch.
 
     Reference:
         [TorchSSL/TorchSSL](https://github.com/TorchSSL/TorchSSL), `models/nets/wrn.py`.
@@ -116,8 +116,8 @@ def wide_resnet_usb(
 ):
     """Builds the wide ResNet of USB: TorchSSL's with other batch normalization epsilons.
 
-    They are 1e-5 within the units and 1e-3 after the last one, unless `batch_norm_epsilon` sets
-    all of them.
+    The epsilons are 1e-5 within units and 1e-3 after the last unit, unless `batch_norm_epsilon`
+    sets all of them.
 
     Reference:
         [microsoft/Semi-supervised-learning](https://github.com/microsoft/Semi-supervised-learning),
@@ -151,8 +151,9 @@ def _torchssl_units(x, depth, width, normalize):
 def _wide_units(x, depth, width, enter, normalize, pads_both_sides=False):
     """Applies the stem and the units of a wide ResNet.
 
-    `enter(x, is_first, is_wider)` returns what the first convolution of a unit and its shortcut
-    take, for the input `x`, the first unit of all, and units with more filters than their input.
+    `enter(x, is_first, is_wider)` returns the inputs of the first convolution of a unit and of its
+    shortcut. `x` is the input of the unit, `is_first` marks the first unit of the network, and
+    `is_wider` a unit with more filters than its input.
     """
     check_size(depth, width)
 
@@ -184,7 +185,7 @@ def check_size(depth, width):
             "A wide ResNet needs a depth of 6n + 4 with n >= 1, and a width >= 1. "
             f"Received: depth={depth}, width={width}. Nearest depths: {below}, {below + 6}."
         )
-    # Two 3x3 kernels a unit in each of the three groups; the stem and shortcuts are small.
+    # Two 3x3 kernels per unit in each of three groups; stem and shortcuts are small.
     parameters = 18 * (16**2 + 32**2 + 64**2) * (depth - 4) // 6 * width**2
     if depth > MAX_DEPTH or parameters > MAX_PARAMETERS:
         raise UserError(
