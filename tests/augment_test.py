@@ -152,7 +152,7 @@ def many_views(view, image, batch, repeats):
 
 
 def fixed_uniform(*rows):
-    """Stands in for `keras.random.uniform`: gives `rows`, one each, whatever is asked for."""
+    """Replaces `keras.random.uniform`: returns `rows` one by one, whatever the arguments."""
     numbers = np.array(rows, "float32")
 
     def uniform(shape, dtype, seed):
@@ -162,7 +162,7 @@ def fixed_uniform(*rows):
 
 
 def chi_square(counts):
-    """Returns how far `counts` lie from equal, in standard deviations of chi-square."""
+    """Returns the distance of `counts` from uniform, in standard deviations of chi-square."""
     counts = np.asarray(counts, "float64")
     freedom = counts.size - 1
     statistic = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
@@ -193,7 +193,7 @@ class OperationsTest(parameterized.TestCase):
             self.assertGreater(np.mean(expected != images), 0.1)
 
     def test_autocontrast_equals_pillow_for_every_range(self):
-        # 255 / (high - low) in double arithmetic misses whole numbers by an ulp.
+        # 255 / (high - low) in double precision misses whole numbers by an ulp.
         ranges = [(low, high) for low in range(0, 255, 15) for high in range(low, 256)]
         ramps = np.array([np.clip(np.arange(256), *extremes) for extremes in ranges])
         ramps = ramps.reshape(-1, 16, 16, 1).astype("uint8")
@@ -305,7 +305,7 @@ class PoliciesTest(parameterized.TestCase):
 class RandAugmentTest(parameterized.TestCase):
     @parameterized.parameters((56, 40), (9, 250))
     def test_operations_and_levels_are_uniform(self, batch, repeats):
-        """One draw of `google_code`, recognised by the pixels it returns."""
+        """One draw of `google_code`, recognized by the pixels it returns."""
         image = photographs()[1]
         meaning = collections.defaultdict(set)
         for name, levels in augment.RAND_AUGMENT["google_code"].magnitudes.items():
@@ -375,7 +375,7 @@ class RandAugmentTest(parameterized.TestCase):
         gray = (views == GRAY).all(axis=-1)
         cut = ((views == image).all(axis=-1) | gray).all(axis=(2, 3)) & gray.any(axis=(2, 3))
         self.assertTrue((cut.sum(axis=1) == 2).all())
-        # 15 of 30 slots are left alone; and some operations may change nothing.
+        # 15 of 30 slots get no operation, and some operations may change nothing.
         self.assertTrue(((views == image).all(axis=(2, 3, 4)).sum(axis=1) >= 30).all())
         rows, columns = gray[cut].any(axis=2), gray[cut].any(axis=1)
         np.testing.assert_array_equal(gray[cut], rows[:, :, None] & columns[:, None, :])
@@ -436,7 +436,7 @@ def pairs_by_policy(policy, images, magnitudes, places=None):
         augment.RAND_AUGMENT[policy],
         magnitudes={name: (magnitudes[name],) for name in augment.RAND_AUGMENT[policy].magnitudes},
     )
-    # As many images more are left alone. Image i of the batch is in this slot of a draw:
+    # As many more images get no operation. Image i of the batch is in this slot of a draw:
     slot = np.arange(2 * k * k)
     slots = np.stack([slot, slot])
     slots[1, : k * k] = slot[: k * k].reshape(k, k).T.ravel()
@@ -489,7 +489,7 @@ class TransparencyTest(parameterized.TestCase):
             ("translate_x", "invert", [255, 255, 255]),
             ("translate_x", "posterize", [0, 0, 0]),
             ("translate_x", "solarize", [0, 0, 0]),
-            ("translate_x", "equalize", [0, 0, 0]),  # which leaves so small an image as it is
+            ("translate_x", "equalize", [0, 0, 0]),  # does not change an image this small
             ("invert", "translate_x", [127, 127, 127]),
             ("cutout", "contrast", [127, 127, 127]),
             ("cutout", "translate_x", [127, 127, 127]),
@@ -537,7 +537,7 @@ class StrongViewTest(parameterized.TestCase):
         view = functools.partial(augment.strong_view, seed=seed)
         states = [numpy(seed.state)]
 
-        # TensorFlow's generator gives other numbers under XLA than without.
+        # TensorFlow's generator returns other numbers under XLA.
         def uniform(shape, dtype, seed):
             seed.next()
             return ops.convert_to_tensor(np.random.default_rng(shape[-1]).random(shape), dtype)
@@ -635,7 +635,7 @@ class CutoutTest(parameterized.TestCase):
 
     @parameterized.parameters(
         # Row and column of the center, and the side; rows and columns that are filled.
-        (0, 0, 4.0, (0, 4), (0, 4)),  # the corner moves inside, and no pixel is lost
+        (0, 0, 4.0, (0, 4), (0, 4)),  # the corner moves inside and no pixel is lost
         (7, 4, 4.0, (5, 7), (2, 6)),  # clipped at the lower border
         (4, 4, 0.25, (3, 3), (3, 3)),  # never empty
         (4, 5, 3.75, (2, 5), (3, 6)),
@@ -674,7 +674,7 @@ class ColorJitterTest(parameterized.TestCase):
     def test_equals_pillow_in_this_order(self, kind):
         images = photographs() if kind == "photographs" else gray(photographs())
         uniform = np.random.default_rng(0).integers(0, 9, (4, len(images))) / 8
-        uniform[3] = 0.5  # leaves the hue
+        uniform[3] = 0.5  # keeps the hue
         with fixed_uniform(*uniform):
             result = numpy(augment.color_jitter(images, None, strength=0.5))
         factors = 0.5 + uniform  # 1 - 0.5 at 0, 1 + 0.5 at 1
@@ -721,7 +721,7 @@ class ColorJitterTest(parameterized.TestCase):
         self.assertGreater(np.mean(views != grays), 0.5)
 
     def test_factors_are_uniform_in_1_plus_minus_the_strength_for_each_image(self):
-        # A contrast of a constant image changes nothing.
+        # Contrast does not change a constant image.
         view = many_views(augment.color_jitter, np.full((2, 2, 1), 100), 1000, 2)[..., 0, 0, 0]
         self.assertBetween(view.min(), 60, 62)
         self.assertBetween(view.max(), 137, 139)
@@ -751,7 +751,7 @@ def mixed(size, calls=1, **kwargs):
 
 
 def own_shares(soft_labels):
-    """Returns the shares of the own images, of those that were not mixed with themselves."""
+    """Returns the shares of images that were not mixed with themselves."""
     own = np.diag(soft_labels)
     return own[(soft_labels > 0).sum(axis=1) > 1]
 
@@ -795,7 +795,7 @@ class MixupTest(parameterized.TestCase):
         for images, soft_labels in batches:
             np.testing.assert_allclose(images.ravel(), soft_labels @ (3 * np.arange(64)), rtol=1e-4)
             np.testing.assert_allclose(soft_labels.sum(axis=1), 1, atol=1e-5)
-            # Each is the partner of one.
+            # Each image is the partner of exactly one.
             self.assertLessEqual((soft_labels > 0).sum(axis=0).max(), 2)
             shares = own_shares(soft_labels)
             self.assertEqual(np.ptp(shares) < 1e-6, not per_image)
@@ -803,7 +803,7 @@ class MixupTest(parameterized.TestCase):
             firsts.append(shares[0])
         self.assertGreater(np.ptp(firsts), 0.1)
         self.assertEqual(min(firsts) >= 0.5, keep_larger)
-        # A partner is not that of the batch before.
+        # Partners differ from those of the previous batch.
         self.assertGreater(np.mean((batches[0][1] > 0) != (batches[1][1] > 0)), 0.01)
 
     def test_alpha_0_mixes_nothing(self):
@@ -879,7 +879,7 @@ class AlternatingFlipTest(parameterized.TestCase):
             self.assertAlmostEqual(np.mean(flipped[-1]), 0.5, delta=0.03)
         for before, after in zip(flipped, flipped[1:], strict=False):
             np.testing.assert_array_equal(before, ~after)
-        # Neighbors in the data set, often of one class, are not flipped together.
+        # Neighbors in the data set, often of the same class, are not flipped together.
         self.assertAlmostEqual(np.mean(flipped[0][1:] == flipped[0][:-1]), 0.5, delta=0.03)
         epochs = np.arange(4000, dtype="int32") % 4
         view = numpy(augment.alternating_flip(images, indices, epochs))

@@ -24,7 +24,7 @@ class AUMTest(parameterized.TestCase):
         self.assertEqual(areas.values[1], 3.0)
 
     def test_many_large_margins_keep_their_digits(self):
-        """As asappresearch's package, which sums floats of double precision in a loop."""
+        """As in asappresearch's package, which sums double-precision floats in a loop."""
         rng, areas = np.random.default_rng(0), ssl_noisy.AUMCalculator(5)
         total = np.zeros(5)
         for _ in range(300):

@@ -40,7 +40,7 @@ def dataset(name="cifar10", ids=(4, 9, 30_000, 49_999), labels=None):
 
 
 def dump(value, protocol=2, core="numpy.core"):
-    """Pickles as a NumPy that calls its core so."""
+    """Pickles like a NumPy version whose core has this name."""
     raw = pickle.dumps(value, protocol)
     for other in ("numpy.core", "numpy._core"):
         raw = raw.replace(f"c{other}.".encode(), f"c{core}.".encode())
@@ -200,7 +200,7 @@ class FileTest(Case):
             path.write_bytes(raw)
         self.assert_one_line(["labels.pt' cannot be read", *parts], "worst", dataset(), file=path)
 
-    def test_no_regular_file(self):
+    def test_a_device_is_refused(self):
         self.assert_one_line(["not a regular file"], "worst", dataset(), file="/dev/zero")
 
     def test_bad_archive(self):
@@ -255,7 +255,7 @@ class OrderTest(Case):
         self.assertEqual(given.tolist(), [8, 5, 2, 3])
 
     def test_lists_of_scalars(self):
-        """As the published file of CIFAR-100 has them."""
+        """The form of the published file of CIFAR-100."""
         content = np.empty((), object)
         content[()] = {"noise_label": list(CLEAN.astype("<i8"))}
         raw = dump(content, 3)
@@ -303,7 +303,7 @@ class TfdsTest(Case):
             self.assert_one_line(parts, "worst", dataset())
 
 
-TOUCHED = "touched"  # what a malicious file would write into the current folder
+TOUCHED = "touched"  # the file that an attack creates in the current folder
 
 
 def touch(*_):
@@ -381,9 +381,9 @@ class MaliciousTest(Case):
         "system", "eval", "numpy_load", "own_function", "subclass", "protocol_4", "codec",
         "codec_by_name", "attribute", "extension",
     )  # fmt: skip
-    def test_each_of_them_would_run(self, name):
-        """Or the test above would prove nothing."""
-        with contextlib.suppress(TypeError):  # of what encodes no bytes, once it has run
+    def test_each_attack_works_with_plain_pickle(self, name):
+        """Otherwise the test above would prove nothing."""
+        with contextlib.suppress(TypeError):  # raised after the attack has run
             pickle.loads(MALICIOUS[name]())
         self.assertTrue([path for path in os.listdir() if path.startswith(TOUCHED)])
 
@@ -395,7 +395,7 @@ class MaliciousTest(Case):
         ("records", "the type 'V8' is not allowed"),
         ("order", "the byte order 'O,' is not allowed"),
     )
-    def test_names_the_culprit(self, name, part):
+    def test_the_error_names_what_is_forbidden(self, name, part):
         path = self.pt(MALICIOUS[name]())
         self.assert_one_line([part], "rand1", dataset(), file=path)
 

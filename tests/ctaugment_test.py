@@ -133,7 +133,7 @@ def row(name, knob=0):
 
 
 def only(*names):
-    """Makes every other operation leave the images alone."""
+    """Replaces all other operations by the identity."""
     everything = ctaugment.operations
 
     def some(seed, **kwargs):
@@ -179,7 +179,7 @@ class OperationsTest(parameterized.TestCase):
 
     @parameterized.parameters((0.0, 0), (0.1, 2), (0.45, 8), (0.9, 14), (1.0, 16))
     def test_cutout(self, value, side):
-        # 1 + int(0.499 * 32 * value) pixels, less one if that is odd.
+        # 1 + int(0.499 * 32 * value) pixels, minus one if that is odd.
         seed = keras.random.SeedGenerator(3)
         images = np.full((200, 32, 32, 3), 255, "float32")
         values = np.full(200, value, "float32")
@@ -220,7 +220,7 @@ class RatesTest(parameterized.TestCase):
         result = numpy(ctaugment.probabilities(rates))
         expected = np.array([0.5, 0.4001, 0, 0.45, 0, 0]) / 1.3501
         np.testing.assert_allclose(result[filters, :6], expected, rtol=1e-5)
-        # The added 0.01 is what is left of a row of zeros.
+        # A row of zeros still has the added 0.01.
         np.testing.assert_allclose(result[0], np.full(17, 1 / 17), rtol=1e-6)
         np.testing.assert_allclose(result[row("posterize"), :8], np.full(8, 1 / 8), rtol=1e-6)
         self.assertEqual(result[ctaugment.initial_rates() == 0].max(), 0)
@@ -276,7 +276,7 @@ class RatesTest(parameterized.TestCase):
         self.assertGreater(rates[~padding].min(), 0.2)
 
     def test_update_follows_the_authors_code(self):
-        # One after another; the weight of an early probe is a little smaller than of a late one.
+        # One after another: an early probe has a slightly smaller weight than a late one.
         rates = ctaugment.initial_rates()
         bins = np.full((40, 2, 2), -1, "int32")
         bins[:, 0, 0] = np.arange(40) % 3
@@ -292,7 +292,7 @@ class RatesTest(parameterized.TestCase):
 class DrawsTest(parameterized.TestCase):
     @parameterized.parameters(2, 9)
     def test_strong_view_draws_by_rates(self, best):
-        """A lone bin of brightness, and two of posterize with 1 and 0.9 as rates."""
+        """One bin of brightness, and two bins of posterize with rates 1 and 0.9."""
         rates = ctaugment.initial_rates()
         rates[row("brightness")] = 0
         rates[row("brightness"), best] = 1
@@ -364,7 +364,7 @@ class DrawsTest(parameterized.TestCase):
         expected = bins[:, :, 0].size * np.array([expected[place] for place in places])
         statistic = ((counts - expected) ** 2 / expected).sum()
         self.assertLess(abs(statistic - len(places)) / np.sqrt(2 * len(places)), 4)
-        # The filter comes with the scale, and only there.
+        # The filter has an effect only with the scale.
         scales = 17 * row("rescale") + np.arange(17)
         rescaled = np.isin(bins[:, :, 0], scales)
         places, counts = np.unique(bins[:, :, 1][rescaled], return_counts=True)
@@ -400,7 +400,7 @@ class ViewsTest(parameterized.TestCase):
         rates = ctaugment.initial_rates()
         view = lambda images: ctaugment.strong_view(images, seed, rates)  # noqa: E731
 
-        # TensorFlow's generator gives other numbers under XLA than without.
+        # TensorFlow's generator returns other numbers under XLA.
         def uniform(shape, dtype, seed):
             return ops.convert_to_tensor(np.random.default_rng(shape[-1]).random(shape), dtype)
 

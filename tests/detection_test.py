@@ -17,7 +17,7 @@ NAN = np.nan
 
 
 def quantiles(alpha, beta, count):
-    """Stands in for a sample of a beta density: `count` values at equal steps of probability."""
+    """Returns `count` quantiles of a beta density, in place of a random sample."""
     return stats.beta.ppf((np.arange(count) + 0.5) / count, alpha, beta)
 
 
@@ -184,14 +184,14 @@ class DetectorsTest(parameterized.TestCase):
     def test_flags_of_the_aum_method(self):
         flags = np.array([1, 0, 0, 1, 1, 1], bool)
         found = detection.detectors(record(), POSTERIOR, RATE, aum_flagged=flags)["aum"]
-        # Seen too rarely to have an area: never flagged.
+        # Observed too rarely to have an area: never flagged.
         self.assertEqual(np.flatnonzero(found.flagged).tolist(), [0, 4])
 
     @parameterized.parameters(
         (0.1, []),  # 0.5 of an example
         (0.28, [1]),  # 1.4
         (0.36, [1, 3]),  # 1.8
-        (0.6, [1, 2, 3]),  # of two equal losses the earlier
+        (0.6, [1, 2, 3]),  # of two equal losses, the earlier one
         (1.0, [0, 1, 2, 3, 4]),
     )
     def test_small_loss_flags_as_many_as_estimated(self, rate, flagged):
@@ -324,7 +324,7 @@ class ReportTest(parameterized.TestCase):
         )
         self.assertLess(max(map(len, lines)), 80)
         self.assertLen(lines, 8)
-        self.assertLen(set(map(len, lines)), 1)  # columns under each other
+        self.assertLen(set(map(len, lines)), 1)  # columns are aligned
 
     def test_without_the_truth(self):
         found = detection.detectors(record(), POSTERIOR, RATE)

@@ -34,7 +34,7 @@ def decide(values, observations=20, num_classes=10, loss_posterior=1.0):
 
 class DecisionTest(parameterized.TestCase):
     def assert_consistent(self, decision, values):
-        """The quality orders labels as the margins do, and is below 0.5 where one is flagged."""
+        """Quality ranks labels like the margins and is below 0.5 for flagged labels."""
         order = np.argsort(values, kind="stable")
         self.assertGreaterEqual(np.diff(decision.label_quality[order]).min(), 0)
         np.testing.assert_array_equal(decision.is_issue, decision.label_quality < 0.5)
@@ -87,7 +87,7 @@ class DecisionTest(parameterized.TestCase):
         decision = decide(values)
         self.assertLess(issues.fit(values)[0].separation_, 2)
         usual = np.mean((1 + values) / 2)
-        confident = ((1 - values) / 2 >= usual).sum()  # all classes are alike here
+        confident = ((1 - values) / 2 >= usual).sum()  # all classes are equal here
         self.assertGreater(decision.contradicted, 200)
         self.assertAlmostEqual(decision.is_issue.sum(), confident, delta=5)
         self.assertLess(confident, 110)

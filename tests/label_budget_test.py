@@ -43,7 +43,7 @@ class DrawTest(parameterized.TestCase):
         self.assertTrue((np.diff(positions) > 0).all())
 
     def test_pinned(self):
-        # These must never move: published runs rest on them.
+        # These must never change: published runs depend on them.
         self.assertEqual(self.draw(8).tolist(), [3, 5, 10, 16, 29, 30, 32, 35])
         self.assertEqual(self.draw(5, seed=3, how="uniform").tolist(), [12, 16, 22, 23, 33])
 
@@ -69,7 +69,7 @@ class DrawTest(parameterized.TestCase):
                 extra = np.setdiff1d(self.draw(small, seed, how), self.draw(large, seed, how))
                 self.assertEmpty(extra)
 
-    def test_uniform_draws_each_example_alike(self):
+    def test_uniform_draws_all_examples_equally_often(self):
         counts = np.bincount(np.concatenate([self.draw(10, s, "uniform") for s in range(2000)]))
         # Binomial(2000, 1/4): mean 500, standard deviation 19.4; 40 examples within 4.5 of it.
         self.assertLess(np.abs(counts - 500).max(), 87)
@@ -127,13 +127,13 @@ class LabelFileTest(parameterized.TestCase):
         self.assertEqual(positions.tolist(), [0, 2, 4])
         self.assertEqual(label_budget.digest(part, positions), self.written.sha256)
 
-    def test_moved_folder_is_the_same_data(self):
+    def test_a_moved_folder_has_the_same_data(self):
         label_budget.write(self.path, dataset(name="npz:/a/x"), [1], how="first", seed=0)
         positions, _ = label_budget.read(self.path, dataset(name="npz:/b/x"))
         self.assertEqual(positions.tolist(), [1])
         self.assert_refused(["is for 'npz:/a/x'", "'folder:/a'"], dataset(name="folder:/a"))
 
-    def test_order_in_the_file_is_free(self):
+    def test_the_order_in_the_file_does_not_matter(self):
         content = json.loads(self.path.read_text())
         self.path.write_text(json.dumps(content | {"indices": content["indices"][::-1]}))
         self.assertEqual(label_budget.read(self.path, dataset())[0].tolist(), [3, 7, 30])

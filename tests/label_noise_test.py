@@ -144,7 +144,7 @@ class CorruptTest(Case):
         return np.flatnonzero(given != labels)
 
     def test_pinned(self):
-        # These must never move: published runs rest on them.
+        # These must never change: published runs depend on them.
         labels, model = np.arange(12) % 4, noise_models.symmetric(4, 0.5)
         given = noise_models.corrupt(labels, model, seed=7)
         self.assertEqual(given.tolist(), [0, 1, 2, 3, 0, 2, 1, 1, 2, 0, 3, 3])
@@ -160,7 +160,7 @@ class CorruptTest(Case):
                 found = self.changed(noise_models.symmetric(3, rate), seed, labels=labels)
                 self.assertLen(found, number)
 
-    def test_of_all_examples_of_the_classes_that_share_a_rate(self):
+    def test_classes_with_the_same_rate_are_drawn_together(self):
         labels = np.repeat(np.arange(10), 7)  # 35 examples of the five classes that flip
         model, single = noise_models.asymmetric("cifar10", 0.3), []
         for seed in range(20):
@@ -170,13 +170,13 @@ class CorruptTest(Case):
         self.assertEqual(np.any(single, axis=0).nonzero()[0].tolist(), [2, 3, 4, 5, 9])
         self.assertGreater(np.std(single, axis=0)[2], 0)
 
-    def test_rates_equal_but_for_rounding_are_shared(self):
+    def test_rates_equal_up_to_rounding_are_the_same(self):
         rates = np.array([0.3, 0.1 + 0.2, 0.3])
         model = noise_models.NoiseModel(rates, np.roll(np.eye(3), 1, axis=1))
         self.assertLen(np.unique(model.rates), 2)
         self.assertLen(self.changed(model, labels=np.repeat(np.arange(3), 6)), 5)
 
-    def test_each_rate_has_its_number(self):
+    def test_each_rate_has_its_exact_number(self):
         matrix = [[0.5, 0.5, 0], [0, 0.8, 0.2], [0, 0, 1]]
         labels = np.repeat(np.arange(3), 10)
         given = noise_models.corrupt(labels, noise_models.from_matrix(matrix), seed=1)
@@ -184,7 +184,7 @@ class CorruptTest(Case):
         self.assertEqual(counts(labels, given, 3).tolist(), expected)
 
     @parameterized.parameters("exact", "coin")
-    def test_realises_the_transition_matrix(self, draw):
+    def test_draws_follow_the_transition_matrix(self, draw):
         rng = np.random.default_rng(3)
         matrix = rng.dirichlet(np.ones(4), size=4)
         labels = np.repeat(np.arange(4), 20_000)
@@ -211,7 +211,7 @@ class CorruptTest(Case):
 
     @parameterized.parameters("exact", "coin")
     def test_no_double_flips(self, draw):
-        """Cat and dog are exchanged: a dog that was a cat does not become one again."""
+        """Cat and dog are swapped: a dog that was a cat does not become a cat again."""
         model = noise_models.asymmetric("cifar10", 0.4)
         given = noise_models.corrupt(self.LABELS, model, seed=0, draw=draw)
         found = counts(self.LABELS, given, 10)
@@ -291,7 +291,7 @@ class InstanceDependentTest(Case):
         _, same = self.draw(images=images)
         np.testing.assert_array_equal(same != labels, given != labels)
         np.testing.assert_array_equal(same[labels != 2], given[labels != 2])
-        # Of one image one class is far more likely than the others.
+        # For each image, one class is far more likely than the others.
         changed = (labels == 2) & (given != labels)
         self.assertGreater(np.bincount(same[changed]).max(), 0.7 * changed.sum())
         self.assertLess(np.bincount(given[changed]).max(), 0.5 * changed.sum())
@@ -304,7 +304,7 @@ class InstanceDependentTest(Case):
         # With one projection for all classes the favorite would be one class, and the second.
         self.assertGreater(len(set(found.argmax(axis=1).tolist())), 2)
 
-    def test_contrast_and_brightness_play_no_role(self):
+    def test_contrast_and_brightness_have_no_effect(self):
         images = dataset(size=3000, num_classes=5).images // 4
         _, given = self.draw(images=images)
         brightness = np.arange(3000, dtype=np.uint8).reshape(-1, 1, 1, 1) % 60

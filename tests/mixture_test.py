@@ -102,7 +102,7 @@ class AuthorsTest(parameterized.TestCase):
         fitted = BetaMixtureModel(max_iter=10, tol=0).fit(x)
         np.testing.assert_allclose(parameters_of(fitted), plain_em(x, 10), rtol=1e-7)
         self.assertEqual((fitted.n_iter_, fitted.converged_), (10, False))
-        # It is far from where it would end: a step more or less is seen.
+        # Far from convergence, so one step more or less makes a difference.
         self.assertGreater(np.abs(plain_em(x, 9) - plain_em(x, 10)).max(), 1e-3)
 
     def test_a_step_by_hand(self):
@@ -112,7 +112,7 @@ class AuthorsTest(parameterized.TestCase):
         start = mixture.INITIAL.astype("float64")
         expected = [[0.7610706, 1.6807947], [2.5479319, 1.4317881], [2 / 3, 1 / 3]]
         np.testing.assert_allclose(mixture.em_step(start, x, np.ones(3)), expected, atol=1e-7)
-        # A weight of 2 is the value twice, a weight of 0 none.
+        # A weight of 2 counts a value twice, a weight of 0 not at all.
         found = mixture.em_step(start, np.array([0.1, 0.2, 0.9, 0.7]), np.array([1, 2, 0, 1]))
         twice = mixture.em_step(start, np.array([0.1, 0.2, 0.2, 0.7]), np.ones(4))
         np.testing.assert_allclose(found, twice)
@@ -149,7 +149,7 @@ class RangeTest(parameterized.TestCase):
 
     @parameterized.parameters(0.0, 5e-6, 9e-6, 1e-5, 1e-4)
     def test_equal_ends_give_numbers_that_rise(self, width):
-        # In the published quotient 9e-6 divides by 0, and less turns the losses round.
+        # In the published quotient, 9e-6 divides by 0 and smaller ranges reverse the losses.
         losses = np.array([0.9, 1 - 1e-3, 1, 1 + width, 1 + 1e-3, 1.1])
         x = mixture.normalized(losses, np.array([1, 1 + width]))
         self.assertTrue((np.diff(x) >= 0).all())
@@ -199,7 +199,7 @@ class StepTest(parameterized.TestCase):
         low, high = ends = np.percentile(losses, [10, 90])
         x = mixture.normalized(losses, ends)[(losses >= low) & (losses <= high)]
         expected = parameters_of(BetaMixtureModel(10, tol=0, init_params="authors").fit(x))
-        # Losses that are not known take no part.
+        # Unknown losses do not count.
         padded = np.insert(losses, [0, 7, len(losses)], [np.nan, np.inf, np.nan])
         found = compiled(lambda v: mixture.fit_losses(v, NO_FIT, 10, 90), jit)(padded)
         np.testing.assert_allclose(found[0], expected, rtol=1e-3)
@@ -322,13 +322,13 @@ class EstimatorTest(parameterized.TestCase):
         fitted = BetaMixtureModel().fit(beta_sample((*shapes, 10_000)))
         self.assertFalse(fitted.is_bimodal_)
         self.assertLess(fitted.dip_, 0.15)
-        # Though it calls many noisy.
+        # Although it considers many noisy.
         self.assertGreater(fitted.weights_.min(), 0.1)
 
     def test_two_modes_are_two(self):
         self.assertTrue(BetaMixtureModel().fit(beta_sample((0.5, 0.5, 10_000))).is_bimodal_)
         self.assertTrue(BetaMixtureModel().fit(np.repeat([0, 1], 20)).is_bimodal_)
-        # A mode of less than a hundredth is none.
+        # A mode with a weight below 0.01 does not count.
         few = BetaMixtureModel().fit(beta_sample((3, 20, 9950), (60, 6, 50)))
         self.assertGreater(few.dip_, 0.5)
         self.assertFalse(few.is_bimodal_)
@@ -368,7 +368,7 @@ class EstimatorTest(parameterized.TestCase):
             np.testing.assert_allclose(fitted.predict_proba(x).sum(axis=1), 1)
             means = fitted.alphas_ / (fitted.alphas_ + fitted.betas_)
             self.assertLessEqual(means[0], means[1] + 1e-6)
-        if np.ptp(x) == 0:  # where nothing tells them apart, none is noisy
+        if np.ptp(x) == 0:  # if all are equal, none is noisy
             self.assertGreater(BetaMixtureModel().fit(x).weights_[0], 0.999)
             self.assertFalse(fitted.is_bimodal_)
 
@@ -413,7 +413,7 @@ class GaussianTest(parameterized.TestCase):
         x = ((losses - losses.min()) / np.ptp(losses))[:, None].astype("float64")
         # From 2-means alike, and as many steps.
         expected = GaussianMixture(2, max_iter=10, reg_covar=5e-4, tol=tol, random_state=0)
-        if tol == 0.01:  # the authors', and the default
+        if tol == 0.01:  # of the authors, and the default
             expected.fit(x)
             self.assertLess(expected.n_iter_, 10)
         else:

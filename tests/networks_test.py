@@ -14,7 +14,7 @@ from keras import layers, ops
 
 from ssl_noisy import networks
 
-# One of each kind; all tests share their sizes, for JAX compiles every new shape.
+# One of each kind. All tests share sizes, because JAX compiles every new shape.
 KINDS = (
     "wrn_10_1",
     "wrn_10_2_torchssl",
@@ -48,7 +48,7 @@ RESNET_32 = ((16, 5), (32, 5), (64, 5))
 
 
 def wide_resnet_parameters(depth, width, channels, num_classes):
-    """Counts by hand: convolutions k * k * in * out, batch normalization 2 a channel."""
+    """Counts by hand: convolutions k * k * in * out, batch normalization 2 per channel."""
     total, before = 9 * channels * 16, 16
     for filters in (16 * width, 32 * width, 64 * width):
         for unit in range((depth - 4) // 6):
@@ -104,7 +104,7 @@ class BuildTest(parameterized.TestCase):
         ("resnet_34", (32, 32, 3), 10, basic_resnet_parameters(RESNET_34, True, 3, 10)),
         ("resnet_32", (28, 28, 1), 10, basic_resnet_parameters(RESNET_32, False, 1, 10)),
         ("cnn_13", (28, 28, 1), 10, cnn_13_parameters(True, 1, 10)),
-        # Without the batch normalizations of 16, 32 and 64 channels that nothing uses.
+        # Without the unused batch normalizations of 16, 32 and 64 channels.
         ("wrn_28_2_torchssl", (32, 32, 3), 10, 1_467_610 - 2 * (32 + 64)),
         ("wrn_28_8_torchssl", (32, 32, 3), 100, 23_401_012 - 2 * (128 + 256)),
         ("wrn_28_2_usb", (32, 32, 3), 10, 1_467_610 - 2 * (32 + 64)),
@@ -210,7 +210,7 @@ class ConfigurationTest(parameterized.TestCase):
             network = networks.build(name, SHAPE, 3, **options)
             return [x.epsilon for x in network.layers if isinstance(x, layers.BatchNormalization)]
 
-        # One in front of the first unit, one inside of each, and one after the last.
+        # One before the first unit, one inside each unit, and one after the last.
         self.assertEqual(epsilons("wrn_10_2_usb"), [1e-5] * 4 + [1e-3])
         self.assertEqual(epsilons("wrn_10_2_usb", batch_norm_epsilon=0.5), [0.5] * 5)
         self.assertEqual(set(epsilons("small_cnn", batch_norm_epsilon=0.25)), {0.25})
@@ -243,7 +243,7 @@ class ConfigurationTest(parameterized.TestCase):
             expected = (2 / (side * side * filters)) ** 0.5
             values = ops.convert_to_numpy(layer.kernel)
             self.assertAlmostEqual(values.std() / expected, 1, delta=0.1)
-        # A normal, not a truncated normal: some values lie beyond 3 deviations.
+        # Normal, not truncated normal: some values lie beyond 3 deviations.
         self.assertGreater(np.abs(values).max(), 3 * expected)
         dense = ops.convert_to_numpy(network.get_layer("logits").kernel)
         self.assertAlmostEqual(dense.std() / (2 / (256 + 10)) ** 0.5, 1, delta=0.1)
@@ -589,7 +589,7 @@ class WeightNormTest(absltest.TestCase):
 
 class SavingTest(parameterized.TestCase):
     def trained(self, name):
-        """A network whose moving statistics and gains differ from their first values."""
+        """A network whose moving statistics and gains differ from their initial values."""
         network = networks.build(name, SHAPE, 3)
         network(images(SHAPE), training=True)
         for variable in network.trainable_variables:

@@ -54,7 +54,7 @@ class FormulasTest(absltest.TestCase):
 class RecordTest(absltest.TestCase):
     def test_three_observations_by_hand(self):
         batches = [
-            ([0], [1], [[0.0, 5.0]]),  # right, margin 5: the first, left out of the area
+            ([0], [1], [[0.0, 5.0]]),  # right, margin 5: the first, not part of the area
             ([0], [1], [[2.0, 1.0]]),  # wrong: forgotten, margin -1
             ([0], [1], [[0.0, 3.0]]),  # right again, margin 3
         ]
@@ -82,7 +82,7 @@ class RecordTest(absltest.TestCase):
         self.assertEqual((kept["prediction"][1], kept["last_correct"][1]), (-1, -1))
 
     def test_cores_of_a_confident_network_has_a_floor(self):
-        # 40 - 2 * 18.420681 / 3: wrong. The mean logit less the label's would be 0.
+        # 40 - 2 * 18.420681 / 3: wrong. The mean logit minus the label's would be 0.
         kept = take_in([([0], [1], [[0.0, 40.0, 80.0]])], 1)
         self.assertAlmostEqual(kept["cores"][0], 27.719546, places=4)
 
@@ -96,7 +96,7 @@ class RecordTest(absltest.TestCase):
         # The last prediction was class 2, that of the mean is class 1.
         self.assertEqual(kept["prediction"].tolist(), [-1, -1, 1])
         self.assertEqual(kept["wrong_predictions"].tolist(), [0, 0, 2])
-        # With the largest mean, a label has its distance to the second.
+        # The label with the largest mean has its distance to the second largest.
         kept = take_in([([0], [1], np.log([row])) for row in probs])
         self.assertAlmostEqual(kept["probability_margin"][0], 0.1, places=6)
 

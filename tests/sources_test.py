@@ -62,7 +62,7 @@ class HandmadeTiles(Tiles):
 
 
 class RemoteTiles(Tiles):
-    url_infos = {"http://localhost:1/tiles.zip": None}  # nothing listens there
+    url_infos = {"http://localhost:1/tiles.zip": None}  # nothing listens on this port
 
 
 def arrays(**changes):
@@ -96,7 +96,7 @@ class DigitsTest(Case):
         self.assertEqual((data.images.min(), data.images.max()), (0, 255))
         self.assertEqual(np.bincount(data.test_labels).tolist(), [50] * 10)
         self.assertIsNone(data.validation_images)
-        # Pinned: the split must never move, or label files and results would.
+        # Pinned: the split must never change, because label files and results depend on it.
         self.assertEqual(data.ids[:8].tolist(), [0, 4, 5, 6, 7, 8, 9, 10])
 
     def test_slices_are_disjoint_and_mixed(self):
@@ -136,7 +136,7 @@ class NpzTest(Case):
         self.assertEqual((data.labels.dtype, data.ids.dtype), (np.int32, np.int64))
         self.assertTrue(data.flip)
 
-    def test_version_is_that_of_the_content(self):
+    def test_the_version_depends_on_the_content(self):
         first, same = self.load(arrays()), self.load(arrays())
         other = self.load(arrays(labels_test=np.array([0, 1])))
         self.assertEqual(first.version, same.version)
@@ -181,9 +181,9 @@ class NpzTest(Case):
         parts = ["2 training images", "Received: 3 and 1"]
         self.assert_one_line(parts, sources.load, f"npz:{path}", train_split="train[:1]")
 
-    def test_no_regular_file(self):
+    def test_only_regular_files_are_read(self):
         pipe = self.folder() / "pipe.npz"
-        os.mkfifo(pipe)  # which nobody writes to: to open it is to wait
+        os.mkfifo(pipe)  # nobody writes to it, so opening it would block
         for path in (pipe, self.folder(), "/dev/zero"):
             self.assert_one_line([str(path), "not a regular"], sources.load, f"npz:{path}")
 
@@ -221,7 +221,7 @@ class FolderTest(Case):
         self.assertEqual(data.ids.tolist(), list(range(6)))
         self.assertEqual(data.test_labels.tolist(), [0, 1])
 
-    def test_one_color_image_makes_all_rgb(self):
+    def test_one_color_image_makes_all_images_rgb(self):
         self.save("test/dog/9.PNG", np.full((4, 6, 3), (1, 2, 3)))
         data = self.load()
         self.assertEqual(data.images.shape, (6, 4, 6, 3))
@@ -253,7 +253,7 @@ class FolderTest(Case):
         self.assert_one_line(["train/cat/9.png", "not a regular file"], self.load)
 
     def test_an_absurd_size(self):
-        side = 10_000  # Pillow warns from 89 million pixels on, and refuses twice as many
+        side = 10_000  # Pillow warns above 89 million pixels and refuses twice as many
         Image.new("1", (side, side)).save(self.root / "train/cat/9.png")
         self.assert_one_line(["train/cat/9.png", "decompression bomb"], self.load)
 
@@ -306,7 +306,7 @@ class TfdsTest(Case):
         np.testing.assert_array_equal(first.images, second.images)
         self.assertLen(list(self.cache_dir.iterdir()), 1)
 
-    def test_splits_have_caches_and_published_ids_of_their_own(self):
+    def test_splits_have_their_own_caches_and_published_ids(self):
         self.load()
         data = self.load(train_split="train[:20]", validation_split="train[20:]")
         self.assertLen(data.ids, 20)
@@ -336,7 +336,7 @@ class TfdsTest(Case):
     def test_without_ids_positions_in_the_files(self):
         data = self.load("nameless_tiles")
         self.assertEqual(data.ids.tolist(), list(range(30)))
-        self.assertLen(data.test_labels, 6)  # the validation split: there is no other
+        self.assertLen(data.test_labels, 6)  # the validation split, because there is no test split
         part = self.load("nameless_tiles", train_split="train[10:]")
         self.assertEqual(part.ids.tolist(), list(range(10, 30)))
         np.testing.assert_array_equal(part.images, data.images[10:])
@@ -392,7 +392,7 @@ class TfdsTest(Case):
         warning.assert_called_once()
         self.assertIn("Cannot write the cache", warning.call_args[0][0])
 
-    def test_no_home(self):
+    def test_without_a_home_directory(self):
         with (
             mock.patch.dict(os.environ, SSL_NOISY_CACHE=""),
             mock.patch.object(os.path, "expanduser", lambda path: path),
@@ -468,7 +468,7 @@ class TfdsTest(Case):
             parts, tfds_source.load_feature, name, feature, data_dir=self.data_dir, split=split
         )
 
-    def test_data_by_hand(self):
+    def test_files_that_the_user_provides(self):
         folder = self.folder()
         (folder / "downloads" / "manual").mkdir(parents=True)
         self.assert_tiles(self.load("handmade_tiles", data_dir=folder), range(30))
