@@ -2,12 +2,13 @@
 """What all commands share: flags, one-line errors, exit codes."""
 
 import gc
+import os
 import signal
 import sys
 
 from absl import app, flags, logging
 
-from ssl_noisy import settings
+from ssl_noisy import files, settings
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import removal, signals
 from ssl_noisy.runs.session import Interrupted
@@ -56,13 +57,37 @@ def start(program, main, default_arguments=()):
     )
 
 
+def check_flagfiles(arguments, within=()):
+    """Raises the `UserError` of a flagfile that absl would read for ever or could not decode.
+
+    Args:
+        arguments: The words of a command line, or the lines of a flagfile.
+        within: Paths of the flagfiles that they are in.
+    """
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        name, equals, path = argument.lstrip("-").partition("=")
+        path = os.path.expanduser((path if equals else following).strip())
+        is_directive = argument.startswith("-") and name.strip() == "flagfile"
+        if not is_directive or not os.path.exists(path):  # which absl says well
+            continue
+        if path in within:
+            raise UserError(f"The flagfile {path!r} includes itself.")
+        try:
+            files.require_regular(path)
+            with open(path, encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"The flagfile {path!r} cannot be read: {error}.") from error
+        check_flagfiles(lines, (*within, path))
+
+
 def parse_settings(argv, flag_values):
     """Returns the `Settings` of a command line.
 
     Raises:
         absl.flags.Error, UserError: If it is wrong. The message may have several lines.
     """
-    settings.check_flagfiles(argv[1:])
+    check_flagfiles(argv[1:])
     rest = flag_values(argv)
     if len(rest) > 1:
         raise UserError(f"Unexpected arguments: {' '.join(rest[1:])}. Flags start with --.")

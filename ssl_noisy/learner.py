@@ -8,10 +8,10 @@ import numpy as np
 from keras import ops
 
 from ssl_noisy import arguments, contract, losses
-from ssl_noisy.arguments import at_least, choice, count, switch
+from ssl_noisy.arguments import at_least, choice, count
 from ssl_noisy.batches import IndexBatches
 from ssl_noisy.errors import UserError
-from ssl_noisy.labels import record
+from ssl_noisy.example_record import ExampleRecord
 from ssl_noisy.moving_average import MovingAverage, is_random_state
 from ssl_noisy.weak_views import WeakViews
 
@@ -19,7 +19,7 @@ PSEUDO_LABEL_ACCURACY = "pseudo_label_accuracy"
 DECAYED = ("kernels", "all")
 
 
-class Learner(WeakViews, MovingAverage, keras.Model):
+class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
     """Base of all methods: a network, the resident data, and one objective.
 
     The images are on the device; a batch from the host is only a dict of example indices. One
@@ -64,11 +64,6 @@ class Learner(WeakViews, MovingAverage, keras.Model):
         "kernels",
         DECAYED,
         "What decays: the kernels of convolutions and dense layers, or all trainable variables.",
-    )
-    record_examples: bool = switch(
-        True,
-        "Record margins, losses, mean probabilities, agreement and forgetting of every labeled "
-        "example.",
     )
     steps: int = count(
         None,
@@ -183,9 +178,7 @@ class Learner(WeakViews, MovingAverage, keras.Model):
                     f"examples. Attach that task. Received: one of {task.num_examples} examples"
                 )
         self.build_example_state(task)
-        if self.record_examples:
-            rows = record.initial(task.num_examples, task.num_classes)
-            self.record_rows = self.add_state("record_rows", rows)
+        self.build_record(task)
         self.task = task
         self.resident = ResidentData(task.images, task.given_labels)
         automatic = "flip_shift" if task.flip else "shift"
@@ -245,48 +238,6 @@ class Learner(WeakViews, MovingAverage, keras.Model):
     def given_labels(self, indices):
         """Takes given labels, int32 `(batch_size,)`."""
         return ops.take(self.resident.given_labels, indices, axis=0)
-
-    def observed_logits(self, indices):
-        """Returns the logits of weak views of `indices`, in training mode, and records them."""
-        logits = self.network(self.weak_view(self.images(indices), indices), training=True)
-        self.observe(indices, logits)
-        return logits
-
-    def observe(self, indices, logits):
-        """Takes a forward pass into the record of the examples: once an objective.
-
-        Args:
-            indices: int32 `(batch_size,)`. Those without a given label are passed over.
-            logits: Float `(batch_size, num_classes)`, from before the update, in training mode
-                where the method has such a pass.
-        """
-        if not self.record_examples:
-            return
-        rows = self.record_rows.value
-        self.record_rows.assign(record.updated(rows, indices, self.given_labels(indices), logits))
-
-    def example_record(self, positions=slice(None)):
-        """Returns the record of the examples at `positions` as arrays: see `record.read`.
-
-        Raises:
-            ValueError: If there is none, with `record_examples=False`.
-        """
-        if not self.record_examples:
-            raise UserError("There is no record: this learner has record_examples=False.")
-        rows = ops.convert_to_numpy(self.record_rows.value)
-        return record.read(rows[positions], self.task.given_labels[positions])
-
-    def detected(self):
-        """Returns what the method itself says of the labels, from what it keeps.
-
-        Returns:
-            A dict from the detector's name to `(score, flagged)`, arrays of shape
-            `(num_examples,)`: float in [0, 1], larger where the label is more suspicious, NaN
-            where it does not know, and bool. A run reports them beside the detectors of the
-            record; which labels are issues is decided by one rule for all methods
-            (`issues.decide`).
-        """
-        return {}
 
     def fraction_done(self):
         """Returns the fraction of the training that is done, a float32 scalar in [0, 1]."""

@@ -8,7 +8,7 @@ import re
 
 from absl import flags
 
-from ssl_noisy import arguments, files, methods, networks, optimizers, schedules
+from ssl_noisy import arguments, methods, networks, optimizers, schedules
 from ssl_noisy.arguments import above, at_least, choice, count, string, switch
 from ssl_noisy.data import label_noise, noise_models, sources
 from ssl_noisy.data.label_budget import DRAWS
@@ -370,30 +370,6 @@ def method_flags():
         for name, argument in methods.arguments(method).items():
             found.setdefault(name, {})[method] = argument
     return found
-
-
-def check_flagfiles(arguments, within=()):
-    """Raises the `UserError` of a flagfile that absl would read for ever or could not decode.
-
-    Args:
-        arguments: The words of a command line, or the lines of a flagfile.
-        within: Paths of the flagfiles that they are in.
-    """
-    for argument, following in zip(arguments, [*arguments[1:], ""]):
-        name, equals, path = argument.lstrip("-").partition("=")
-        path = os.path.expanduser((path if equals else following).strip())
-        is_directive = argument.startswith("-") and name.strip() == "flagfile"
-        if not is_directive or not os.path.exists(path):  # which absl says well
-            continue
-        if path in within:
-            raise UserError(f"The flagfile {path!r} includes itself.")
-        try:
-            files.require_regular(path)
-            with open(path, encoding="utf-8") as file:
-                lines = file.read().splitlines()
-        except (OSError, ValueError) as error:
-            raise UserError(f"The flagfile {path!r} cannot be read: {error}.") from error
-        check_flagfiles(lines, (*within, path))
 
 
 def from_flags(flag_values):

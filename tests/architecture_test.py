@@ -28,7 +28,7 @@ FLOORS = [
     {"augment", "networks", "data.label_budget", "data.noise_models", "data.tfds_source"},
     {"augment.ctaugment", "data.task", "data.noise_file", "data.sources", "data.cifar_n", "batches"}
     | {"labels.record", "labels.aum", "labels.issues", "runs.checkpoint"},
-    {"data.label_noise", "labels.detection", "moving_average", "weak_views"},
+    {"data.label_noise", "labels.detection", "moving_average", "weak_views", "example_record"},
     {"learner"},
     {"semi_supervised", "robust"},
     {"methods"},
