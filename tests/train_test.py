@@ -362,7 +362,12 @@ class MistakeTest(MistakeCase):
         process = start("--help")
         out, errors = process.communicate()
         self.assertEqual((process.returncode, errors), (0, ""))
-        for text in ("--num_labels", "--confidence_threshold", "(methods: fixmatch)", "--run_dir"):
+        for text in (
+            "--num_labels",
+            "--confidence_threshold",
+            "Default: False (fixmatch)",
+            "--run_dir",
+        ):
             self.assertIn(text, out)
 
     def test_a_process_prints_one_line_and_no_traceback(self):
