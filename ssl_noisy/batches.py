@@ -15,12 +15,12 @@ class IndexBatches(keras.utils.PyDataset):
     Each stream goes through its pool again and again, every pass in a new
     random order, so that an example comes up once per pass: a batch may span
     the end of one pass and the start of the next. The batch of a step depends
-    on `(seed, stream, step)` alone, never on what was drawn before, which is
-    what lets a stopped run go on exactly.
+    on `(seed, stream, step)` alone, never on what was drawn before, so
+    a stopped run resumes exactly.
 
-    It is what `Learner.fit` trains on, with `steps_per_epoch`, for it never ends. It needs no
-    `shuffle`. Each call of `fit` begins with the batch of step `start`: to train on,
-    pass `start` the number of steps done.
+    `Learner.fit` trains on it. It never ends, so `fit` needs `steps_per_epoch`, and it is already
+    shuffled. Each call of `fit` begins with the batch of step `start`: to continue training,
+    set `start` to the number of steps done.
 
     (The TF1 code of FixMatch draws from a shuffle buffer of 8192 instead:
     passes for a large pool, nearly independent draws for a few dozen labels.)
@@ -49,10 +49,10 @@ class IndexBatches(keras.utils.PyDataset):
         self.seed = seed
         self.true_labels = true_labels
         self.start = start
-        # One pass of a pool is asked for by many steps: keep the last two of each stream.
+        # Many steps need the same pass of a pool: keep the last two of each stream.
         self._pass = functools.lru_cache(maxsize=2 * len(sizes))(self._draw_pass)
 
-    num_batches = None  # endless, as `PyDataset` says it
+    num_batches = None  # how a `PyDataset` says that it is endless
 
     def __getitem__(self, index):
         step = self.start + index

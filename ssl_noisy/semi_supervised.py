@@ -66,7 +66,7 @@ class SemiSupervisedLearner(Learner):
         Args:
             probs: Float tensor of shape `(batch_size, num_classes)`.
             marginal: The variable of `add_marginal`: a moving average of the mean of
-                `probs`, which first takes in this batch.
+                `probs`. It is updated with this batch first.
             target: Class probabilities, of shape `(num_classes,)`.
             momentum: Float in [0, 1), of the moving average. It warms up
                 (`schedules.warmed_up`), for the average starts uniform: where classes are not

@@ -24,7 +24,7 @@ def dropout_layers(model):
 class Arazo(Learner):
     """Trains on soft labels of all examples, which the network itself renews once an epoch.
 
-    Every example has a soft label on the device: labeled ones their given label, for ever;
+    Every example has a soft label on the device: labeled ones always their given label;
     unlabeled ones the softmax from when they last came up, made of the plain image in
     training mode without dropout. A step takes both kinds, mixes them (one lambda a batch),
     and adds to the cross-entropy R_A, which keeps all classes in use (`losses.prior_loss`), and
@@ -36,14 +36,14 @@ class Arazo(Learner):
 
     - After the warm-up that code labels all examples at once, in evaluation mode on weak
       views; here an example gets that label when it first comes up. The optimizer's
-      momentum goes on from the warm-up.
+      momentum continues from the warm-up.
     - An epoch there leaves out the unlabeled images that fill no batch, 24 of 49,500 for 500 labels
       of CIFAR-10. In the next epoch their labels are zeros: they have no cross-entropy. Here a
       batch may span two passes, and a pass takes every image, so that no label is missing.
     - The learning rate drops after 5/8 and 7/8 of the training, the warm-up included: about one
       epoch later than there, where it drops after 249 and 349 of the 400 epochs that follow the
       warm-up.
-    - Batch norm's running statistics are averaged over the snapshots, not computed anew.
+    - Batch norm's running statistics are averaged over the snapshots, not recomputed.
     - The order of the four color changes is fixed (see `augment.color_jitter`).
 
     Reference:

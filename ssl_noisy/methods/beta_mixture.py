@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loss correction: the more probably a label is wrong, the more the network's own answer counts."""
+"""Loss correction: replaces labels by predictions as far as they are probably wrong."""
 
 import keras
 import numpy as np
@@ -200,7 +200,7 @@ class BetaMixture(RobustLearner):
         return ops.clip(noisy, 1e-4, 1 - 1e-4)
 
     def fit_mixture(self):
-        """Fits the mixture anew if this step is the last of a pass."""
+        """Refits the mixture if this step is the last of a pass."""
         variables = self.mixture, self.loss_range, self.posterior_table
         previous = tuple(ops.convert_to_tensor(v.value) for v in variables)
 

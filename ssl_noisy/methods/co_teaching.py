@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Co-teaching: two networks, and each learns the labels that the other finds easiest."""
+"""Co-teaching: each of two networks trains on the labels with small losses in the other."""
 
 import keras
 from keras import ops

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CORES: the network is made confident, and labels that it then finds unlikely are left out."""
+"""CORES: makes the network confident, then leaves out the labels that it finds unlikely."""
 
 import keras
 import numpy as np

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DivideMix: each of two networks finds the wrong labels for the other, trained by MixMatch."""
+"""DivideMix: two networks filter labels for each other; MixMatch trains on the rest unlabeled."""
 
 import keras
 import numpy as np

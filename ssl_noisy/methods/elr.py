@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ELR: the network is held to what it said of an example early on, before it learned the label."""
+"""ELR: keeps predictions close to those from early in training, before labels are memorized."""
 
 import keras
 import numpy as np
@@ -12,23 +12,23 @@ from ssl_noisy.robust import RobustLearner
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
 class ELR(RobustLearner):
-    """Trains on the given labels, and against forgetting what the network predicted before.
+    """Trains on the given labels and keeps predictions close to earlier ones.
 
-    Every example has a target t, the moving average of its predictions p, from zero on. The
-    term log(1 - <t, p>) falls without limit as the two agree: it keeps the gradient of labels that
-    the network has learned alive and cancels that of labels it has not. No gradient flows
-    through t, which takes in the present p first.
+    Every example has a target t, the moving average of its predictions p, which starts at zero.
+    The term log(1 - <t, p>) decreases without bound as the two agree. It sustains the gradient of
+    labels that the network has learned and cancels the gradient of labels that it has not. A step
+    first updates t with the current p. No gradient flows through t.
 
     Defaults are those of the authors' code for CIFAR-10 with symmetric noise (shengliu66/ELR,
-    934af53, `config_cifar10.json`), but for the learning rate: theirs follows a cosine that starts
-    again every 10 epochs, `schedule="cosine_15_restarts"`, here it is one cosine. Their other
-    configurations: CIFAR-100 has target_momentum 0.9, early_learning_weight 7 and
-    `drops_by_100_8_15_4_5`; CIFAR-10 with asymmetric noise 0.9, 1 and, in 120 epochs,
+    934af53, `config_cifar10.json`), except for the learning rate: the authors restart a cosine
+    every 10 epochs (`schedule="cosine_15_restarts"`), the default here is a single cosine. Their
+    other configurations: CIFAR-100 uses target_momentum 0.9, early_learning_weight 7 and
+    `drops_by_100_8_15_4_5`; CIFAR-10 with asymmetric noise uses 0.9, 1 and, in 120 epochs,
     `drops_by_100_1_3_2_3`.
 
-    The authors train on 45,000 of the images, and choose an epoch by the noisy labels of the other
-    5,000. A validation split of this package has no wrong labels. The recipes leave those images
-    out, and choose no epoch.
+    The authors train on 45,000 images and choose an epoch by the noisy labels of the other 5,000.
+    Validation splits of this package have no wrong labels, so the recipes leave those images out
+    and use the last epoch.
 
     Reference:
         [Liu et al., 2020](https://arxiv.org/abs/2007.00151), section 4.

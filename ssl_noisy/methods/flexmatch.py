@@ -30,11 +30,11 @@ def class_thresholds(counts, num_unselected, confidence_threshold):
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
 class FlexMatch(WeakStrongLearner):
-    """FixMatch, whose threshold for a class is in proportion to how well it is learned.
+    """FixMatch with a threshold per class, in proportion to how well the class is learned.
 
-    How well: how many unlabeled examples were confidently of that class when they
-    last were so (`>=` `confidence_threshold`). That label of each example lies on the
-    device, and the counts are a segment sum in the step.
+    A class is learned as well as many unlabeled examples were assigned to it when they were
+    last confident (`>=` `confidence_threshold`). That label of each example is on the
+    device, and the step counts labels by a segment sum.
 
     Labeled, weak and strong views are a forward pass each, where the authors' code
     (TorchSSL) passes them as one batch: `joint_batch_norm=True`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FreeMatch: thresholds that follow the network's confidence, and a fairness of its classes."""
+"""FreeMatch: thresholds that follow the network's confidence, and a fairness term."""
 
 import keras
 import numpy as np
@@ -40,7 +40,7 @@ def fairness_loss(strong_logits, mask, probs_average, label_average):
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
 class FreeMatch(WeakStrongLearner):
-    """FixMatch, whose threshold is the network's mean confidence, lower for rarer classes.
+    """FixMatch whose threshold is the network's mean confidence, lower for rarer classes.
 
     The threshold of class c is tau * p_c / max p, where tau is a moving average of the
     mean largest probability of weak views (from 1 / num_classes on) and p one of the

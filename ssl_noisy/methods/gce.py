@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GCE: a loss between cross-entropy and the absolute error, which a wrong label pulls less."""
+"""GCE: a loss between cross-entropy and absolute error, more robust to wrong labels."""
 
 import keras
 from keras import ops
@@ -15,7 +15,7 @@ class GCE(RobustLearner):
 
     Its gradient is p^q times that of cross-entropy: the less the network believes a label, the
     less it learns it. The truncated loss of the paper's section 3.4, which leaves labels below a
-    probability out and chooses them anew every ten epochs, is not here.
+    probability out and chooses them again every ten epochs, is not here.
 
     Training defaults are those of AlanChou/Truncated-Loss (93a2464), not by the authors.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MixMatch: guessed, sharpened labels, and everything mixed with everything."""
+"""MixMatch: guesses and sharpens labels, and mixes all examples."""
 
 import keras
 from keras import ops

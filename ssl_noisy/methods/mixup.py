@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mixup: every example is a mixture of two, so that no single label can be learned by heart."""
+"""mixup: trains on mixtures of two examples, so no single label can be memorized."""
 
 import keras
 from keras import ops

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pseudo-Label: the network's own class is the label, with a weight that grows."""
+"""Pseudo-Label: trains on predicted classes, with a weight that ramps up."""
 
 import keras
 
@@ -11,7 +11,7 @@ from ssl_noisy.semi_supervised import SemiSupervisedLearner
 class PseudoLabel(SemiSupervisedLearner):
     """Trains on labels, and on the most probable class of each unlabeled image.
 
-    The class is taken anew in each update, from the same weak view that it then
+    Each update predicts the class again, from the same weak view that it then
     labels. Two forms are in use:
 
     - The one of benchmarks (Oliver et al., 2018; google-research/fixmatch), the

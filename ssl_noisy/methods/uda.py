@@ -40,7 +40,7 @@ class UDA(WeakStrongLearner):
 
     Departures from that code:
 
-    - Strong views are drawn anew in each step, where the code has 100 stored ones of
+    - Strong views are new in each step, while the code has 100 stored ones of
       each image; as there, the flip and shift come after them. Cutouts and warps fill
       with gray 127, not with the mean color.
     - Labeled, weak and strong views are a forward pass each; `joint_batch_norm=True`
