@@ -10,11 +10,12 @@ from absl import flags
 
 from ssl_noisy import arguments, methods, networks, optimizers, schedules
 from ssl_noisy.arguments import above, at_least, choice, count, string, switch
-from ssl_noisy.data import label_noise, noise_models, sources
+from ssl_noisy.data import label_noise, noise_models, pictures, sources
 from ssl_noisy.data.label_budget import DRAWS
 from ssl_noisy.errors import UserError
 
-_FILES = ("label_file", "cifarn_file")
+_FILES = ("label_file", "cifarn_file", "labels_csv")
+_PICTURES = ("image_size", "fit", "skip_unreadable")
 REMOVERS = tuple(name for name in methods.names() if methods.get(name).removes_labels)
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -45,6 +46,39 @@ class Settings:
     )
     validation_split: str | None = _setting(string(None, "Validation images as a TFDS split."))
     test_split: str | None = _setting(string(None, "Test images as a TFDS split."))
+    test_share: float | None = _setting(
+        arguments.interval(
+            "(0, 1)",
+            None,
+            "Fraction of each class of your own data to test on if it has no test split. Unset: "
+            "0.2.",
+        )
+    )
+    image_size: str | None = _setting(
+        string(
+            None,
+            "Size of picture files, as 96 or HEIGHTxWIDTH. Unset or auto: their own if all have "
+            "the same, else the median, at most 128.",
+        )
+    )
+    fit: str | None = _setting(
+        choice(
+            None,
+            pictures.FITS,
+            "How a picture of another shape gets this size: scaled and cropped to the center, "
+            "scaled and padded with black, or stretched. Unset: crop.",
+        )
+    )
+    skip_unreadable: bool | None = _setting(
+        switch(None, "Leave out damaged picture files, which are an error otherwise.")
+    )
+    labels_csv: str | None = _setting(
+        string(
+            None,
+            "Corrections of labels: a CSV file with the columns file (or index) and label. An "
+            "empty label means unlabeled, and 'remove' leaves the example out.",
+        )
+    )
     num_labels: int | None = _setting(
         count(None, "Number of training images that keep their label. Unset: all.")
     )
@@ -152,6 +186,7 @@ class Settings:
         for field in _fields():
             _check(field, getattr(self, field.name))
         self._check_method_arguments()
+        self._check_dataset()
         self._check_noise()
         self._check_optimizer()
         if self.baseline is not None:
@@ -185,6 +220,17 @@ class Settings:
                 f"Method {self.method!r} removes labels itself. Leave --remove_labels out. "
                 f"Received: --remove_labels={self.remove_labels}"
             )
+
+    def _check_dataset(self):
+        pictures.parse_size(self.image_size)
+        for name in _PICTURES:
+            if getattr(self, name) is not None and not sources.is_pictures(self.dataset):
+                takers = (kind for kind, source in sources.SOURCES.items() if source.is_pictures)
+                raise UserError(
+                    f"--{name} has no effect with --dataset={self.dataset}, only with "
+                    f"{', '.join(f'{kind}:' for kind in takers)}. Leave it out. Received: "
+                    f"--{name}={getattr(self, name)}"
+                )
 
     def _check_noise(self):
         if self.noise:

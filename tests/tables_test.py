@@ -10,6 +10,7 @@ from absl.testing import absltest
 
 from ssl_noisy import command, settings
 from ssl_noisy.data import label_noise, noise_models, sources
+from ssl_noisy.data.dataset import Contents, Split
 from ssl_noisy.runs import labeling
 
 
@@ -77,11 +78,13 @@ class SourceTest(absltest.TestCase):
     def split(count):
         images = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), "u1")
         labels = np.arange(count, dtype=np.int32) % 3
-        return images, labels, np.arange(count)
+        return Split(images, labels, np.arange(count))
 
     def test_a_source_without_a_value(self):
         splits = {"train": self.split(30), "test": self.split(6)}
-        self.add(shades=sources.Source(lambda _: ("1.0", "abc", splits), "shades", flip=False))
+        self.add(
+            shades=sources.Source(lambda _: Contents("abc", splits, "1.0"), "shades", flip=False)
+        )
         made, _ = parse("--dataset=shades", "--train_split=train[:20]")
         data = labeling.load_dataset(made)
         self.assertEqual((data.name, data.version, data.flip), ("shades", "1.0", False))
@@ -92,7 +95,7 @@ class SourceTest(absltest.TestCase):
     def test_a_source_with_a_file(self):
         def read(path):
             count = int(np.loadtxt(path))
-            return None, "abc", {"train": self.split(count), "test": self.split(6)}
+            return Contents("abc", {"train": self.split(count), "test": self.split(6)})
 
         self.add(counted=sources.Source(read, "a count", "FILE.txt", is_path=True))
         path = self.create_tempfile(content="12").full_path

@@ -20,7 +20,8 @@ class Dataset:
         name: The name given to `load`, without a version.
         version: TFDS version, scikit-learn's (`digits`), or the start of a hash of the arrays.
         images: uint8 array of shape `(num_examples, height, width, channels)`.
-        labels: int32 array of shape `(num_examples,)`, as published, in `[0, num_classes)`.
+        labels: int32 array of shape `(num_examples,)`, as published, in `[-1, num_classes)`; -1
+            for an example without a label.
         ids: int64 array of shape `(num_examples,)`, increasing: the published id of each example.
         test_images: uint8 array of shape `(num_test, height, width, channels)`.
         test_labels: int32 array of shape `(num_test,)`.
@@ -28,6 +29,11 @@ class Dataset:
         validation_labels: As `test_labels`, or None without a validation split.
         class_names: Tuple of `num_classes` strings.
         flip: Whether a mirrored image keeps its class.
+        files: Tuple of `num_examples` strings, the file of each training example as the user knows
+            it, or None for data that is not in files.
+        fit: How pictures of another size get this one, one of `pictures.FITS`.
+        notes: Tuple of sentences about the data that a user should know.
+        unreadable: Dict from file to the reason why it was skipped.
     """
 
     name: str
@@ -41,13 +47,20 @@ class Dataset:
     validation_labels: np.ndarray | None
     class_names: tuple[str, ...]
     flip: bool
+    files: tuple[str, ...] | None = None
+    fit: str = "crop"
+    notes: tuple[str, ...] = ()
+    unreadable: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         for part in ("", "test_", "validation_"):
             images, labels = getattr(self, f"{part}images"), getattr(self, f"{part}labels")
             if part != "validation_" or images is not None:
                 owner = f"{part.rstrip('_') or 'training'} set of {self.name!r}"
-                check_examples(owner, images, labels, self.num_classes, self.images.shape[1:])
+                lowest = 0 if part else -1
+                check_examples(
+                    owner, images, labels, self.num_classes, self.images.shape[1:], lowest
+                )
         ids = self.ids
         if ids.dtype != np.int64 or ids.shape != self.labels.shape or (np.diff(ids) <= 0).any():
             raise DatasetError(
@@ -104,28 +117,85 @@ def fixed_shuffle(size: int, seed) -> np.ndarray:
     return np.argsort(np.random.PCG64(seed).random_raw(size), kind="stable")
 
 
-def assemble(name, version, class_names, parts, flip) -> Dataset:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """A part of a data set.
+
+    Attributes:
+        images, labels, ids: Arrays as in `Dataset`, sorted by id.
+        files: Tuple of strings, or None.
+        keys: Array of `num_examples` strings: an example has the same key in all splits.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+    files: tuple[str, ...] | None = None
+    keys: np.ndarray | None = None
+
+    def take(self, positions) -> "Split":
+        """Returns the examples at these increasing integer positions."""
+        if len(positions) == len(self.ids):  # may be on the disk: a copy would read all of it
+            return self
+        files = self.files and tuple(self.files[position] for position in positions)
+        keys = None if self.keys is None else self.keys[positions]
+        arrays = (array[positions] for array in (self.images, self.labels, self.ids))
+        return Split(*arrays, files, keys)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contents:
+    """What a source reads.
+
+    Attributes:
+        class_names: Sequence of strings, in the order of their numbers.
+        splits: Dict from `train` and perhaps `test`, `validation` and others to `Split`.
+        version: String, or None for a hash of the arrays.
+        notes, unreadable, fit: As in `Dataset`.
+    """
+
+    class_names: tuple[str, ...]
+    splits: dict
+    version: str | None = None
+    notes: tuple[str, ...] = ()
+    unreadable: dict = dataclasses.field(default_factory=dict)
+    fit: str = "crop"
+
+
+def assemble(name, version, class_names, parts, flip, **fields) -> Dataset:
     """Makes a data set of its splits, which must not share examples.
 
     Args:
         name, version, class_names, flip: As in `Dataset`.
-        parts: Training, validation and test split, each a tuple `(images, labels, ids, keys)`, or
-            None for no validation split. An example has the same key in all splits.
+        parts: Training, validation and test `Split`, or None for no validation split.
+        **fields: Other fields of `Dataset`.
 
     Raises:
         DatasetError: If splits overlap, or there are too few classes or images.
     """
     train, validation, test = parts
-    for part, columns in (("validation", validation), ("test", test)):
-        common = len(np.intersect1d(train[3], columns[3])) if columns else 0
+    for part, split in (("validation", validation), ("test", test)):
+        common = len(np.intersect1d(train.keys, split.keys)) if split else 0
         if common:
             raise DatasetError(
                 f"The {part} and training splits of {name!r} must be disjoint. Received: {common} "
                 "shared examples. Use slices such as train[:90%] and train[90%:]."
             )
-    validation = validation or (None, None)
-    arrays = (*train[:3], *test[:2], *validation[:2])
-    dataset = Dataset(name, version, *arrays, tuple(class_names), flip)
+    dataset = Dataset(
+        name=name,
+        version=version,
+        images=train.images,
+        labels=train.labels,
+        ids=train.ids,
+        test_images=test.images,
+        test_labels=test.labels,
+        validation_images=validation and validation.images,
+        validation_labels=validation and validation.labels,
+        class_names=tuple(class_names),
+        flip=flip,
+        files=train.files,
+        **fields,
+    )
     if dataset.num_classes < 2 or len(dataset.labels) < 2:
         raise DatasetError(
             f"{name!r} must have at least 2 classes and 2 training images. Received: "

@@ -56,8 +56,9 @@ def draw(
     seed are nested: a larger budget contains the smaller ones.
 
     Args:
-        labels: Integer array of shape `(num_examples,)`, in `[0, num_classes)`.
-        num_labels: Integer in `[1, num_examples]`.
+        labels: Integer array of shape `(num_examples,)`, in `[-1, num_classes)`; -1 for examples
+            without a label, which are not drawn.
+        num_labels: Integer in `[1, n]`, where n is the number of examples with a label.
         num_classes: Positive integer.
         seed: Non-negative integer.
         how: `balanced`: equally many of each class; a remainder goes, one each, to classes
@@ -74,15 +75,17 @@ def draw(
         raise BudgetError(
             f"how must be balanced, uniform or first, and seed >= 0. Received: {how!r}, {seed}."
         )
-    if not 0 < num_labels <= len(labels):
-        raise BudgetError(f"num_labels must be in [1, {len(labels)}]. Received: {num_labels}.")
+    known = np.flatnonzero(labels >= 0)
+    if not 0 < num_labels <= len(known):
+        raise BudgetError(f"num_labels must be in [1, {len(known)}]. Received: {num_labels}.")
     if how == "first":
-        return np.arange(num_labels)
+        return known[:num_labels]
     order = fixed_shuffle(len(labels), [seed, _STREAM])
+    order = order[labels[order] >= 0]
     if how == "uniform":
         return np.sort(order[:num_labels])
     each, extra = divmod(num_labels, num_classes)
-    sizes = np.bincount(labels, minlength=num_classes)
+    sizes = np.bincount(labels[known], minlength=num_classes)
     classes = fixed_shuffle(num_classes, [seed, _STREAM, 1])
     larger = classes[sizes[classes] > each]
     if not each or sizes.min() < each or len(larger) < extra:
@@ -175,6 +178,12 @@ def read(path, dataset: Dataset) -> tuple[np.ndarray, LabelFile]:
             f"training split of {dataset.name!r}. Use the split for which it was written."
         )
     positions = np.searchsorted(dataset.ids, ids)
+    unlabeled = int((dataset.labels[positions] < 0).sum())
+    if unlabeled:
+        raise LabelFileError(
+            f"{owner} names {unlabeled} examples without a label in {dataset.name!r}. Use it with "
+            "the labels for which it was written."
+        )
     if digest(dataset, positions) != content.sha256:
         raise LabelFileError(
             f"{owner} was written for other examples than those of {dataset.name!r} version "

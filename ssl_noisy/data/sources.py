@@ -7,21 +7,28 @@ are those of TensorFlow Datasets, see `tfds_source`.
 
 import collections.abc
 import dataclasses
-import glob
 import hashlib
 import pathlib
 import re
-import warnings
 
 import numpy as np
 
 from ssl_noisy import files
-from ssl_noisy.data import tfds_source
-from ssl_noisy.data.dataset import Dataset, DatasetError, assemble, check_examples, fixed_shuffle
+from ssl_noisy.data import decoded, hugging_face, picture_files, pictures, tfds_source
+from ssl_noisy.data.dataset import (
+    Contents,
+    Dataset,
+    DatasetError,
+    Split,
+    assemble,
+    check_examples,
+    fixed_shuffle,
+)
 from ssl_noisy.errors import one_line
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 _SLICE = re.compile(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
+TEST_SHARE = 0.2
+_HELD_OUT = 0x7E57  # keeps the choice of test examples independent of other uses of a seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +36,12 @@ class Source:
     """One source of data.
 
     Attributes:
-        read: Function of the value, a string. It returns `(version, class_names, splits)`: a
-            string, or None for a hash of the arrays; names of the classes in the order of their
-            numbers; and a dict from `train`, `test` and perhaps others to `(images, labels, ids)`,
-            arrays as in `Dataset`, sorted by id.
+        read: Function of the value, a string. It returns the `Contents`.
         help: Where the data come from, in a few words.
         value: What follows the colon, for messages; empty for a source without a value.
         is_path: Whether the value is a path.
         flip: Whether a mirrored image keeps its class.
+        is_pictures: Whether the data are picture files. Then `read` takes `decoded.Options` too.
     """
 
     read: collections.abc.Callable
@@ -44,6 +49,13 @@ class Source:
     value: str = ""
     is_path: bool = False
     flip: bool = True
+    is_pictures: bool = False
+
+
+def is_pictures(name):
+    """Returns whether a data set of this name consists of picture files, which have many sizes."""
+    source = SOURCES.get(name.partition(":")[0])
+    return source is not None and source.is_pictures
 
 
 def usage() -> str:
@@ -62,28 +74,40 @@ def load(
     train_split: str | None = None,
     validation_split: str | None = None,
     test_split: str | None = None,
+    test_share: float | None = None,
+    image_size: str | None = None,
+    fit: str | None = None,
+    skip_unreadable: bool | None = None,
 ) -> Dataset:
     """Loads a data set into memory.
 
     Args:
         name: `digits` (scikit-learn's 8x8 digits; 50 a class are the test set; ids are positions
-            in `load_digits`), `folder:PATH` (`PATH/train/CLASS/*.png`, `PATH/test/CLASS/*.png`;
-            ids are positions in the sorted list of files), `npz:FILE` (`images_train`,
-            `labels_train`, `images_test`, `labels_test`, optionally `ids_train`), or a TFDS
+            in `load_digits`), `folder:PATH` (see `picture_files.folder`), `csv:FILE` (see
+            `picture_files.table`), `hf:NAME` (see `hugging_face.read`), `npz:FILE`
+            (`images_train` and `labels_train`, -1 where unlabeled, optionally `ids_train`, and
+            `images_test`, `labels_test` and the same of `validation`), or a TFDS
             image-classification data set with images of one size: `cifar10`, `emnist/letters`,
             `cifar10:3.0.2`. TFDS ids are the trailing numbers of the data set's own `id`
             feature. Without unique numbers, ids are positions in the files of the split, or in
             the concatenated splits of a sum such as `train+extra`.
         data_dir: Where TFDS prepares data. Default: `TFDS_DATA_DIR`, else TFDS's own.
-        cache_dir: Where decoded TFDS arrays are kept. Default: `SSL_NOISY_CACHE`, else
-            `~/.cache/ssl_noisy`. An entry belongs to one name, version, choice of splits and
+        cache_dir: Where decoded arrays are kept. Default: `SSL_NOISY_CACHE`, else
+            `~/.cache/ssl_noisy`. A TFDS entry belongs to one name, version, choice of splits and
             data directory (the argument, else `TFDS_DATA_DIR`), so two copies of the data never
             mix. The directory need not exist anymore. The newest cached version is used unless
             `name` has a version.
         train_split: TFDS split, by default `train`. Other sources accept `train`,
             `train[:1000]`, `train[:90%]`: slices of the split in a fixed shuffled order.
-        validation_split: Likewise; none by default.
+        validation_split: Likewise; by default `validation` of one's own data, if there is one.
         test_split: Likewise; by default `test`, or `validation` where TFDS has no `test`.
+        test_share: Float in (0, 1). One's own data without a test split keeps this fraction of
+            each class of the labeled training examples for the test, always the same ones. None
+            means 0.2.
+        image_size: Size of pictures in files: `96` or `HEIGHTxWIDTH`. None and `auto` mean their
+            own if they share one, else the median, at most 128.
+        fit: How they get it, one of `pictures.FITS`; None means `crop`.
+        skip_unreadable: Whether to leave out damaged files, which are an error otherwise.
 
     Returns:
         A `Dataset`. No training example is in its validation or test split.
@@ -95,19 +119,76 @@ def load(
     kind, colon, value = name.partition(":")
     source = SOURCES.get(kind)
     if source is None or (colon and not source.value):
+        _refuse_share(name, test_share)
         return tfds_source.load(name, data_dir, cache_dir, specs)
     if source.value and not value:
         raise DatasetError(f"The data set must be {kind}:{source.value}. Received: {name!r}.")
-    version, class_names, splits = source.read(value)
-    if not version:
-        digest = hashlib.sha256()
-        for array in (array for columns in splits.values() for array in columns):
+    if source.is_pictures:
+        size, skips = pictures.parse_size(image_size), bool(skip_unreadable)
+        contents = source.read(value, decoded.Options(size, fit or "crop", skips, cache_dir))
+    else:
+        contents = source.read(value)
+    splits, notes = dict(contents.splits), list(contents.notes)
+    splits = {
+        part: dataclasses.replace(split, keys=np.char.add(f"{part}/", split.ids.astype(str)))
+        for part, split in splits.items()
+    }
+    if "test" not in splits and test_split is None:
+        share = test_share or TEST_SHARE
+        splits["train"], splits["test"] = _hold_out(name, splits["train"], share)
+        notes.append(
+            f"There is no test split, so {share:.0%} of each class, "
+            f"{len(splits['test'].ids)} labeled examples, are held out of train (--test_share)."
+        )
+    else:
+        _refuse_share(name, test_share)
+    specs = (specs[0], specs[1] or ("validation" in splits and "validation"), test_split or "test")
+    return assemble(
+        name,
+        contents.version or _hash(contents.splits),
+        contents.class_names,
+        [_take(name, splits, spec) if spec else None for spec in specs],
+        source.flip,
+        notes=tuple(notes),
+        unreadable=contents.unreadable,
+        fit=contents.fit,
+    )
+
+
+def _refuse_share(name, share):
+    if share is not None:
+        raise DatasetError(
+            f"--test_share has no effect with {name!r}, which has a test split. Leave it out. "
+            f"Received: --test_share={share}"
+        )
+
+
+def _hash(splits):
+    digest = hashlib.sha256()
+    for split in splits.values():
+        for array in (split.images, split.labels, split.ids):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(array)
-        version = digest.hexdigest()[:12]
-    specs = (*specs[:2], test_split or "test")
-    parts = [spec and _take(name, splits, spec) for spec in specs]
-    return assemble(name, version, class_names, parts, source.flip)
+    return digest.hexdigest()[:12]
+
+
+def _hold_out(name, train, share):
+    """Returns the training split without a fraction of each class, and the test split of these."""
+    order = fixed_shuffle(len(train.ids), _HELD_OUT)
+    chosen = []
+    for number in range(train.labels.max() + 1):
+        of_class = order[train.labels[order] == number]
+        # One picture may be held out only if another one is left.
+        count = min(max(round(share * len(of_class)), 1), len(of_class) - 1)
+        chosen.append(of_class[:count])
+    chosen = np.sort(np.concatenate(chosen))
+    if not len(chosen):
+        raise DatasetError(
+            f"{name!r} must have a test split, or at least two labeled examples of a class to hold "
+            "one out. Received: neither. Add a test split."
+        )
+    rest = np.setdiff1d(np.arange(len(train.ids)), chosen)
+    return train.take(rest), train.take(chosen)
 
 
 def _take(name, splits, spec):
@@ -117,14 +198,13 @@ def _take(name, splits, spec):
             f"Unknown split {spec!r} of {name!r}. Available: {', '.join(splits)}, and slices such "
             "as train[:1000], train[90%:]."
         )
-    images, labels, ids = splits[match[1]]
+    split = splits[match[1]]
+    size = len(split.ids)
     bounds = [
-        round(len(ids) * int(text[:-1]) / 100) if text.endswith("%") else int(text)
+        round(size * int(text[:-1]) / 100) if text.endswith("%") else int(text)
         for text in (match[2] or "0", match[3] or "100%")
     ]
-    keep = np.sort(fixed_shuffle(len(ids), 0)[slice(*bounds)])
-    keys = [f"{match[1]}/{index}" for index in ids[keep]]
-    return images[keep], labels[keep], ids[keep], keys
+    return split.take(np.sort(fixed_shuffle(size, 0)[slice(*bounds)]))
 
 
 def _digits(_):
@@ -140,64 +220,9 @@ def _digits(_):
     labels, order = data.target.astype(np.int32), fixed_shuffle(len(images), 0)
     test = np.sort(np.concatenate([order[labels[order] == index][:50] for index in range(10)]))
     train = np.setdiff1d(np.arange(len(labels)), test)
-    splits = {
-        "train": (images[train], labels[train], train),
-        "test": (images[test], labels[test], test),
-    }
-    return sklearn.__version__, map(str, range(10)), splits
-
-
-def _folder(path):
-    root = pathlib.Path(path).expanduser()
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise DatasetError(
-            f"'folder:' needs Pillow: {error}. Install it: pip install pillow."
-        ) from error
-    parts, classes = {"train": [], "test": []}, {}
-    for part, rows in parts.items():
-        paths = sorted(glob.glob(f"{part}/*/*", root_dir=root))  # skips hidden files
-        paths = [root / path for path in paths if path.lower().endswith(_SUFFIXES)]
-        classes[part] = sorted({path.parent.name for path in paths})
-        if not paths or classes[part] != classes["train"]:
-            differ = ", ".join(sorted(set(classes[part]) ^ set(classes["train"])))
-            raise DatasetError(
-                f"{str(root / part)!r} must contain CLASS/*.png, jpg ... with the classes of "
-                f"train. Received: {f'only one has {differ}' if paths else 'no image'}. Add "
-                "what is missing."
-            )
-        for path in paths:
-            try:
-                files.require_regular(path)
-                with (
-                    warnings.catch_warnings(
-                        action="error", category=Image.DecompressionBombWarning
-                    ),
-                    Image.open(path) as image,
-                ):
-                    if (
-                        image.mode[0] in "IF"
-                    ):  # 16 or 32 bits, which Pillow clips instead of scaling
-                        raise ValueError(f"pixels of mode {image.mode}, not of 8 bits")
-                    gray = image.mode in ("1", "L")
-                    pixels = np.atleast_3d(np.asarray(image.convert("L" if gray else "RGB")))
-            except Exception as error:  # Pillow raises a dozen types on damaged files
-                raise DatasetError(f"Cannot decode {str(path)!r}: {one_line(error)}.") from error
-            rows.append((pixels, classes[part].index(path.parent.name), path))
-            first = parts["train"][0]
-            if pixels.shape[:2] != first[0].shape[:2]:
-                raise DatasetError(
-                    f"Images of varying size: {str(first[2])!r} {first[0].shape[:2]}, "
-                    f"{str(path)!r} {pixels.shape[:2]} (height, width). Resize them first."
-                )
-    channels = max(row[0].shape[-1] for rows in parts.values() for row in rows)
-    splits = {}
-    for part, rows in parts.items():
-        images = [np.repeat(row[0], channels // row[0].shape[-1], axis=-1) for row in rows]
-        labels = np.array([row[1] for row in rows], np.int32)
-        splits[part] = np.stack(images), labels, np.arange(len(rows))
-    return None, classes["train"], splits
+    parts = {"train": train, "test": test}
+    splits = {part: Split(images[rows], labels[rows], rows) for part, rows in parts.items()}
+    return Contents(tuple(map(str, range(10))), splits, sklearn.__version__)
 
 
 def _npz(path):
@@ -209,28 +234,15 @@ def _npz(path):
             f"Cannot read {str(path)!r}: {one_line(error)}. It must be an .npz file of plain "
             "numeric arrays; write it with np.savez."
         ) from error
-    missing = {f"{key}_{part}" for key in ("images", "labels") for part in ("train", "test")}
-    missing = sorted(missing - set(arrays))
+    there = {name.partition("_")[2] for name in arrays}
+    parts = ["train", *(part for part in ("test", "validation") if part in there)]
+    missing = [f"{key}_{part}" for part in parts for key in ("images", "labels")]
+    missing = sorted(set(missing) - set(arrays))
     if missing:
         received = ", ".join(arrays)
         raise DatasetError(f"{str(path)!r} must hold {', '.join(missing)}. Received: {received}.")
-    splits = {}
-    for part in ("train", "test"):
-        images, labels = arrays[f"images_{part}"], arrays[f"labels_{part}"]
-        images = images[..., None] if images.ndim == 3 else images
-        check_examples(f"{part} set of {str(path)!r}", images, labels, 100_000)
-        ids = arrays[f"ids_{part}"] if f"ids_{part}" in arrays else np.arange(len(labels))
-        is_whole = ids.dtype.kind in "iu" and ids.shape == labels.shape
-        if not is_whole or ids.max() >= 2**63:
-            raise DatasetError(
-                f"ids_{part} of {str(path)!r} must be integers below 2**63 of shape "
-                f"{labels.shape}. Received: {ids.dtype} {ids.shape}"
-                + (f" up to {ids.max()}" if is_whole else "")
-                + ". Leave the key out to count from 0."
-            )
-        order = np.argsort(ids, kind="stable")
-        splits[part] = images[order], labels[order].astype(np.int32), ids[order].astype(np.int64)
-    labels = splits["train"][1]
+    splits = {part: _npz_split(path, arrays, part) for part in parts}
+    labels = splits["train"].labels
     absent = np.setdiff1d(np.arange(labels.max() + 1), labels)
     if absent.size:
         raise DatasetError(
@@ -238,11 +250,45 @@ def _npz(path):
             f"{labels.max()}. Received: none of {absent.size} classes, such as {absent[0]}. Number "
             "the classes without gaps."
         )
-    return None, map(str, range(labels.max() + 1)), splits
+    return Contents(tuple(map(str, range(labels.max() + 1))), splits)
+
+
+def _npz_split(path, arrays, part):
+    images, labels = arrays[f"images_{part}"], arrays[f"labels_{part}"]
+    images = images[..., None] if images.ndim == 3 else images
+    lowest = -1 if part == "train" else 0
+    check_examples(f"{part} set of {str(path)!r}", images, labels, 100_000, lowest=lowest)
+    ids = arrays[f"ids_{part}"] if f"ids_{part}" in arrays else np.arange(len(labels))
+    is_whole = ids.dtype.kind in "iu" and ids.shape == labels.shape
+    if not is_whole or ids.max() >= 2**63:
+        raise DatasetError(
+            f"ids_{part} of {str(path)!r} must be integers below 2**63 of shape "
+            f"{labels.shape}. Received: {ids.dtype} {ids.shape}"
+            + (f" up to {ids.max()}" if is_whole else "")
+            + ". Leave the key out to count from 0."
+        )
+    order = np.argsort(ids, kind="stable")
+    return Split(images[order], labels[order].astype(np.int32), ids[order].astype(np.int64))
 
 
 SOURCES = {
     "digits": Source(_digits, "scikit-learn's 8x8 digits", flip=False),
-    "folder": Source(_folder, "train/CLASS/*.png, test/CLASS/*.png", "PATH", is_path=True),
-    "npz": Source(_npz, "arrays of images and labels", "FILE.npz", is_path=True),
+    "folder": Source(
+        picture_files.folder,
+        "train/CLASS/*.jpg, optional unlabeled/, test/CLASS/, validation/CLASS/",
+        "PATH",
+        is_path=True,
+        is_pictures=True,
+    ),
+    "csv": Source(
+        picture_files.table,
+        "columns file, label, optional split",
+        "FILE.csv",
+        is_path=True,
+        is_pictures=True,
+    ),
+    "hf": Source(
+        hugging_face.read, "Hugging Face, or a data set saved on disk", "NAME", is_pictures=True
+    ),
+    "npz": Source(_npz, "arrays of images and labels, -1: unlabeled", "FILE.npz", is_path=True),
 }

@@ -15,7 +15,6 @@ import pathlib
 import re
 import socket
 import tarfile
-import tempfile
 import urllib.parse
 import urllib.request
 import zipfile
@@ -25,7 +24,7 @@ import numpy as np
 from absl import logging
 
 from ssl_noisy import files, streams
-from ssl_noisy.data.dataset import Dataset, DatasetError, assemble
+from ssl_noisy.data.dataset import Dataset, DatasetError, Split, assemble
 from ssl_noisy.errors import one_line
 
 # The classes of these, digits and letters, change under mirroring.
@@ -74,9 +73,7 @@ def load(name, data_dir, cache_dir, specs) -> Dataset:
             raise DatasetError(f"The data_dir {where!r} must be a folder. Received: a file.")
     key = hashlib.sha256(json.dumps([base, where, specs]).encode()).hexdigest()[:12]
     stem = re.sub(r"[^\w.]", "_", base) + f"-{key}-"
-    home = os.path.expanduser("~")  # stays "~" without HOME and an entry in the user database
-    home = tempfile.gettempdir() if home == "~" else home
-    folder = cache_dir or os.environ.get("SSL_NOISY_CACHE") or f"{home}/.cache/ssl_noisy"
+    folder = files.cache_folder(cache_dir)
     cached = pathlib.Path(folder).glob(f"{stem}*.npz")
     cached = {path.stem.removeprefix(stem): path for path in cached}
     versions = fnmatch.filter(cached, version or "*")
@@ -191,7 +188,10 @@ def _decode(name, data_dir, specs) -> Dataset:
     parts = []
     for spec in specs:
         read = spec and _read_split(tfds, builder, spec, [image, label])
-        parts.append(read and (read[0][0], read[0][1].astype(np.int32), *read[1:]))
+        if read:
+            (images, labels), ids, keys = read
+            read = Split(images, labels.astype(np.int32), ids, keys=keys)
+        parts.append(read)
     class_names = builder.info.features[label].names
     flip = base.split("/")[0] not in _NO_FLIP
     return assemble(base, str(builder.version), class_names, parts, flip)

@@ -7,9 +7,13 @@ import os
 
 import numpy as np
 
-from ssl_noisy.data import label_budget, label_noise, noise_file, noise_models, sources
+from ssl_noisy.data import corrections, label_budget, label_noise, noise_file, noise_models, sources
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import folder
+
+# The settings that `load_dataset` depends on.
+LOADING = ("dataset", "data_dir", "cache_dir", "train_split", "validation_split", "test_split")
+LOADING += ("test_share", "image_size", "fit", "skip_unreadable", "labels_csv")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,17 +38,14 @@ class Labels:
 def load_dataset(settings):
     """Returns the `Dataset` of a run.
 
-    Only the settings `dataset`, `data_dir`, `cache_dir` and the splits matter, so runs that
-    differ in other settings can share it: see `run.run`.
+    Runs that differ in other settings than those of `LOADING` can share it: see `run.run`.
     """
-    return sources.load(
-        settings.dataset,
-        data_dir=settings.data_dir,
-        cache_dir=settings.cache_dir,
-        train_split=settings.train_split,
-        validation_split=settings.validation_split,
-        test_split=settings.test_split,
-    )
+    values = {name: getattr(settings, name) for name in LOADING}
+    corrections_file = values.pop("labels_csv")
+    dataset = sources.load(values.pop("dataset"), **values)
+    if corrections_file:
+        dataset = corrections.apply(corrections_file, dataset)
+    return dataset
 
 
 def check_dataset(settings, dataset):
@@ -97,7 +98,7 @@ def _choose_positions(settings, dataset, own_file):
             )
         return positions, content.how, content.seed
     if settings.num_labels is None:
-        return np.arange(len(dataset.labels)), "all", 0
+        return np.flatnonzero(dataset.labels >= 0), "all", 0
     how, seed = settings.label_draw, settings.resolved().label_seed
     positions = label_budget.draw(
         dataset.labels, settings.num_labels, num_classes=dataset.num_classes, seed=seed, how=how

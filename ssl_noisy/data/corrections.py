@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Corrections of labels that a person made, read from a CSV file."""
+
+import dataclasses
+import difflib
+import pathlib
+
+import numpy as np
+
+from ssl_noisy.data.dataset import Dataset, DatasetError
+from ssl_noisy.data.picture_files import named, read_csv
+
+REMOVE = "remove"
+
+
+def apply(path, dataset) -> Dataset:
+    """Returns a data set with the corrections of a CSV file.
+
+    The file has a column `label` and a column `file`, or `index` for data without files, as in the
+    `examples.csv` of a run; other columns have no effect. A row gives its training example the
+    class named in `label`, no label if that is empty, or leaves the example out if it is
+    `remove` and no class has this name.
+
+    Args:
+        path: Path of the CSV file.
+        dataset: The `Dataset`. Its test and validation examples stay as they are.
+
+    Raises:
+        DatasetError: If the file cannot be read, or names unknown examples or classes.
+    """
+    path = pathlib.Path(path).expanduser()
+    owner = f"The file of corrections {str(path)!r}"
+    key = "index" if dataset.files is None else "file"
+    names = map(str, dataset.ids) if dataset.files is None else dataset.files
+    known = {name: position for position, name in enumerate(names)}
+    numbers = {name: number for number, name in enumerate(dataset.class_names)}
+    rows = read_csv(path, (key, "label"), owner)
+    unknown = [row[key] for row in rows if row[key] not in known]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, 1, cutoff=0.0)
+        raise DatasetError(
+            f"{owner} must name training examples of {dataset.name!r}. Received: {len(unknown)} "
+            f"unknown: {named(unknown)}. Did you mean {near[0]!r}? Write {key} as in examples.csv."
+        )
+    strange = sorted({row["label"] for row in rows} - {"", REMOVE, *numbers})
+    if strange:
+        raise DatasetError(
+            f"{owner} must have labels that are classes of {dataset.name!r} "
+            f"({named(list(dataset.class_names))}), empty, or {REMOVE!r}. Received: "
+            f"{named(strange)}. Correct them."
+        )
+    chosen = {}
+    for row in rows:
+        if chosen.setdefault(row[key], row["label"]) != row["label"]:
+            raise DatasetError(
+                f"{owner} must have one label for each {key}. Received: {chosen[row[key]]!r} and "
+                f"{row['label']!r} for {row[key]!r}. Remove one of the rows."
+            )
+    labels, keep = dataset.labels.copy(), np.ones(len(dataset.labels), bool)
+    numbers = {"": -1, REMOVE: None} | numbers
+    for name, label in chosen.items():
+        if numbers[label] is None:
+            keep[known[name]] = False
+        else:
+            labels[known[name]] = numbers[label]
+    changed = int((labels != dataset.labels)[keep].sum())
+    note = f"{path.name} changes {changed} labels and leaves out {int((~keep).sum())} examples."
+    changes = {"labels": labels, "notes": (*dataset.notes, note)}
+    if not keep.all():
+        changes |= {"labels": labels[keep], "images": dataset.images[keep]}
+        changes |= {"ids": dataset.ids[keep]}
+        if dataset.files is not None:
+            changes["files"] = tuple(np.array(dataset.files, object)[keep])
+    return dataclasses.replace(dataset, **changes)
