@@ -54,13 +54,16 @@ except ModuleNotFoundError as error:
 _require_backend(keras.backend.backend())
 
 from ssl_noisy import methods, networks  # noqa: E402
+from ssl_noisy.augment.layers import CTAugment, Cutout, RandAugment, WeakView  # noqa: E402
 from ssl_noisy.data.task import Task  # noqa: E402
 from ssl_noisy.labels.aum import AUMCalculator  # noqa: E402
 from ssl_noisy.labels.mixture import BetaMixtureModel  # noqa: E402
 from ssl_noisy.learner import Learner  # noqa: E402
+from ssl_noisy.recorder import Recorder  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["AUMCalculator", "BetaMixtureModel", "Learner", "Task", "methods", "networks"]
+__all__ = ["AUMCalculator", "BetaMixtureModel", "Learner", "Recorder", "Task"]
+__all__ += ["CTAugment", "Cutout", "RandAugment", "WeakView", "methods", "networks"]
 
 # Each method's class by its own name; importing it registers it with Keras, for loading.
 for _name in methods.names():

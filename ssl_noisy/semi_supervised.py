@@ -170,6 +170,5 @@ class WeakStrongLearner(SemiSupervisedLearner):
             pixel_translation=self.strong_augmentation == "ctaugment_pixels",
         )
         probs = losses.probabilities(self.averaged_logits(probes, training=False))
-        one_hot = ops.one_hot(self.given_labels(labeled), probs.shape[-1])
-        proximity = 1 - 0.5 * ops.sum(ops.abs(probs - one_hot), axis=-1)
+        proximity = ctaugment.proximity(self.given_labels(labeled), probs)
         self.rates.assign(ctaugment.updated_rates(self.rates.value, bins, proximity))

@@ -22,6 +22,7 @@ import numpy as np
 import toy
 from absl import flags
 from absl.testing import absltest, parameterized
+from keras import ops
 
 import ssl_noisy
 from ssl_noisy import __main__ as listing
@@ -29,7 +30,7 @@ from ssl_noisy import command, methods, networks, recipes, settings
 from ssl_noisy.arguments import fraction
 from ssl_noisy.augment import views as augment_views
 from ssl_noisy.data import label_noise, sources
-from ssl_noisy.labels import mixture
+from ssl_noisy.labels import detection, mixture
 from ssl_noisy.runs import labeling, run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -85,9 +86,10 @@ class PythonTest(ExampleCase):
     def test_every_example_is_run_by_a_test(self):
         counts = {name: len(examples) for name, examples in EXAMPLES.items() if examples}
         run_below = {
-            "README.md": 1,
+            "README.md": 2,
             "CONTRIBUTING.md": 3,
             "docs/getting_started.md": 1,
+            "docs/own_loop.md": 5,
             "docs/wrong_labels.md": 2,
             "docs/your_data.md": 1,
         }
@@ -95,8 +97,10 @@ class PythonTest(ExampleCase):
         run_below = {
             "arguments.",
             "aum.AUMCalculator",
+            "layers.CTAugment",
             "learner.Learner",
             "mixture.BetaMixtureModel",
+            "recorder.Recorder",
             "run.run",
         }
         self.assertEqual(set(DOCSTRINGS), run_below)
@@ -158,6 +162,41 @@ class PythonTest(ExampleCase):
         exec(EXAMPLES["docs/wrong_labels.md"][1], names)
         self.assertEqual(names["areas"].values[:11].tolist(), [1.0] * 10 + [0.0])
         self.assertEqual(names["mixture"].predict_proba(rng.uniform(size=7)).shape, (7, 2))
+
+    def test_your_own_fit(self):
+        """The page on your own loop, from the network to the files of other tools."""
+        import tensorflow as tf
+
+        rng = np.random.default_rng(0)
+        images, labels = rng.normal(size=(40, 4)).astype("float32"), np.arange(40) % 10
+        network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)])
+        shown = []
+        names = {"ssl_noisy": ssl_noisy, "keras": keras, "np": np, "print": shown.append}
+        names |= {"network": network, "images": images, "given_labels": labels}
+        names |= {"dataset": tf.data.Dataset.from_tensor_slices((images, labels))}
+        names |= {"files": [f"{i}.jpg" for i in range(40)], "class_names": list("abcdefghij")}
+        record, pipeline, layers, cleanlab, others = EXAMPLES["docs/own_loop.md"]
+        self.assertEqual(EXAMPLES["README.md"][1], record)
+        self.assertLess(record.count("\n"), 6)
+        exec(shortened(record, ("epochs=20", "epochs=5, verbose=0")), names)
+        examples = detection.read_examples("examples.csv")
+        self.assertEqual(examples["observations"].tolist(), [5] * 40)
+        exec(shortened(pipeline, ("epochs=20", "epochs=2, verbose=0")), names)
+        self.assertEqual(names["recorder"].record()["observations"].tolist(), [7] * 40)
+        self.assertEqual(
+            names["review"].tolist(), np.flatnonzero(names["decision"].is_issue).tolist()
+        )
+        exec(cleanlab, names)
+        self.assertEqual(
+            shown[0]["is_training_record_issue"].sum(), examples["is_label_issue"].sum()
+        )
+        self.assertIn("is_label_issue", names["lab"].get_issues("label"))
+        exec(others, names)
+        self.assertIn('<Choice value="j"/>', shown[1])
+        self.assertEqual(set(os.listdir()), {"examples.csv", "labels.json", "tasks.json"})
+        names["network"] = keras.layers.Flatten()
+        exec(layers, names)
+        self.assertEqual(names["augmented"].output_shape, (None, 3072))
 
     def test_a_new_method_is_one_file(self):
         example = EXAMPLES["CONTRIBUTING.md"][0]
@@ -241,6 +280,22 @@ class DocstringTest(ExampleCase):
         exec(DOCSTRINGS["aum.AUMCalculator"], names)
         self.assertEqual(names["aum"].values.tolist(), [4.0, -2.0, 2.0])
         self.assertEqual(names["suspicious"].tolist(), [1, 2, 0])
+
+    def test_recorder(self):
+        names = {"ssl_noisy": ssl_noisy, "keras": keras, "images": np.eye(20, dtype="float32")}
+        names["network"] = keras.Sequential([keras.Input((20,)), keras.layers.Dense(10)])
+        names["given_labels"] = np.arange(20) % 10
+        example = DOCSTRINGS["recorder.Recorder"]
+        exec(shortened(example, ("epochs=20", "epochs=2, verbose=0")), names)
+        self.assertLen(detection.read_examples("examples.csv")["index"], 20)
+
+    def test_ctaugment_layer(self):
+        images = np.zeros((2, 8, 8, 3), "uint8")
+        names = {"ssl_noisy": ssl_noisy, "softmax": ops.softmax, "labels": np.array([0, 1])}
+        names |= {"labeled_images": images, "unlabeled_images": images}
+        names["network"] = lambda images: np.zeros((2, 4), "float32")
+        exec(DOCSTRINGS["layers.CTAugment"], names)
+        self.assertEqual(names["strong_views"].shape, (2, 8, 8, 3))
 
     def test_declared_arguments(self):
         names = {"Learner": ssl_noisy.Learner, "fraction": fraction}

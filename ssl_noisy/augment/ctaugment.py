@@ -112,6 +112,20 @@ def probe(images, seed, *, pixel_translation=False):
     return _augmented(ops.cast(images, "float32"), seed, None, pixel_translation)
 
 
+def proximity(given_labels, probs):
+    """Computes how close predictions are to labels: 1 less half the L1 distance.
+
+    Args:
+        given_labels: Integer tensor of shape `(batch,)`.
+        probs: Float tensor of shape `(batch, num_classes)` whose rows sum to 1.
+
+    Returns:
+        A float32 tensor of shape `(batch,)`: the probability of each label.
+    """
+    one_hot = ops.one_hot(given_labels, probs.shape[-1])
+    return 1 - 0.5 * ops.sum(ops.abs(ops.cast(probs, "float32") - one_hot), axis=-1)
+
+
 def updated_rates(rates, bins, proximity):
     """Moves the rates of the bins that probes used toward the probes' proximity.
 
@@ -122,8 +136,7 @@ def updated_rates(rates, bins, proximity):
     Args:
         rates: Tensor of shape `(knobs, 17)`.
         bins: The int32 tensor that `probe` returned.
-        proximity: Tensor of shape `(batch,)`: 1 less half the L1 distance of
-            the class probabilities of the probe image from the one-hot label.
+        proximity: Tensor of shape `(batch,)`, as from `proximity`.
 
     Returns:
         A float32 tensor of the shape of `rates`.

@@ -42,9 +42,11 @@ def updated(rows, indices, given_labels, logits):
     """
     logits = ops.cast(ops.stop_gradient(logits), "float32")
     is_labeled, labels = given_labels >= 0, ops.maximum(given_labels, 0)
-    # (batch_size, batch_size): the same example at a later place.
-    place = np.arange(indices.shape[0])
+    # (batch_size, batch_size): the same example at a later place. Keras's `fit` feeds batches of
+    # unknown size on TensorFlow.
+    place = ops.arange(ops.shape(indices)[0])
     later = (indices[None] == indices[:, None]) & (place[None] > place[:, None])
+    later = later & is_labeled[None]
     is_last = is_labeled & ~ops.any(later, axis=1)
     old = ops.take(rows, indices, axis=0)
 
@@ -93,8 +95,8 @@ def read(rows, given_labels):
     kept = dict(zip(COLUMNS, rows.T))
     observations = kept["observations"]
     seen = observations > 0
+    probs = mean_probabilities(rows)
     with np.errstate(invalid="ignore", divide="ignore"):
-        probs = rows[:, len(COLUMNS) :] / observations[:, None]
         others = probs.copy()
         each, labels = np.arange(len(rows)), np.maximum(given_labels, 0)
         others[each, labels] = -np.inf
@@ -114,6 +116,17 @@ def read(rows, given_labels):
             "last_correct": np.where(seen, kept["is_correct"], UNKNOWN).astype("int64"),
             "forgetting_events": kept["forgotten"].astype("int64"),
         }
+
+
+def mean_probabilities(rows):
+    """Returns the mean probabilities of n examples, float64 `(n, num_classes)`; NaN if unseen.
+
+    Args:
+        rows: Float array `(n, len(COLUMNS) + num_classes)`, rows of a record.
+    """
+    rows = np.asarray(rows, "float64")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return rows[:, len(COLUMNS) :] / rows[:, COLUMNS.index("observations"), None]
 
 
 # `average` sums the counts of several records and averages the others.
