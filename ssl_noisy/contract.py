@@ -4,7 +4,10 @@
 Sequential, functional, nested and subclassed models are supported.
 """
 
+import math
+
 import keras
+import numpy as np
 
 from ssl_noisy.errors import UserError
 
@@ -46,13 +49,13 @@ def check(network, image_shape, num_classes):
         UserError: If it takes images of another shape, has other outputs, or ends in a softmax.
     """
     takes = getattr(network, "input_shape", None)
-    if takes is not None and not _matches(takes, (None, *image_shape)):
+    if takes is not None and not matches(takes, (None, *image_shape)):
         raise UserError(
             f"The network must take the task's images, of shape {tuple(image_shape)}. Received: "
             f"network.input_shape={takes}"
         )
     shape = logits_shape(network, image_shape)
-    if not _matches(shape, (None, num_classes)):
+    if not matches(shape, (None, num_classes)):
         raise UserError(
             f"The network must have one output for each of the task's {num_classes} "
             f"classes. Received: network.output_shape={shape}"
@@ -81,8 +84,89 @@ def last_activation(network, num_classes):
     return None
 
 
+def leaves(network):
+    """Yields the layers of a network in order, those of models within it in place of the models."""
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            yield from leaves(layer)
+        else:
+            yield layer
+
+
+def outputs_per_image(network):
+    """Returns how many numbers the layers compute for an image, as far as their shapes are known.
+
+    The layers of a subclassed model are not part of a graph, so they have no shapes.
+    """
+    shapes = [getattr(getattr(layer, "output", None), "shape", ()) for layer in leaves(network)]
+    return sum(math.prod(side or 1 for side in shape[1:]) for shape in shapes)
+
+
+def head(network):
+    """Returns the layer that makes the logits: the one named `logits`, else the last with weights.
+
+    Raises:
+        UserError: If it has no weights, or a subclassed model does not say which layer it is.
+    """
+    with_weights = [layer for layer in leaves(network) if layer.weights]
+    if not with_weights:
+        raise UserError(
+            f"The network has no layer with weights. If it was never called, call it once: "
+            f"network(images[:1]). Received: {network.name!r}"
+        )
+    named = [layer for layer in with_weights if layer.name == "logits"]
+    found = (named or with_weights)[-1]
+    # A subclassed model need not call its layers in the order of their creation.
+    if not named and not hasattr(network, "output_shape"):
+        if getattr(found, "units", None) != num_logits(network):
+            raise UserError(
+                f"The last layer of {network.name!r} is unknown, since it is a subclassed model. "
+                f"Name the layer that returns the logits 'logits'. Received: {found.name!r}"
+            )
+    return found
+
+
+def backbone_variables(network):
+    """Returns the trainable variables of all layers but the head."""
+    own = {id(variable) for variable in head(network).variables}
+    return [v for v in network.trainable_variables if id(v) not in own]
+
+
+def restart(network, like, other):
+    """Gives a network the initial weights of another one that was made the same way.
+
+    A head that would be equal to that of `other` keeps its weights: two networks that are equal in
+    each weight and train on the same images might stay equal.
+
+    Args:
+        network: A `keras.Model`. It changes.
+        like: The `keras.Model` with the weights.
+        other: The `keras.Model` beside which it trains.
+    """
+    own = head(network).get_weights()
+    set_weights(network, like.get_weights())
+    if all(
+        np.array_equal(a, b) for a, b in zip(head(like).get_weights(), head(other).get_weights())
+    ):
+        head(network).set_weights(own)
+
+
+def set_weights(network, weights):
+    """Sets all weights of a network.
+
+    Keras's `Normalization` computes with constants that it makes of its weights, and makes them
+    again only in `adapt` and when it is loaded.
+    """
+    network.set_weights(weights)
+    for layer in leaves(network):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+
+
 def new_copy(network):
     """Copies a network, with new initial weights, by the configs of its layers.
+
+    The statistics of `Normalization` layers, which are no initial weights, are copied.
 
     Raises:
         UserError: If the configs do not describe the network, for example if its class lacks a
@@ -92,6 +176,10 @@ def new_copy(network):
     try:
         copy = keras.models.clone_model(network)
         if [v.shape for v in copy.weights] == [v.shape for v in network.weights]:
+            for layer, its_copy in zip(leaves(network), leaves(copy)):
+                if isinstance(layer, keras.layers.Normalization):
+                    its_copy.set_weights(layer.get_weights())
+                    its_copy.finalize_state()
             return copy
     except Exception as error:  # the user's class may raise anything
         cause = error
@@ -102,7 +190,7 @@ def new_copy(network):
     ) from cause
 
 
-def _matches(shape, expected):
+def matches(shape, expected):
     """Returns whether a shape has the expected length and sizes, where both are known."""
     return (
         isinstance(shape, (tuple, list))

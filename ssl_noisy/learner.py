@@ -285,6 +285,11 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         )
         return loss
 
+    @property
+    def networks(self):
+        """All networks that are trained: here `network` alone."""
+        return (self.network,)
+
     def decayed_variables(self):
         """Returns the variables that `weight_decay` draws to zero, as `decayed` says."""
         variables = self.network.trainable_variables

@@ -111,7 +111,26 @@ class Settings:
         choice(None, REMOVERS, "Before training, remove the labels that this method flags.")
     )
     network: str = _setting(
-        string("wrn_28_2", "wrn_DEPTH_WIDTH or a name that `python -m ssl_noisy` lists.")
+        string("wrn_28_2", f"A name that `python -m ssl_noisy` lists, or {networks.usage()}.")
+    )
+    weights: str | None = _setting(
+        string(
+            None,
+            "Weights that a keras: network begins with: imagenet, none for random ones, or a file "
+            "without the top, .h5 or .weights.h5. Unset: imagenet.",
+        )
+    )
+    freeze: str = _setting(
+        string(
+            "none",
+            "Layers that keep their weights: none, backbone (all but the last layer) or the name "
+            "of a stage, up to which all are frozen; any other name lists the stages.",
+        )
+    )
+    backbone_learning_rate_multiplier: float = _setting(
+        arguments.interval(
+            "(0, 1]", 1.0, "Factor of the learning rate, for all layers but the last."
+        )
     )
     batch_norm_momentum: float | None = _setting(
         arguments.momentum(
@@ -191,7 +210,7 @@ class Settings:
         self._check_optimizer()
         if self.baseline is not None:
             methods.get(self.baseline)
-        networks.find(self.network)
+        self._check_network()
         unset = self._defaults()
         for name in ("steps", "steps_per_epoch"):
             value = unset.get(name, getattr(self, name))
@@ -253,6 +272,22 @@ class Settings:
                 f"{' and '.join(takers)}. Leave it out. Received: --nesterov={self.nesterov}"
             )
 
+    def _check_network(self):
+        takes = networks.accepted_options(self.network)
+        for name in ("weights", "batch_norm_momentum", "batch_norm_epsilon", "normalization"):
+            default = next(f.default for f in _fields() if f.name == name)
+            if getattr(self, name) != default and name not in takes:
+                raise UserError(
+                    f"--{name} has no effect with --network={self.network}, which takes: "
+                    + (", ".join(f"--{key}" for key in takes) or "no flag of its own")
+                    + f". Received: --{name}={getattr(self, name)}"
+                )
+        if self.freeze == "backbone" and self.backbone_learning_rate_multiplier != 1:
+            raise UserError(
+                "--backbone_learning_rate_multiplier has no effect with --freeze=backbone, which "
+                "trains the last layer alone. Leave one of them out."
+            )
+
     def _noise_settings(self):
         """Names the settings beside `noise` that its kind takes."""
         return label_noise.flags_of(self.noise)
@@ -290,6 +325,8 @@ class Settings:
             defaults.update(optimizers.DEFAULTS[self.optimizer])
         noise = {"noise_seed": self.seed, "noise_draw": "exact"}
         defaults.update({k: v for k, v in noise.items() if k in self._noise_settings()})
+        if networks.takes_weights(self.network):
+            defaults["weights"] = "imagenet"
         unset = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         steps = unset.get("steps", self.steps)
         unset["steps_per_epoch"] = min(unset.get("steps_per_epoch", self.steps_per_epoch), steps)
@@ -432,6 +469,9 @@ def from_flags(flag_values):
         kind, _, path = (values[name] or "").partition(":")
         if path and kind in table and table[kind].is_path:
             values[name] = f"{kind}:{absolute_path(path)}"
+    values["network"] = networks.absolute(values["network"], absolute_path)
+    if values["weights"] not in (None, "imagenet", "none"):
+        values["weights"] = absolute_path(values["weights"])
     if values["baseline"] in ("", values["method"]):
         values["baseline"] = None
     arguments = {n: flag_values[n].value for n in method_flags() if flag_values[n].present}

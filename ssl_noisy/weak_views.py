@@ -6,7 +6,16 @@ from keras import ops
 from ssl_noisy import augment
 from ssl_noisy.arguments import Configured, choice
 
-WEAK_AUGMENTATIONS = ("auto", "flip_shift", "alternating_flip_shift", "shift", "jitter", "none")
+WEAK_AUGMENTATIONS = (
+    "auto",
+    "flip_shift",
+    "alternating_flip_shift",
+    "shift",
+    "crop",
+    "jitter",
+    "none",
+)
+CROP_AREA = (0.2, 1.0)  # see `augment.random_resized_crop`
 
 
 class WeakViews(Configured):
@@ -16,6 +25,7 @@ class WeakViews(Configured):
         "auto",
         WEAK_AUGMENTATIONS,
         "Weak views: `auto` flips and shifts, or only shifts where classes do not survive a flip; "
+        "`crop`, for photos, takes 20% to 100% of the area, resizes it, and flips as `auto` does; "
         "`jitter` changes colors, shifts half as far, and flips as `auto` does.",
     )
 
@@ -34,10 +44,10 @@ class WeakViews(Configured):
         return augment.weak_view(images, self.seed_generator, **self.weak_geometry())
 
     def weak_geometry(self):
-        """Returns whether weak views are flipped and how far they are shifted, for `augment`."""
+        """Returns how weak views are flipped, shifted and cropped: arguments of `augment`."""
         kind = self.weak_kind
+        flip = kind == "flip_shift" or (kind in ("crop", "jitter") and self.task.flip)
+        if kind == "crop":
+            return {"flip": flip, "crop_area": CROP_AREA}
         jitter_shift = self.task.image_shape[0] // 16
-        return {
-            "flip": kind == "flip_shift" or (kind == "jitter" and self.task.flip),
-            "max_shift": {"none": 0, "jitter": jitter_shift}.get(kind),
-        }
+        return {"flip": flip, "max_shift": {"none": 0, "jitter": jitter_shift}.get(kind)}

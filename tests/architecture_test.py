@@ -12,11 +12,12 @@ PACKAGE = ROOT / "ssl_noisy"
 # A module may import those of lower floors only (and those of the first, anything may).
 FLOORS = [
     {"errors", "machine", "streams"},
-    {"arguments"},
-    {"files", "schedules", "runs.cost", "runs.signals", "contract"},
+    {"arguments", "contract"},
+    {"files", "schedules", "runs.cost", "runs.signals"},
     {
         "losses",
         "networks.layers",
+        "networks.freezing",
         "networks.normalization",
         "optimizers",
         "data.dataset",
@@ -24,7 +25,8 @@ FLOORS = [
     }
     | {"augment.operations", "augment.interpolation", "augment.slots"},
     {"augment.policies", "networks.blocks"},
-    {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"},
+    {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"}
+    | {"networks.applications", "networks.own"},
     {"augment", "networks", "data.label_budget", "data.noise_models", "data.tfds_source"}
     | {"data.pictures"},
     {"data.decoded"},

@@ -891,5 +891,62 @@ class AlternatingFlipTest(parameterized.TestCase):
         self.assertEqual(list(view[:, 0, 0, 0]), [0, 1, 0, 1, 1, 1, 0, 0, 1, 1])
 
 
+class RandomResizedCropTest(parameterized.TestCase):
+    def test_resizing_is_pillows(self):
+        images = np.random.default_rng(0).integers(0, 256, (5, 24, 31, 3)).astype("uint8")
+        boxes = np.array(  # left, columns, top, rows
+            [[0, 31, 0, 24], [4, 7, 3, 10], [1, 30, 5, 17], [9, 20, 10, 1], [30, 1, 2, 22]]
+        )
+        left, columns, top, rows = (ops.cast(part, "float32") for part in boxes.T)
+        made = augment_views._resized(ops.cast(images, "float32"), left, columns, axis=2)
+        made = ops.convert_to_numpy(augment_views._resized(made, top, rows, axis=1))
+        for image, ours, (x, width, y, height) in zip(images, made, boxes):
+            crop = Image.fromarray(image).crop((x, y, x + width, y + height))
+            theirs = np.array(crop.resize((31, 24), Image.Resampling.BILINEAR), "float32")
+            difference = np.abs(ours - theirs)
+            self.assertLessEqual(difference.max(), 1)  # ties may be rounded either way
+            self.assertLess((difference > 0).mean(), 0.03)
+
+    @parameterized.parameters(((1.0, 1.0), 1.0), ((0.25, 0.25), 0.25))
+    def test_the_area_is_as_said(self, area, expected):
+        # A ramp shows by its slope how much of the side was taken.
+        ramp = np.tile(np.arange(64, dtype="float32")[:, None, None], (40, 1, 64, 1))
+        for axis, images in ((1, ramp), (2, ramp.swapaxes(1, 2))):
+            seed = keras.random.SeedGenerator(1)
+            made = augment_views.random_resized_crop(
+                images, seed, flip=False, area=area, ratio=(1, 1)
+            )
+            made = ops.convert_to_numpy(made)
+            spans = (made.max((1, 2, 3)) - made.min((1, 2, 3)) + 1) / 64
+            np.testing.assert_allclose(spans, expected**0.5, atol=0.02)
+            self.assertEqual(len(np.unique(made.min((1, 2, 3)))) > 1, area != (1.0, 1.0), axis)
+
+    def test_flip_mirrors_about_half_of_the_images(self):
+        images = np.random.default_rng(0).integers(0, 256, (200, 4, 6, 1)).astype("float32")
+        seed = keras.random.SeedGenerator(0)
+        made = augment_views.random_resized_crop(images, seed, area=(1, 1), ratio=(1.5, 1.5))
+        made = ops.convert_to_numpy(made)
+        same = (made == images).all((1, 2, 3))
+        mirrored = (made == images[:, :, ::-1]).all((1, 2, 3))
+        self.assertTrue((same | mirrored).all())
+        self.assertBetween(mirrored.mean(), 0.4, 0.6)
+
+    def test_a_crop_that_never_fits_is_central(self):
+        images = np.broadcast_to(np.arange(12, dtype="float32")[None, None, :, None], (2, 2, 12, 1))
+        seed = keras.random.SeedGenerator(0)
+        # All of the area at a ratio of 1 would be taller than the image: 2 by 2 in the middle.
+        made = augment_views.random_resized_crop(
+            images, seed, flip=False, area=(1, 1), ratio=(1, 1)
+        )
+        self.assertEqual((float(ops.min(made)), float(ops.max(made))), (5, 6))
+
+    def test_strong_views_of_crops(self):
+        images = np.full((2, 96, 96, 3), 9, "uint8")
+        seed = keras.random.SeedGenerator(0)
+        with mock.patch.object(augment_views, "rand_augment", lambda images, seed, policy: images):
+            made = augment_views.strong_view(images, seed, policy="paper", crop_area=(0.2, 1))
+        self.assertEqual(made.shape, (2, 96, 96, 3))
+
+
 if __name__ == "__main__":
     absltest.main()

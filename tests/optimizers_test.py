@@ -109,6 +109,80 @@ class OptimizersTest(parameterized.TestCase):
             np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), ours.path)
 
 
+class BackboneTest(parameterized.TestCase):
+    def both(self, name, gradient, **options):
+        """Returns a backbone's and a head's variable after two steps, from ones, at rate 0.5."""
+        variables = [
+            keras.Variable(np.ones((2, 2), "float32"), name=name) for name in ("body", "logits")
+        ]
+        made = optimizers.make(
+            name, 0.5, variables, momentum=0.9, backbone=variables[:1], **options
+        )
+        made.build(variables)
+        self.assertLen({id(v) for v in made.variables} & {id(v) for v in variables}, 0)
+        for _ in range(2):
+            made.apply([ops.full((2, 2), gradient)] * 2, variables)
+        return (float(v.value[0, 0]) for v in variables), made
+
+    def test_sgd_by_hand(self):
+        (body, logits), _ = self.both("sgd", 1.0, backbone_multiplier=0.1)
+        # Steps of 0.5 and 0.5 + 0.9 * 0.5; a tenth of these.
+        self.assertAlmostEqual(logits, 1 - 0.5 - 0.95, places=5)
+        self.assertAlmostEqual(body, 1 - 0.05 - 0.095, places=5)
+
+    @parameterized.parameters("adam", "adamw")
+    def test_the_update_is_scaled_not_the_gradient(self, name):
+        for gradient in (1.0, 100.0):  # a step of Adam is the rate, whatever the gradient
+            (body, logits), _ = self.both(name, gradient, backbone_multiplier=0.1)
+            self.assertAlmostEqual(logits, 1 - 2 * 0.5, places=4)
+            self.assertAlmostEqual(body, 1 - 2 * 0.05, places=4)
+
+    @parameterized.parameters("adamw", "muon")
+    def test_decoupled_decay_follows_the_rate(self, name):
+        variables = [keras.Variable(np.ones((2, 2), "float32"), name=n) for n in ("a", "b", "c")]
+        made = optimizers.make(
+            name,
+            0.5,
+            variables,
+            momentum=0.9,
+            weight_decay=0.2,
+            decayed=[variables[0], variables[2]],
+            backbone=variables[:2],
+            backbone_multiplier=0.1,
+        )
+        made.build(variables)
+        made.apply([ops.zeros((2, 2))] * 3, variables)
+        for variable, expected in zip(variables, (1 - 0.5 * 0.1 * 0.2, 1, 1 - 0.5 * 0.2)):
+            self.assertAlmostEqual(float(variable.value[0, 0]), expected, places=6)
+
+    def test_one_is_kerass_own_class_and_others_are_saved(self):
+        _, plain = self.both("sgd", 1.0)
+        self.assertIs(type(plain), keras.optimizers.SGD)
+        _, made = self.both("muon", 1.0, backbone_multiplier=0.25)
+        config = keras.saving.serialize_keras_object(made)
+        loaded = keras.saving.deserialize_keras_object(config)
+        self.assertEqual(loaded.backbone, {"multiplier": 0.25, "paths": ["body"], "decayed": []})
+
+    def test_in_a_compiled_step_of_two_networks(self):
+        settings = Settings(
+            method="co_teaching",
+            network="small_cnn",
+            optimizer="adam",
+            learning_rate=0.01,
+            steps=8,
+            schedule="constant",
+            backbone_learning_rate_multiplier=0.01,
+            method_arguments={"batch_size": 4},
+        )
+        made = make_learner(settings, toy.task()[0])
+        before = [v.numpy() for v in made.trainable_variables]
+        toy.fit(made, steps=1)
+        for variable, value in zip(made.trainable_variables, before):
+            step = np.abs(variable.numpy() - value).max()  # the first step of Adam is the rate
+            expected = 0.01 if "logits" in variable.path else 0.0001
+            self.assertAlmostEqual(step / expected, 1, delta=0.02, msg=variable.path)
+
+
 class NormalizationTest(absltest.TestCase):
     def test_a_run_normalizes_by_its_training_images(self):
         task, _ = toy.task()

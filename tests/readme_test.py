@@ -89,6 +89,7 @@ class PythonTest(ExampleCase):
             "README.md": 2,
             "CONTRIBUTING.md": 3,
             "docs/getting_started.md": 1,
+            "docs/networks.md": 1,
             "docs/own_loop.md": 5,
             "docs/wrong_labels.md": 2,
             "docs/your_data.md": 1,
@@ -148,6 +149,12 @@ class PythonTest(ExampleCase):
         loaded = labeling.load_dataset(self.settings("--dataset=npz:photos.npz"))
         np.testing.assert_array_equal(loaded.images, images[:80])
         np.testing.assert_array_equal(loaded.test_labels, labels[80:])
+
+    def test_a_network_of_a_function(self):
+        with open("nets.py", "w") as file:
+            file.write(EXAMPLES["docs/networks.md"][0])
+        made = networks.build("nets.py:small", (8, 8, 1), 10)
+        self.assertEqual(made.count_params(), 10 * 32 + 33 * 10)
 
     def test_a_training_loop_of_ones_own(self):
         rng = np.random.default_rng(0)

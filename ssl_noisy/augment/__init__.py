@@ -24,6 +24,7 @@ from ssl_noisy.augment.views import (
     alternating_flip,
     color_jitter,
     cutout,
+    random_resized_crop,
     strong_view,
     weak_view,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "mixup",
     "posterize",
     "rand_augment",
+    "random_resized_crop",
     "rotate",
     "sharpness",
     "shear_x",

@@ -76,21 +76,23 @@ def probabilities(rates):
     return share / ops.sum(share, axis=-1, keepdims=True)
 
 
-def strong_view(images, seed, rates, *, flip=True, max_shift=None, pixel_translation=False):
+def strong_view(
+    images, seed, rates, *, flip=True, max_shift=None, crop_area=None, pixel_translation=False
+):
     """Makes a strong view: weak view, 2 operations drawn by `rates`, cutout, in this order.
 
     The operations of an image are uniform and independent. In a batch each occurs about equally
     often, see `slots.Slots`. The side of the last gray square is half the shorter image side.
 
     Args:
-        images, seed, flip, max_shift: As in `augment.weak_view`.
+        images, seed, flip, max_shift, crop_area: As in `augment.weak_view`.
         rates: Tensor of shape `(knobs, 17)`.
         pixel_translation: As in `operations`.
 
     Returns:
         A float32 tensor of the shape of `images`.
     """
-    images = augment.weak_view(images, seed, flip=flip, max_shift=max_shift)
+    images = augment.weak_view(images, seed, flip=flip, max_shift=max_shift, crop_area=crop_area)
     images, _ = _augmented(images, seed, rates, pixel_translation)
     return augment.cutout(images, seed, size=_even_size(min(images.shape[1:3])))
 

@@ -28,12 +28,13 @@ from ssl_noisy.errors import UserError
 # Color of the cutout in TorchSSL's code, near CIFAR-10's mean color, by the number of channels;
 # gray is the luma.
 TORCHSSL_COLOR = {3: (125.0, 123.0, 114.0), 1: (123.0,)}
+CROP_ATTEMPTS = 10  # as in torchvision and in FixMatch's ImageNet code
 
 
-def weak_view(images, seed, *, flip=True, max_shift=None):
-    """Flips and shifts each image at random.
+def weak_view(images, seed, *, flip=True, max_shift=None, crop_area=None):
+    """Flips and shifts each image at random, or crops it.
 
-    The image is padded by reflection and cropped at a random place.
+    To shift it, the image is padded by reflection and cropped at a random place.
 
     Args:
         images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
@@ -41,6 +42,8 @@ def weak_view(images, seed, *, flip=True, max_shift=None):
         flip: Whether to mirror each image horizontally with probability 1/2.
         max_shift: Integer, largest shift along each axis in pixels, below the
             shorter side. `None` means an eighth of the height: 4 of 32.
+        crop_area: Pair of shares of the image's area, for `random_resized_crop` in place of the
+            shift. `None` shifts.
 
     Returns:
         A float32 tensor of the same shape.
@@ -48,6 +51,8 @@ def weak_view(images, seed, *, flip=True, max_shift=None):
     Raises:
         ValueError: If the shape of `images` or `max_shift` is out of range.
     """
+    if crop_area is not None:
+        return random_resized_crop(images, seed, flip=flip, area=crop_area)
     images = checked(images)
     batch, height, width, _ = images.shape
     max_shift = height // 8 if max_shift is None else max_shift
@@ -63,6 +68,78 @@ def weak_view(images, seed, *, flip=True, max_shift=None):
     if flip:
         columns = ops.where(uniform[2] < 0.5, width - 1 - columns, columns)
     return take_pixels(images, rows[:, :, None], columns[:, None, :])
+
+
+def random_resized_crop(images, seed, *, flip=True, area=(0.2, 1.0), ratio=(3 / 4, 4 / 3)):
+    """Crops a random part of each image and resizes it to the size of the image.
+
+    Interpolation is bilinear. A crop is never larger than the image, so this enlarges, and pixels
+    equal those of Pillow's `resize`, which rounds after each of the two axes. Area and logarithm
+    of the ratio are uniform. Of 10 draws, the first that lies inside the image counts. If none
+    does, the crop is the largest central one whose ratio is in the range.
+
+    Args:
+        images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
+        seed: A `keras.random.SeedGenerator`; its state advances.
+        flip: Whether to mirror each image horizontally with probability 1/2.
+        area: Pair `(low, high)` in (0, 1], the range of the crop's share of the image's area.
+            torchvision's default begins at 0.08. FixMatch's ImageNet code does too, but it makes
+            both views of one crop. Here each view has a crop of its own, and a pseudo-label from
+            a crop of 8% often names something that the other one does not show.
+        ratio: Pair `(low, high)`, the range of the crop's width divided by its height.
+
+    Returns:
+        A float32 tensor of the same shape, whole numbers.
+
+    Reference:
+        [Szegedy et al., 2015](https://arxiv.org/abs/1409.4842), section 6, with the distribution
+        of `RandomResizedCrop` of torchvision.
+    """
+    images = checked(images)
+    batch, height, width, _ = images.shape
+    n = CROP_ATTEMPTS
+    uniform = keras.random.uniform((2 * n + 3, batch), dtype="float32", seed=seed)
+    areas = height * width * (area[0] + (area[1] - area[0]) * uniform[:n])
+    low, high = np.log(ratio[0]), np.log(ratio[1])
+    ratios = ops.exp(low + (high - low) * uniform[n : 2 * n])
+    heights = ops.round(ops.sqrt(areas / ratios))
+    widths = ops.round(ops.sqrt(areas * ratios))
+    fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
+    first = ops.cast(ops.argmax(ops.cast(fits, "int32"), axis=0), "int32")[None]
+    central = (min(height, round(width / ratio[0])), min(width, round(height * ratio[1])))
+    rows, columns = (
+        ops.where(ops.any(fits, axis=0), ops.take_along_axis(sides, first, axis=0)[0], side)
+        for sides, side in ((heights, central[0]), (widths, central[1]))
+    )
+    # Of a central crop both margins are equal, so it begins at half of what is left.
+    place = ops.where(ops.any(fits, axis=0), uniform[2 * n : 2 * n + 2], 0.5)
+    top, left = (
+        ops.floor(share * (side - length + 1))
+        for share, side, length in ((place[0], height, rows), (place[1], width, columns))
+    )
+    mirrored = (uniform[2 * n + 2] < 0.5) if flip else None
+    images = _resized(images, left, columns, axis=2, mirrored=mirrored)
+    return _resized(images, top, rows, axis=1)
+
+
+def _resized(images, start, length, axis, mirrored=None):
+    """Enlarges `length` pixels from `start` on, `(batch,)`, to the whole axis, as Pillow does."""
+    side = images.shape[axis]
+    places = (coordinates(side) + 0.5) * (length[:, None] / side) - 0.5
+    places = start[:, None] + ops.clip(places, 0, length[:, None] - 1)
+    if mirrored is not None:
+        places = ops.where(mirrored[:, None], ops.flip(places, axis=1), places)
+    before = ops.floor(places)
+    share = ops.reshape(places - before, (-1, side, 1, 1) if axis == 1 else (-1, 1, side, 1))
+    after = ops.minimum(before + 1, side - 1)
+    height, width = images.shape[1:3]
+    low, high = (
+        take_pixels(images, place[:, :, None], coordinates(width))
+        if axis == 1
+        else take_pixels(images, coordinates(height)[:, None], place[:, None, :])
+        for place in (before, after)
+    )
+    return ops.floor(low + share * (high - low) + 0.5)
 
 
 def alternating_flip(images, indices, epoch):
@@ -94,11 +171,11 @@ def alternating_flip(images, indices, epoch):
     return ops.where(per_image(parity) == 1, ops.flip(images, axis=2), images)
 
 
-def strong_view(images, seed, *, policy="google_code", flip=True, max_shift=None):
+def strong_view(images, seed, *, policy="google_code", flip=True, max_shift=None, crop_area=None):
     """Makes a strong view: weak view, RandAugment, cutout, in this order.
 
     Args:
-        images, seed, flip, max_shift: As in `weak_view`.
+        images, seed, flip, max_shift, crop_area: As in `weak_view`.
         policy: One of `POLICIES`, see `rand_augment`. The side of the gray cutout square is
             half the shorter image side (`google_code`, `uda`) or uniform below that (`paper`).
             `torchssl` and `usb` draw it as in TorchSSL's code (see `cutout`), with a side that
@@ -113,14 +190,15 @@ def strong_view(images, seed, *, policy="google_code", flip=True, max_shift=None
         [Xie et al., 2019](https://arxiv.org/abs/1904.12848), appendix.
     """
     rules = policies.find(policy)
+    geometry = {"flip": flip, "max_shift": max_shift, "crop_area": crop_area}
     if not rules.weak_last:
-        images = weak_view(images, seed, flip=flip, max_shift=max_shift)
+        images = weak_view(images, seed, **geometry)
     images = rand_augment(images, seed, policy=policy)
     side = images.shape[2] if rules.torchssl_cutout else min(images.shape[1:3])
     size = tuple(share * side for share in rules.cutout)
     images = cutout(images, seed, size=size, torchssl=rules.torchssl_cutout)
     if rules.weak_last:
-        images = weak_view(images, seed, flip=flip, max_shift=max_shift)
+        images = weak_view(images, seed, **geometry)
     return images
 
 

@@ -7,6 +7,8 @@ augmentation, padding and cutout work on raw pixels. No convolution has a bias, 
 normalization cancels it. Strides pad as TensorFlow does ("same"), except in the TorchSSL and USB
 wide ResNets. Kernels are initialized He normal, except in the wide ResNets, `cnn_13` and `cnn_9`.
 `build` describes the arguments.
+
+Users bring other networks: those of `keras.applications`, files, and functions.
 """
 
 import difflib
@@ -15,7 +17,9 @@ import inspect
 import re
 
 from ssl_noisy.errors import UserError
+from ssl_noisy.networks import applications, own
 from ssl_noisy.networks.cnn import cnn_9, cnn_13, small_cnn, wide_lenet
+from ssl_noisy.networks.freezing import freeze
 from ssl_noisy.networks.layers import BatchNormalization, WeightNormConv2D, portable
 from ssl_noisy.networks.normalization import NORMALIZATIONS, pixel_normalization
 from ssl_noisy.networks.resnet import preact_resnet_18, resnet_32, resnet_34
@@ -32,9 +36,16 @@ __all__ = [
     "NORMALIZATIONS",
     "BatchNormalization",
     "WeightNormConv2D",
+    "absolute",
+    "accepted_options",
     "build",
+    "check_there",
     "find",
+    "freeze",
+    "is_own",
     "names",
+    "takes_weights",
+    "usage",
     "pixel_normalization",
     "portable",
 ]
@@ -68,12 +79,63 @@ def names():
     return list(NETWORKS)
 
 
+def usage():
+    """Returns what `build` takes beside `names()`, for help texts."""
+    return "wrn_DEPTH_WIDTH, keras:APPLICATION, FILE.keras, module:function or FILE.py:function"
+
+
+def takes_weights(name):
+    """Returns whether a network has weights to choose: those of `keras.applications` have."""
+    return name.startswith(applications.PREFIX)
+
+
+def is_own(name):
+    """Returns whether a network may begin with trained weights: users' own and Keras's may."""
+    return takes_weights(name) or own.is_file(name) or own.is_function(name)
+
+
+def absolute(name, absolute_path):
+    """Returns the name of a network with an absolute path, if there is a path in it.
+
+    Args:
+        name: String, as in `build`.
+        absolute_path: Function of a path that returns it as absolute.
+    """
+    if takes_weights(name):
+        return name
+    place, colon, function = name.rpartition(":")
+    if own.is_file(name):
+        return absolute_path(name)
+    return f"{absolute_path(place)}:{function}" if colon and place.endswith(".py") else name
+
+
+def check_there(name, weights=None):
+    """Raises the `UserError` of a network or weights that are not there. It builds nothing."""
+    if takes_weights(name):
+        if weights not in (None, *applications.WEIGHTS):
+            applications.check_weights(weights)
+    elif own.is_file(name):
+        own.check_file(name)
+    elif own.is_function(name):
+        own.find_function(name)
+
+
 def find(name):
-    """Returns the function that builds the network `name`, one of `names()` or `wrn_DEPTH_WIDTH`.
+    """Returns the function that builds the network `name`: see `build`.
+
+    It reads no file and imports no module of the user.
 
     Raises:
         ValueError: If there is no such network, or if it is too large to build.
     """
+    if takes_weights(name):
+        architecture = name.removeprefix(applications.PREFIX)
+        applications.check(architecture)
+        return functools.partial(applications.build, architecture)
+    if own.is_file(name):
+        return functools.partial(own.from_file, name)
+    if own.is_function(name):
+        return functools.partial(own.from_function, name)
     wide = re.fullmatch("wrn_([0-9]{1,99})_([0-9]{1,99})(|_torchssl|_uda|_usb)", name)
     if wide:
         check_size(int(wide[1]), int(wide[2]))
@@ -82,9 +144,15 @@ def find(name):
         nearest = difflib.get_close_matches(name, names(), 1, cutoff=0.0)[0]
         raise UserError(
             f"Unknown network {name!r}. Did you mean {nearest!r}? "
-            f"Available: {', '.join(names())}, wrn_DEPTH_WIDTH."
+            f"Available: {', '.join(names())}, {usage()}."
         )
     return NETWORKS[name]
+
+
+def accepted_options(name):
+    """Returns the names of the keyword arguments that `build` takes for a network."""
+    parameters = inspect.signature(find(name)).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "notes"]
 
 
 def build(
@@ -95,13 +163,17 @@ def build(
     batch_norm_momentum=None,
     batch_norm_epsilon=None,
     normalization=None,
+    notes=None,
     **options,
 ):
     """Builds a classifier by name.
 
     Args:
-        name: String, one of `names()`, or `wrn_DEPTH_WIDTH` with a depth of 6n + 4, then nothing
-            (FixMatch's), `_torchssl`, `_usb` or `_uda`.
+        name: String, one of `names()`; or `wrn_DEPTH_WIDTH` with a depth of 6n + 4, then nothing
+            (FixMatch's), `_torchssl`, `_usb` or `_uda`; or `keras:NAME` for a member of
+            `keras.applications`; or the path of a `.keras` file; or `module:function` or
+            `path/to/file.py:function` for a function of `(image_shape, num_classes)` that returns
+            a `keras.Model`.
         image_shape: Tuple `(height, width, channels)`.
         num_classes: Integer, the number of logits.
         batch_norm_momentum: Float in [0, 1], the fraction of the moving average that each step
@@ -111,8 +183,10 @@ def build(
         normalization: Tuple `(means, deviations)` with a pixel value in [0, 255] for each channel,
             as from `pixel_normalization`. The network subtracts the mean and divides by the
             deviation. None scales pixels to [-1, 1].
+        notes: Optional list, to which lines about changes to a user's network are appended.
         **options: Keyword arguments of the network's function. Some networks take `leaky_slope`
-            (the slope for negative inputs), `weight_norm` or `dropout`.
+            (the slope for negative inputs), `weight_norm` or `dropout`; those of Keras take
+            `weights`.
 
     Returns:
         A `keras.Model` from pixels (uint8, or float in 0..255) to float32 logits.
@@ -120,16 +194,18 @@ def build(
     Raises:
         ValueError: If there is no such network, or it does not take an option.
     """
-    network = find(name)
-    parameters = inspect.signature(network).parameters.values()
-    accepted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    unknown = sorted(set(options) - set(accepted))
-    if unknown:
-        raise UserError(f"{name!r} does not take {unknown}. It takes: {', '.join(accepted)}.")
+    network, accepted = find(name), accepted_options(name)
     given = {
         "batch_norm_momentum": batch_norm_momentum,
         "batch_norm_epsilon": batch_norm_epsilon,
         "normalization": normalization,
     }
     options.update({key: value for key, value in given.items() if value is not None})
+    unknown = sorted(set(options) - set(accepted))
+    if unknown:
+        raise UserError(
+            f"{name!r} does not take {unknown}. It takes: {', '.join(accepted) or 'nothing'}."
+        )
+    if own.is_file(name):
+        options["notes"] = notes
     return network(tuple(image_shape), num_classes, **options)

@@ -4,9 +4,13 @@
 import contextlib
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from ssl_noisy import contract, schedules
+
+# `num_updates` of running statistics that are those of a whole training: the warm-up is over.
+SETTLED = 1e6
 
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
@@ -139,19 +143,68 @@ def portable(network):
     """
     if not hasattr(network, "output_shape"):  # a subclassed model
         copy = contract.new_copy(network)
-        copy.set_weights(network.get_weights())
+        contract.set_weights(copy, network.get_weights())
         return copy
     plain = {BatchNormalization: layers.BatchNormalization, WeightNormConv2D: layers.Conv2D}
 
+    def replace(layer):
+        if type(layer) not in plain:
+            return None
+        copy = plain[type(layer)].from_config(layer.get_config())
+        return copy, layer.plain_weights
+
+    return _cloned(network, replace)
+
+
+def fused(network, num_updates):
+    """Copies a `keras.Model` with this kit's batch normalization in place of Keras's.
+
+    It is the inverse of `portable`: the outputs stay the same.
+
+    Args:
+        network: A Sequential or functional `keras.Model`.
+        num_updates: Number, how many updates the running statistics have seen. With 0 they forget
+            their values at once, see `BatchNormalization`.
+    """
+
+    def replace(layer):
+        if type(layer) is not layers.BatchNormalization:
+            return None
+        copy = BatchNormalization.from_config(layer.get_config())
+        return copy, lambda: [*layer.get_weights(), np.float32(num_updates)]
+
+    return _cloned(network, replace)
+
+
+def set_batch_norm(network, momentum=None, epsilon=None):
+    """Sets momentum and epsilon of all batch normalization in a network, unless they are None."""
+    for layer in contract.leaves(network):
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = layer.momentum if momentum is None else momentum
+            layer.epsilon = layer.epsilon if epsilon is None else epsilon
+
+
+def _cloned(network, replace):
+    """Copies a Sequential or functional model and its weights.
+
+    Args:
+        network: A `keras.Model`.
+        replace: Function of a layer that returns None, or the layer for its place and a function
+            that returns the weights of that.
+    """
     copies = []
 
     def clone(layer):
         if isinstance(layer, keras.Model):
-            return portable(layer)
-        copies.append((layer, plain.get(type(layer), type(layer)).from_config(layer.get_config())))
-        return copies[-1][1]
+            return _cloned(layer, replace) if hasattr(layer, "output_shape") else portable(layer)
+        copy, weights = replace(layer) or (type(layer).from_config(layer.get_config()), None)
+        if isinstance(layer, layers.Layer):  # not an operation, such as `x / 255`
+            copies.append((copy, weights or layer.get_weights))
+        return copy
 
-    network = keras.models.clone_model(network, clone_function=clone)
-    for layer, copy in copies:
-        copy.set_weights(layer.plain_weights() if type(layer) in plain else layer.get_weights())
-    return network
+    copy_of_network = keras.models.clone_model(network, clone_function=clone)
+    for copy, weights in copies:
+        copy.set_weights(weights())
+        if isinstance(copy, layers.Normalization):
+            copy.finalize_state()  # the constants that it computes with, from the weights
+    return copy_of_network

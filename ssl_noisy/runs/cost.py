@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run costs, estimated before it starts."""
 
-import math
 import time
 
 import keras
 import numpy as np
 
-from ssl_noisy import machine
+from ssl_noisy import contract, machine
 from ssl_noisy.errors import UserError
 
 
@@ -20,7 +19,7 @@ def check_memory(learner):
     and TensorFlow have no public function for the size of its memory, and XLA may keep much less
     than all outputs there.
     """
-    outputs = sum(math.prod(layer.output.shape[1:]) for layer in learner.network.layers)
+    outputs = contract.outputs_per_image(learner.network)
     size = keras.backend.standardize_dtype(learner.network.compute_dtype)
     needed = learner.images_per_step() * outputs * (4 if size == "float32" else 2)
     limit = 10**12 if machine.accelerators() else machine.memory()

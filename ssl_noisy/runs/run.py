@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The story of a run, from its settings to its result. The commands call `run`."""
 
-from ssl_noisy import files
+from ssl_noisy import files, networks
 from ssl_noisy.data import label_noise
 from ssl_noisy.data.task import Task
 from ssl_noisy.errors import UserError
@@ -40,6 +40,7 @@ def run(settings, stream=None, dataset=None):
     finished = folder.look_into(run_dir, settings)
     if finished is not None:
         return finished
+    networks.check_there(settings.network, settings.weights)
     if dataset is None:
         dataset = labeling.load_dataset(settings)
     labeling.check_dataset(settings, dataset)
@@ -57,7 +58,8 @@ def run(settings, stream=None, dataset=None):
 
 def _train(training):
     """Trains what `training` builds on, then the training itself, and returns its result."""
-    learner = make_learner(training.settings, training.task)
+    notes = []
+    learner = make_learner(training.settings, training.task, notes)
     remover, removed = removal.prepare(training, learner), None
     files.make_folder(training.run_dir)
     with folder.only_process(training.run_dir):
@@ -71,7 +73,7 @@ def _train(training):
             training = removed.apply(training, learner)
             learner = make_learner(training.settings, training.task)
         session = Session(training, learner)
-        for line in _notes(training, removed):
+        for line in [*notes, *_notes(training, removed)]:
             session.progress.note(line)
         session.train()
         result = _result(training, learner, session.history, removed, baseline)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import networks, optimizers, schedules, streams
+from ssl_noisy import contract, networks, optimizers, schedules, streams
 from ssl_noisy.data.sources import Dataset
 from ssl_noisy.data.task import Task
 from ssl_noisy.runs import cost
@@ -51,8 +51,14 @@ class Training:
         return dataclasses.replace(self, settings=settings, run_dir=run_dir, **changes)
 
 
-def make_learner(settings, task):
-    """Builds network, learner and optimizer, compiled and ready for `fit`."""
+def make_learner(settings, task, notes=None):
+    """Builds network, learner and optimizer, compiled and ready for `fit`.
+
+    Args:
+        settings: The `Settings`.
+        task: The `Task`.
+        notes: Optional list, to which lines about changes to the user's network are appended.
+    """
     settings = settings.resolved()
     # TensorFlow orders some additions by the names of layers, and Keras numbers these. Without
     # this, a learner that follows a baseline in one process and the same learner resumed in
@@ -61,13 +67,16 @@ def make_learner(settings, task):
     # Keras draws the seeds of initializers and dropout from here; its own `set_random_seed`
     # would import TensorFlow on JAX.
     random.seed(settings.seed)
-    network = _make_network(settings, task)
+    network = _make_network(settings, task, notes)
     arguments, weight_decay = dict(settings.learner_arguments), 0.0
     if settings.optimizer in optimizers.DECOUPLED:  # the optimizer decays, not the loss
         weight_decay, arguments["weight_decay"] = arguments["weight_decay"], 0.0
     learner = settings.learner_class(
         network, task, steps=settings.steps, seed=settings.seed, **arguments
     )
+    if networks.is_own(settings.network):
+        for other in learner.networks[1:]:
+            contract.restart(other, _make_network(settings, task), learner.network)
     learner.compile(
         optimizers.make(
             settings.optimizer,
@@ -77,6 +86,8 @@ def make_learner(settings, task):
             nesterov=settings.nesterov,
             weight_decay=weight_decay,
             decayed=learner.decayed_variables(),
+            backbone=_backbone(settings, learner),
+            backbone_multiplier=settings.backbone_learning_rate_multiplier,
         ),
         jit_compile={"auto": "auto", "on": True, "off": False}[settings.jit_compile],
         steps_per_execution=settings.steps_per_execution,
@@ -90,20 +101,32 @@ def make_learner(settings, task):
     return learner
 
 
-def _make_network(settings, task):
+def _make_network(settings, task, notes=None):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(settings.precision)
+    options = {} if settings.weights is None else {"weights": settings.weights}
     try:
-        return networks.build(
+        network = networks.build(
             settings.network,
             task.image_shape,
             task.num_classes,
             batch_norm_momentum=settings.batch_norm_momentum,
             batch_norm_epsilon=settings.batch_norm_epsilon,
             normalization=networks.pixel_normalization(settings.normalization, task.images),
+            notes=notes,
+            **options,
         )
+        networks.freeze(network, settings.freeze)
+        return network
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def _backbone(settings, learner):
+    """Returns the variables that `backbone_learning_rate_multiplier` slows down."""
+    if settings.backbone_learning_rate_multiplier == 1:
+        return []
+    return [v for network in learner.networks for v in contract.backbone_variables(network)]
 
 
 def _rehearse(learner):
