@@ -15,23 +15,27 @@ from ssl_noisy.runs.session import Interrupted
 from ssl_noisy.streams import Output
 
 
-def start(program, main, default_arguments=()):
+def start(program, main, default_arguments=(), define_flags=None, read_flags=None):
     """Runs a command with the arguments of the process, and exits.
 
     Args:
         program: Its name, the first word of an error.
-        main: Function of one `Settings`.
+        main: Function of what `read_flags` returns.
         default_arguments: Arguments to put before those of the user.
+        define_flags: Function of absl's flag values. It defines flags and returns their names.
+            Default: those of a run.
+        read_flags: Function of the words of the command line and absl's flag values. Default:
+            `parse_settings`, which returns a `Settings`.
     """
     use_standard_streams()
     signals.raise_all()
-    for name in settings.define_flags(flags.FLAGS):  # --help shows key flags
+    for name in (define_flags or settings.define_flags)(flags.FLAGS):  # --help shows key flags
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     wanted = []
 
     def parse(argv):
         try:
-            wanted.append(parse_settings(argv, flags.FLAGS))
+            wanted.append((read_flags or parse_settings)(argv, flags.FLAGS))
         except (flags.Error, UserError) as error:
             sys.exit(fail(program, error))
         except SystemExit:  # of --help and others like it, for which absl exits with 1

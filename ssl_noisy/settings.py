@@ -13,6 +13,7 @@ from ssl_noisy.arguments import above, at_least, choice, count, string, switch
 from ssl_noisy.data import label_noise, noise_models, pictures, sources
 from ssl_noisy.data.label_budget import DRAWS
 from ssl_noisy.errors import UserError
+from ssl_noisy.labels import detection
 
 _FILES = ("label_file", "cifarn_file", "labels_csv")
 _PICTURES = ("image_size", "fit", "skip_unreadable")
@@ -189,7 +190,15 @@ class Settings:
     checkpoint_seconds: float = _setting(
         at_least(0, 60.0, "Seconds between checkpoints. Each evaluation writes one too.")
     )
-    plots: bool = _setting(switch(True, "Draw curves.png and views.png."))
+    examples_order: str | None = _setting(
+        choice(
+            None,
+            detection.ORDERS,
+            "Order of the rows of examples.csv: by index, or the most suspicious label first. "
+            "Unset: index.",
+        )
+    )
+    plots: bool = _setting(switch(True, "Draw the pictures of the run folder."))
     run_dir: str | None = _setting(
         string(None, "Folder of the run. Unset: runs/ and a name made of the flags."), is_place=True
     )

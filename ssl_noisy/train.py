@@ -11,6 +11,7 @@ import sys
 
 from ssl_noisy import command, recipes
 from ssl_noisy.labels import detection, issues
+from ssl_noisy.runs import label_report
 from ssl_noisy.runs.run import run
 
 # Flags that do not choose what to train.
@@ -46,6 +47,8 @@ def labels(result, run_dir):
     report = result["label_quality"]
     lines = [f"\nLabel quality, estimated from the training ({run_dir}/examples.csv):"]
     lines.append(issues.describe(report["label_issues"]))
+    if report["most_suspicious"]:
+        lines.append(label_report.describe_suspects(report["most_suspicious"]))
     if "noise" in result:
         rates = [report[name] for name in ("estimated_noise_rate", "noise_rate")]
         lines.append("Estimated noise rate {:.1%}, true {:.1%}.".format(*rates))

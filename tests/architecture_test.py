@@ -45,6 +45,7 @@ FLOORS = [
     {"learner", "recorder"},
     {"semi_supervised", "robust", "labels.export"},
     {"methods"},
+    {"runs.calibration", "model_file"},
     {"settings", "recipes", "runs.evaluation", "runs.progress", "runs.plots"},
     {"runs.folder"},
     {"runs.labeling", "runs.metrics", "runs.label_report"},
@@ -52,7 +53,7 @@ FLOORS = [
     {"runs.removal"},
     {"runs.run"},
     {"command"},
-    {"train", "benchmark", "__main__"},
+    {"train", "predict", "benchmark", "__main__"},
 ]
 ROOMS = set().union(*FLOORS)
 

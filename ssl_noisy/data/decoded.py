@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import sys
 import warnings
 import zlib
 
@@ -201,10 +202,11 @@ def _each(items, function, title):
     """Returns `function` of each item, computed in threads: Pillow decodes without the GIL."""
     results, bar = [], None
     if len(items) >= _MANY:
-        import keras
+        print(f"{title} {len(items):,} pictures.", flush=True)
+        if sys.stdout.isatty():  # elsewhere each update would be a line
+            import keras
 
-        print(f"{title} {len(items):,} pictures:", flush=True)
-        bar = keras.utils.Progbar(len(items), unit_name="picture")
+            bar = keras.utils.Progbar(len(items), unit_name="picture")
     with (
         # Pillow warns of pictures that `pictures` refuses. Threads share the filters.
         warnings.catch_warnings(action="ignore"),

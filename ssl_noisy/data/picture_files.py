@@ -156,7 +156,7 @@ def folder(path, options):
     ignored = []
     for name, place in places.items():
         split = _FOLDERS[name]
-        for file in _walk(place, skipped=set(known) if place == root else ()):
+        for file in walk(place, skipped=set(known) if place == root else ()):
             parts = file.relative_to(place).parts
             if file.suffix.lower() not in SUFFIXES or (split != "unlabeled" and len(parts) < 2):
                 ignored.append(file.relative_to(root).as_posix())
@@ -187,7 +187,7 @@ def _check_classes(listing, split, place, skipped):
         )
 
 
-def _walk(place, skipped):
+def walk(place, skipped=()):
     """Returns the sorted files below a folder, without hidden ones; links are followed once."""
     found, seen = [], set()
     for top, folders, names in os.walk(place, followlinks=True):

@@ -82,7 +82,7 @@ def measure(data):
         return height, width, image.mode in ("1", "L", "LA", "La") or image.mode[0] == "I"
 
 
-def parse_size(text):
+def parse_size(text, flag="--image_size"):
     """Returns `(height, width)` of "96" or "96x128", or None of None and "auto".
 
     Raises:
@@ -93,8 +93,8 @@ def parse_size(text):
     match = re.fullmatch(r"([1-9]\d{0,3})(?:x([1-9]\d{0,3}))?", text)
     if not match:
         raise UserError(
-            "--image_size must be a number of pixels such as 96, HEIGHTxWIDTH such as 96x128, or "
-            f"auto. Received: --image_size={text}"
+            f"{flag} must be a number of pixels such as 96, or HEIGHTxWIDTH such as 96x128. "
+            f"Received: {flag}={text}"
         )
     height = int(match[1])
     return height, int(match[2] or height)

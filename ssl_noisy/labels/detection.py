@@ -15,10 +15,14 @@ from ssl_noisy.labels import mixture
 
 LEAST_LOSSES = 10  # fewer are too few to fit four shapes and a weight
 
+ORDERS = ("index", "suspicion")  # of the rows of a file of examples
 COLUMNS = {
     "index": int,
+    "file": str,
     "given_label": int,
+    "given_class": str,
     "predicted_label": int,
+    "predicted_class": str,
     "label_quality": float,
     "is_label_issue": bool,
     "margin": float,
@@ -271,10 +275,22 @@ def _cell(value):
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def examples_csv(path, ids, given_labels, record, detectors, label_quality, is_label_issue):
+def examples_csv(
+    path,
+    ids,
+    given_labels,
+    record,
+    detectors,
+    label_quality,
+    is_label_issue,
+    *,
+    files=None,
+    class_names=None,
+    order="index",
+):
     """Writes one row per labeled example, atomically: `COLUMNS`, with a header.
 
-    The first columns are those of cleanlab's `get_label_issues`, with its names. An unknown float
+    The columns have the names of cleanlab's `get_label_issues` where it has them. An unknown float
     is an empty cell, and an unknown `predicted_label` or `last_correct` is -1. `read_examples`
     restores the numbers bit for bit.
 
@@ -286,15 +302,28 @@ def examples_csv(path, ids, given_labels, record, detectors, label_quality, is_l
         detectors: Dict from name to `Detector`, with `posterior`.
         label_quality: Float array `(n,)` in [0, 1], 1 = clean, NaN where unknown.
         is_label_issue: Bool array `(n,)`.
+        files: Sequence of n strings, the files of the examples. None leaves the column empty.
+        class_names: Sequence of strings. None means the numbers.
+        order: One of `ORDERS`. By suspicion, the lowest label quality is first and an unknown one
+            last.
 
     Raises:
         ValueError: If the arrays differ in length.
     """
+    predicted = np.asarray(record["prediction"])
+
+    def classes(labels):
+        names = np.arange(1 + max(labels, default=0)) if class_names is None else class_names
+        return [str(names[label]) if label >= 0 else "" for label in labels]
+
     values = {
         **record,
         "index": ids,
+        "file": [""] * len(ids) if files is None else files,
         "given_label": given_labels,
-        "predicted_label": record["prediction"],
+        "given_class": classes(given_labels),
+        "predicted_label": predicted,
+        "predicted_class": classes(predicted),
         "label_quality": label_quality,
         "is_label_issue": is_label_issue,
         "posterior": detectors["posterior"].score,
@@ -303,11 +332,14 @@ def examples_csv(path, ids, given_labels, record, detectors, label_quality, is_l
     if len(set(map(len, columns))) > 1:
         lengths = ", ".join(f"{name} {len(column)}" for name, column in zip(COLUMNS, columns))
         raise ValueError(f"The columns of examples must have the same length. Received: {lengths}.")
+    rows = list(zip(*columns))
+    if order == "suspicion":
+        rows = [rows[row] for row in np.argsort(label_quality, kind="stable")]  # NaN comes last
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     # Only NaN differs from itself. csv writes floats with repr, which is exact.
-    writer.writerows(["" if cell != cell else cell for cell in row] for row in zip(*columns))
+    writer.writerows(["" if cell != cell else cell for cell in row] for row in rows)
     with replacing(path, "w") as file:
         file.write(text.getvalue())
 
@@ -317,13 +349,15 @@ def read_examples(path):
 
     Returns:
         A dict from each name of `COLUMNS` to an array `(n,)`: int64, float64 (NaN where the cell
-        is empty) or bool. Other columns are ignored.
+        is empty), bool or text. Rows are by index, whatever their order in the file. Other columns
+        are ignored.
 
     Raises:
         ExamplesFileError: If the file cannot be read.
     """
     parse = {
         int: int,
+        str: str,
         float: lambda cell: float(cell or "nan"),
         bool: {"True": True, "False": False}.__getitem__,
     }
@@ -334,6 +368,7 @@ def read_examples(path):
         missing = [name for name in COLUMNS if name not in header]
         if missing:
             raise ValueError(f"no column {', '.join(missing)}")
+        rows.sort(key=lambda row: int(row["index"]))
         return {
             name: np.array([parse[kind](row[name]) for row in rows], kind)
             for name, kind in COLUMNS.items()

@@ -6,6 +6,26 @@ import numpy as np
 from sklearn import metrics
 
 from ssl_noisy.data import label_budget
+from ssl_noisy.runs import calibration
+
+
+def averaged_logits(learner, images, batch_size=250):
+    """Returns the logits of images by the moving average of a learner's weights.
+
+    Args:
+        learner, images, batch_size: As for `evaluate`.
+
+    Returns:
+        A float32 array of shape `(num_images, num_classes)`.
+    """
+    whole = len(images) // batch_size * batch_size
+    parts = [images[:whole]] if whole else []
+    if whole < len(images):
+        last = np.arange(whole, whole + batch_size)
+        parts.append(np.take(images, last, axis=0, mode="wrap"))
+    with learner.averaged_weights():
+        logits = [learner.network.predict(p, batch_size=batch_size, verbose=0) for p in parts]
+    return np.concatenate(logits)[: len(images)]
 
 
 def evaluate(learner, images, labels, batch_size=250):
@@ -22,14 +42,12 @@ def evaluate(learner, images, labels, batch_size=250):
         A tuple `(accuracy, recall)`: a float in [0, 1], and a float array of
         shape `(num_classes,)`, NaN for a class without images.
     """
-    whole = len(images) // batch_size * batch_size
-    parts = [images[:whole]] if whole else []
-    if whole < len(images):
-        last = np.arange(whole, whole + batch_size)
-        parts.append(np.take(images, last, axis=0, mode="wrap"))
-    with learner.averaged_weights():
-        logits = [learner.network.predict(p, batch_size=batch_size, verbose=0) for p in parts]
-    logits = np.concatenate(logits)[: len(images)]
+    logits = averaged_logits(learner, images, batch_size)
+    return accuracy_and_recall(logits, labels)
+
+
+def accuracy_and_recall(logits, labels):
+    """Returns what `evaluate` returns, from logits."""
     counts = metrics.confusion_matrix(
         labels, np.argmax(logits, axis=-1), labels=np.arange(logits.shape[-1])
     )
@@ -85,7 +103,12 @@ def result(training, learner, history):
     """
     settings, dataset = training.settings.resolved(), training.dataset
     size = batch_size(settings, dataset)
-    _, recall = evaluate(learner, dataset.test_images, dataset.test_labels, size)
+    logits = averaged_logits(learner, dataset.test_images, size)
+    _, recall = accuracy_and_recall(logits, dataset.test_labels)
+    validation = (None, None)
+    if dataset.validation_images is not None:
+        found = averaged_logits(learner, dataset.validation_images, size)
+        validation = (found, dataset.validation_labels)
     return {
         "method": settings.method,
         "dataset": f"{dataset.name} {dataset.version}",
@@ -101,5 +124,6 @@ def result(training, learner, history):
             name: None if np.isnan(value) else float(value)
             for name, value in zip(dataset.class_names, recall)
         },
+        "calibration": calibration.summary(logits, dataset.test_labels, *validation),
         "last_epoch": {k: v for k, v in history[-1].items() if k not in ("step", "epoch")},
     }

@@ -8,12 +8,13 @@ import numpy as np
 from ssl_noisy.labels import detection, issues, record
 from ssl_noisy.runs import folder, plots
 
+MOST_SUSPICIOUS = 10  # labels that a result names
+
 
 def examine(training, learner, removed=None):
-    """Writes the record of the labeled examples and pictures of it.
+    """Writes the record of the labeled examples and, with `settings.plots`, pictures of it.
 
-    With noise or removed labels, and `settings.plots`, the pictures are `losses.png`, `aum.png`,
-    `labels.png` and `gallery.png`.
+    These are `losses.png`, `aum.png`, `labels.png` and `gallery.png`.
 
     Args:
         training: The `Training`.
@@ -22,9 +23,9 @@ def examine(training, learner, removed=None):
             the passes that found them.
 
     Returns:
-        A dict for `result.json`: `label_issues`, the summary of the `issues.Decision`, and
-        `detection.report`, with the decision among the detectors as `label_issues`. None if
-        nothing was recorded.
+        A dict for `result.json`: `label_issues`, the summary of the `issues.Decision`,
+        `most_suspicious`, the labels of the lowest quality, and `detection.report`, with the
+        decision among the detectors as `label_issues`. None if nothing was recorded.
     """
     labels, dataset, is_wrong = training.labels, training.dataset, training.is_wrong
     # What the method itself detects is reported beside the other detectors. None of it decides.
@@ -57,11 +58,52 @@ def examine(training, learner, removed=None):
         detectors,
         decision.label_quality,
         decision.is_issue,
+        files=_files(training),
+        class_names=training.task.class_names,
+        order=training.settings.examples_order or detection.ORDERS[0],
     )
-    if training.settings.plots and (is_wrong is not None or removed is not None):
+    if training.settings.plots:
         _draw(training, kept, mixture, x, decision.label_quality, threshold)
     report = detection.report(detectors, decision.noise_rate, is_wrong)
-    return {"label_issues": decision.summary(), **report}
+    suspects = _most_suspicious(training, kept["prediction"], decision)
+    return {"label_issues": decision.summary(), "most_suspicious": suspects, **report}
+
+
+def _files(training):
+    """Returns the file of each label, or None for data that is not in files."""
+    files = training.dataset.files
+    return files and [files[position] for position in training.labels.positions]
+
+
+def _most_suspicious(training, predicted, decision):
+    """Returns the labels of the lowest quality, the lowest one first, as a list of dicts."""
+    labels, names = training.labels, training.task.class_names
+    files, ids = _files(training), training.dataset.ids[labels.positions]
+    worst = np.argsort(decision.label_quality, kind="stable")  # NaN comes last
+    worst = worst[np.isfinite(decision.label_quality[worst])][:MOST_SUSPICIOUS]
+    return [
+        {
+            "example": files[row] if files else int(ids[row]),
+            "given_class": names[labels.given[row]],
+            "predicted_class": names[predicted[row]] if predicted[row] >= 0 else None,
+            "label_quality": float(decision.label_quality[row]),
+            "is_label_issue": bool(decision.is_issue[row]),
+        }
+        for row in worst
+    ]
+
+
+def describe_suspects(suspects):
+    """Returns `most_suspicious` of a result as lines for a terminal."""
+    lines = [f"The {len(suspects)} most suspicious labels, * = label issue:"]
+    width = max(len(str(one["example"])) for one in suspects)
+    for one in suspects:
+        lines.append(
+            f"{'*' if one['is_label_issue'] else ' '} {one['example']!s:{width}}  quality "
+            f"{one['label_quality']:.3f}  given {one['given_class']}, predicted "
+            f"{one['predicted_class'] or '-'}"
+        )
+    return "\n".join(lines)
 
 
 def _draw(training, kept, mixture, x, label_quality, aum_threshold):
@@ -79,7 +121,16 @@ def _draw(training, kept, mixture, x, label_quality, aum_threshold):
     given, predicted, names = labels.given[seen], kept["prediction"][seen], dataset.class_names
     plots.label_matrix(given, predicted, names, path("labels.png"))
     images = dataset.images[labels.positions[seen]]
-    plots.gallery(images, given, predicted, label_quality[seen], names, path("gallery.png"))
+    files = _files(training)
+    plots.gallery(
+        images,
+        given,
+        predicted,
+        label_quality[seen],
+        names,
+        path("gallery.png"),
+        files=files and [os.path.basename(files[row]) for row in seen],
+    )
 
 
 def read_record(run_dir, ids, num_classes):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of a run: its accuracy, its views, and the labels it considers wrong."""
 
+import warnings
+
 import numpy as np
 from keras import ops
 from sklearn import metrics
@@ -184,7 +186,16 @@ def label_matrix(given_labels, predicted_labels, class_names, path):
     return figure
 
 
-def gallery(images, given_labels, suggested_labels, label_quality, class_names, path, count=64):
+def gallery(
+    images,
+    given_labels,
+    suggested_labels,
+    label_quality,
+    class_names,
+    path,
+    count=64,
+    files=None,
+):
     """Draws the examples of the lowest label quality, worst first, as given → suggested label.
 
     Args:
@@ -196,6 +207,7 @@ def gallery(images, given_labels, suggested_labels, label_quality, class_names, 
         class_names: Sequence of strings.
         path: The PNG file to write.
         count: Positive integer, the maximum number of examples. A row has eight.
+        files: Sequence of n names of files to write below the examples, or None.
 
     Returns:
         The Matplotlib figure.
@@ -206,7 +218,8 @@ def gallery(images, given_labels, suggested_labels, label_quality, class_names, 
     names = [class_names[label] for label in [*given_labels[worst], *suggested_labels[worst]]]
     short = max(map(len, names), default=0) < 6
     arrow = " → " if short else "\n→ "
-    figure = _figure(1.1 * COLUMNS, (1.3 if short else 1.45) * rows)
+    height = (1.3 if short else 1.45) + (0.12 if files is not None else 0)
+    figure = _figure(1.1 * COLUMNS, height * rows)
     grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axes in grid[len(worst) :]:
         axes.axis("off")
@@ -214,8 +227,16 @@ def gallery(images, given_labels, suggested_labels, label_quality, class_names, 
         axes.imshow(images[position].squeeze(), cmap="gray", vmin=0, vmax=255)
         axes.set_title(given + arrow + suggested, fontsize=8, parse_math=False)
         axes.set(xticks=[], yticks=[])
+        if files is not None:
+            axes.set_xlabel(_shortened(files[position]), fontsize=6, parse_math=False)
     _save(figure, path, dpi=200)
     return figure
+
+
+def _shortened(name, most=22):
+    """Returns a name without its middle, if it is too long to write below an image."""
+    half = most // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
 
 def _figure(width, height):
@@ -227,5 +248,7 @@ def _figure(width, height):
 
 
 def _save(figure, path, dpi=120):
-    with replacing(path) as file:
+    with replacing(path) as file, warnings.catch_warnings():
+        # A class may have a name in a script that Matplotlib's font lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(file, format="png", dpi=dpi)

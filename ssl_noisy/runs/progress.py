@@ -9,6 +9,13 @@ import time
 from ssl_noisy.streams import Output
 
 
+def tell(lines, stream=None):
+    """Writes lines to a text stream; None is standard output."""
+    output = Output(sys.stdout if stream is None else stream)
+    output.write("".join(f"{line}\n" for line in lines))
+    output.flush()
+
+
 class Progress:
     """A line that updates in place on a terminal, and one line per epoch elsewhere.
 

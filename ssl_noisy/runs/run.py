@@ -5,7 +5,7 @@ from ssl_noisy import files, networks
 from ssl_noisy.data import label_noise
 from ssl_noisy.data.task import Task
 from ssl_noisy.errors import UserError
-from ssl_noisy.runs import checkpoint, evaluation, folder, label_report, labeling, removal
+from ssl_noisy.runs import checkpoint, evaluation, folder, label_report, labeling, progress, removal
 from ssl_noisy.runs.session import Session
 from ssl_noisy.runs.training import Training, make_learner
 
@@ -44,6 +44,7 @@ def run(settings, stream=None, dataset=None):
     if dataset is None:
         dataset = labeling.load_dataset(settings)
     labeling.check_dataset(settings, dataset)
+    progress.tell(dataset.notes, stream)
     labels = labeling.choose(settings, dataset, run_dir)
     task = Task.from_dataset(dataset, labels.positions, labels.given)
     try:
@@ -102,6 +103,10 @@ def _notes(training, removed):
 def _result(training, learner, history, removed, baseline):
     """Returns the content of `result.json`, after writing the report on the labels."""
     result = evaluation.result(training, learner, history)
+    if training.dataset.notes:
+        result["data_notes"] = list(training.dataset.notes)
+    if training.dataset.unreadable:
+        result["unreadable_files"] = training.dataset.unreadable
     noise = labeling.noise_summary(training.dataset, training.labels)
     if noise is not None:
         result["noise"] = noise

@@ -8,7 +8,7 @@ import time
 import keras
 from keras import ops
 
-from ssl_noisy import files, machine, networks
+from ssl_noisy import files, machine, model_file, networks
 from ssl_noisy.learner import PSEUDO_LABEL_ACCURACY
 from ssl_noisy.runs import checkpoint, cost, evaluation, folder, plots, signals
 from ssl_noisy.runs.metrics import TensorBoard, write_metrics
@@ -188,6 +188,12 @@ class Session(keras.callbacks.Callback):
         model = os.path.join(self.run_dir, folder.MODEL)
         with self.learner.averaged_weights(), files.replacing_path(model) as path:
             networks.portable(self.learner.network).save(path)
+            metadata = model_file.Metadata(
+                self.dataset.class_names,
+                self.dataset.fit,
+                result["calibration"]["temperature"],
+            )
+            model_file.add_metadata(path, metadata)
         if self.settings.plots:
             plots.curves(self.history, os.path.join(self.run_dir, "curves.png"))
             plots.views(self.learner, os.path.join(self.run_dir, "views.png"))
