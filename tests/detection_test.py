@@ -366,15 +366,39 @@ class ExamplesTest(parameterized.TestCase):
             rows = list(csv.reader(file))
         self.assertEqual(
             ",".join(rows[0]),
-            "index,given_label,predicted_label,label_quality,is_label_issue,margin,aum,loss,"
-            "mean_loss,cores,posterior,label_probability,probability_margin,observations,agreement,"
+            "index,file,given_label,given_class,predicted_label,predicted_class,label_quality,is_label_issue,"
+            "margin,aum,loss,mean_loss,cores,posterior,label_probability,probability_margin,observations,agreement,"
             "wrong_predictions,last_correct,forgetting_events",
         )
-        row = "10,1,2,0.0,True,-2.0,-1.0,4.0,3.0,1.5,1.0,0.25,-0.5,4,0.25,3,0,1"
+        row = "10,,1,1,2,2,0.0,True,-2.0,-1.0,4.0,3.0,1.5,1.0,0.25,-0.5,4,0.25,3,0,1"
         self.assertEqual(",".join(rows[2]), row)
-        self.assertEqual(",".join(rows[6]), "1099511627776,0,-1,,False,,,,,,,,,0,,0,-1,0")
+        self.assertEqual(",".join(rows[6]), "1099511627776,,0,0,-1,,,False,,,,,,,,,0,,0,-1,0")
         self.assertLen(rows, 7)
         self.assertEqual(os.listdir(self.path.parent), ["examples.csv"])
+
+    def test_files_names_and_the_order_of_suspicion(self):
+        made, found = record(), detection.detectors(record(), POSTERIOR, RATE)
+        files = [f"ä{number}, b.png" for number in range(6)]
+        detection.examples_csv(
+            *(self.path, self.ids, self.given, made, found, self.quality, self.issues),
+            files=files,
+            class_names=("cat", "dog", "hen", "ox"),
+            order="suspicion",
+        )
+        with open(self.path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        order = np.argsort(self.quality, kind="stable")
+        self.assertTrue(np.isnan(self.quality[order[-1]]))
+        self.assertEqual([row["file"] for row in rows], [files[place] for place in order])
+        named = {row["file"]: row for row in rows}
+        self.assertEqual(
+            (named[files[1]]["given_class"], named[files[1]]["predicted_class"]), ("dog", "hen")
+        )
+        self.assertEqual(named[files[5]]["predicted_class"], "")
+        back = detection.read_examples(self.path)
+        self.assertEqual(back["index"].tolist(), self.ids.tolist())
+        self.assertEqual(back["file"].tolist(), files)
+        np.testing.assert_array_equal(back["label_quality"], self.quality)
 
     def test_reads_back_the_same_numbers(self):
         rng = np.random.default_rng(0)
@@ -394,10 +418,13 @@ class ExamplesTest(parameterized.TestCase):
             "is_label_issue": self.issues,
             "posterior": POSTERIOR,
         }
-        kinds = {int: "int64", float: "float64", bool: "bool"}
+        classes = [str(label) if label >= 0 else "" for label in made["prediction"]]
+        expected |= {"file": [""] * 6, "given_class": list(map(str, self.given))}
+        expected["predicted_class"] = classes
+        kinds = {int: "i", float: "f", bool: "b", str: "U"}
         for name, kind in detection.COLUMNS.items():
             np.testing.assert_array_equal(found[name], expected.get(name, made.get(name)), name)
-            self.assertEqual(found[name].dtype, kinds[kind], name)
+            self.assertEqual(found[name].dtype.kind, kinds[kind], name)
 
     def test_order_of_columns_and_further_ones_are_free(self):
         self.write()
@@ -437,7 +464,7 @@ class ExamplesTest(parameterized.TestCase):
     def test_empty(self):
         self.write()
         self.path.write_bytes(b"")
-        self.assert_refused("no column index, given_label")
+        self.assert_refused("no column index, file")
 
     def test_absent(self):
         self.assert_refused("No such file")

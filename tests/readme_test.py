@@ -26,7 +26,7 @@ from keras import ops
 
 import ssl_noisy
 from ssl_noisy import __main__ as listing
-from ssl_noisy import command, methods, networks, recipes, settings
+from ssl_noisy import command, methods, networks, predict, recipes, settings
 from ssl_noisy.arguments import fraction
 from ssl_noisy.augment import views as augment_views
 from ssl_noisy.data import label_noise, sources
@@ -342,6 +342,11 @@ class ShellTest(ExampleCase):
                 with contextlib.redirect_stdout(io.StringIO()):
                     self.assertEqual(listing.main(arguments), 0, page)
                 continue
+            if name == "ssl_noisy.predict":
+                values = flags.FlagValues()
+                predict.define_flags(values)
+                self.assertTrue(predict.read_flags([name, *arguments], values).model, page)
+                continue
             for made in self.filled_in(arguments):
                 with self.subTest(page=page, arguments=made):
                     values = flags.FlagValues()
@@ -368,7 +373,9 @@ class NamesTest(absltest.TestCase):
     def test_flags_exist(self):
         values = flags.FlagValues()
         settings.define_flags(values)
-        known = {*values, "flagfile", "help", "timed_steps", "recipes", "logdir", "no-deps"}
+        own = flags.FlagValues()
+        predict.define_flags(own)
+        known = {*values, *own, "flagfile", "help", "timed_steps", "recipes", "logdir", "no-deps"}
         known |= {f"no{name}" for name in values}
         for page, text in PAGES.items():
             if page != "CONTRIBUTING.md":  # it names flags of other programs
