@@ -24,27 +24,26 @@ def dropout_layers(model):
 class Arazo(Learner):
     """Trains on soft labels of all examples, which the network itself renews once an epoch.
 
-    Every example has a soft label on the device: labeled ones always their given label;
-    unlabeled ones the softmax from when they last came up, made of the plain image in
-    training mode without dropout. A step takes both kinds, mixes them (one lambda a batch),
-    and adds to the cross-entropy R_A, which keeps all classes in use (`losses.prior_loss`), and
-    R_H, the mean entropy, both of the mixed predictions. It begins with a warm-up on the given
-    labels alone. The weights that are evaluated are the mean of snapshots from the last
-    eighth of the training.
+    Each example has a soft label on the device. Labeled examples always keep their given label.
+    An unlabeled example keeps the softmax of the last pass in which it was seen: on the plain
+    image, in training mode, without dropout. Each step takes both kinds of examples and mixes
+    them, with one lambda per batch. Beside the cross-entropy, the loss has R_A, which keeps all
+    classes in use (`losses.prior_loss`), and R_H, the mean entropy, both of the mixed
+    predictions. Training starts with a warm-up on the given labels alone. The evaluated weights
+    are the mean of snapshots from the last eighth of training.
 
     Departures from the authors' code (EricArazo/PseudoLabeling, 1cca107):
 
-    - After the warm-up that code labels all examples at once, in evaluation mode on weak
-      views; here an example gets that label when it first comes up. The optimizer's
+    - After the warm-up, that code labels all examples at once, in evaluation mode on weak
+      views. Here an example gets that label when it is first seen. The optimizer's
       momentum continues from the warm-up.
-    - An epoch there leaves out the unlabeled images that fill no batch, 24 of 49,500 for 500 labels
-      of CIFAR-10. In the next epoch their labels are zeros: they have no cross-entropy. Here a
-      batch may span two passes, and a pass takes every image, so that no label is missing.
-    - The learning rate drops after 5/8 and 7/8 of the training, the warm-up included: about one
-      epoch later than there, where it drops after 249 and 349 of the 400 epochs that follow the
-      warm-up.
+    - There, an epoch skips the unlabeled images that do not fill a batch: 24 of 49,500 with 500
+      labels of CIFAR-10. In the next epoch their labels are zeros, so they add no cross-entropy.
+      Here a batch may span two passes and every pass uses every image, so no label is missing.
+    - The learning rate drops after 5/8 and 7/8 of training, including the warm-up. In that code
+      it drops after 249 and 349 of the 400 epochs after the warm-up, about one epoch earlier.
     - Batch norm's running statistics are averaged over the snapshots, not recomputed.
-    - The order of the four color changes is fixed (see `augment.color_jitter`).
+    - The four color changes have a fixed order (see `augment.color_jitter`).
 
     Reference:
         [Arazo et al., 2020](https://arxiv.org/abs/1908.02983), section 3.
@@ -52,11 +51,11 @@ class Arazo(Learner):
 
     batch_size: int = Learner.batch_size.with_default(16)
     unlabeled_batch_size: int = count(
-        84, "Unlabeled examples per step. The warm-up takes as many more labeled ones instead."
+        84, "Unlabeled examples per step. The warm-up uses labeled ones instead."
     )
     warmup_epochs: int = count(
         10,
-        "Epochs on the labeled examples alone at the start; at most a tenth of the training.",
+        "Epochs on the labeled examples alone at the start, at most a tenth of training.",
         minimum=0,
     )
     mixup_alpha: float = arguments.mixup_alpha(1.0)
@@ -64,8 +63,8 @@ class Arazo(Learner):
     entropy_weight: float = at_least(0, 0.4, "Weight of the mean entropy of predictions.")
     num_snapshots: int = count(
         10,
-        "Snapshots in the last eighth of the training. Before the first, the average is the moving "
-        "one of `ema_momentum`.",
+        "Snapshots in the last eighth of training. Until the first one, the average is the moving "
+        "average of `ema_momentum`.",
     )
     weight_decay: float = Learner.weight_decay.with_default(1e-4)
     decayed: str = Learner.decayed.with_default("all")
@@ -110,7 +109,7 @@ class Arazo(Learner):
 
     @property
     def warmup_steps(self):
-        """How many steps at the start take labeled examples alone."""
+        """Number of steps at the start that use labeled examples alone."""
         steps_per_epoch = -(-len(self.task.labeled) // self.streams()["warmup"])
         return min(self.warmup_epochs * steps_per_epoch, self.steps // 10)
 
@@ -138,7 +137,7 @@ class Arazo(Learner):
         }
 
     def labels_of(self, indices, views):
-        """Returns the soft labels of a batch, made of its views where there is none yet."""
+        """Returns the soft labels of a batch, predicted from its views where there is none yet."""
         stored = ops.take(self.soft_labels.value, indices, axis=0)
         is_new = ops.sum(stored, axis=-1, keepdims=True) == 0
 
@@ -149,9 +148,9 @@ class Arazo(Learner):
         return ops.where(is_new, made, stored)
 
     def renew(self, images, indices, unlabeled, is_warmup):
-        """Writes the present predictions of the unlabeled images of a batch, after the warm-up.
+        """After the warm-up, stores the current predictions of the unlabeled images of a batch.
 
-        The whole batch passes through the network, as in the authors' code, for batch norm.
+        As in the authors' code, the whole batch passes through the network, for batch norm.
         """
         with self.without_dropout():
             logits = self.network(images, training=True)
@@ -165,7 +164,7 @@ class Arazo(Learner):
 
     @contextlib.contextmanager
     def without_dropout(self):
-        """Within this context the network drops nothing in training mode either."""
+        """Turns off dropout in training mode, within this context."""
         rates = {layer: layer.rate for layer in dropout_layers(self.network)}
         try:
             for layer in rates:
@@ -176,7 +175,7 @@ class Arazo(Learner):
                 layer.rate = rate
 
     def average_momentum(self):
-        # Snapshots at equal distances, the last one at the end; between them the average stays.
+        # Equally spaced snapshots, the last one at the end. Between them the average stays.
         num_snapshots = min(self.num_snapshots, self.steps)  # at most one a step
         share = np.arange(1, num_snapshots + 1) / num_snapshots
         moments = np.unique(np.round(self.steps * (7 / 8 + share / 8)).astype("int32"))

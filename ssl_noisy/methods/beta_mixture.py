@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loss correction: replaces labels by predictions as far as they are probably wrong."""
+"""Loss correction: replaces labels by predictions in proportion to how likely they are wrong."""
 
 import keras
 import numpy as np
@@ -26,38 +26,38 @@ LABEL_WEIGHTS = {"static_hard": 0.8, "static_soft": 0.95}  # Reed et al., 2014
 class BetaMixture(RobustLearner):
     """Trains on given labels of which some are wrong, corrected by a mixture of the losses.
 
-    The last loss of each example, of its weak view in evaluation mode, lies on the device. At the
-    end of each pass through the labeled examples a two-component beta mixture is fitted to these
-    losses (`mixture.fit_losses`): it tells how probably the label of an example is wrong. After a
-    warm-up targets are bootstrapped: the label, and the network's prediction for the un-mixed
-    view (training mode, without gradient), which has that probability as its weight. From
-    then on R_A (`losses.prior_loss`), which keeps all classes in use, is added. Before the first
-    fit every label counts as right.
+    The last loss of each example, of its weak view in evaluation mode, is kept on the device. At
+    the end of each pass through the labeled examples, a two-component beta mixture is fitted to
+    these losses (`mixture.fit_losses`). It gives the probability that the label of an example is
+    wrong. After a warm-up, targets are bootstrapped: they are a mean of the label and the
+    network's prediction for the unmixed view (in training mode, without gradient), and the
+    prediction has that probability as its weight. From then on, R_A (`losses.prior_loss`), which
+    keeps all classes in use, is added. Before the first fit, every label counts as right.
 
     The variants, by their names in the paper:
 
-    - `m_dyr_h`, `m_dyr_s`: images and targets are mixed, one share a batch, in the warm-up too.
-      Predictions are hard (the likeliest class) or soft (probabilities).
-    - `md_dyr_sh`: after the warm-up the probabilities of being clean are the shares of two images
-      in their mixture. From `guided_end` on targets are mixed half and half, with soft
-      predictions that harden: their temperature falls from 1 to 0.001.
-    - `dyr_hard`, `dyr_soft`: nothing is mixed.
-    - `static_hard`, `static_soft`: nothing is mixed, no mixture is fitted, every label has one
+    - `m_dyr_h`, `m_dyr_s`: images and targets are mixed, with one lambda per batch, also in the
+      warm-up. Predictions are hard (the most probable class) or soft (probabilities).
+    - `md_dyr_sh`: after the warm-up, two images are mixed in proportion to their probabilities of
+      being clean. From `guided_end` on, targets are mixed half and half, with soft predictions
+      that harden: their temperature falls from 1 to 0.001.
+    - `dyr_hard`, `dyr_soft`: no mixing.
+    - `static_hard`, `static_soft`: no mixing and no mixture model; every label has the same
       weight (Reed et al., 2014, who have no R_A: `prior_weight=0`).
 
     Departures from the authors' code (PaulAlbert31/LabelNoiseCorrection, 5e9a73e), which lacks
     the last four variants:
 
-    - It forwards all images once more after each epoch. Here the losses are those of the
-      steps of the pass that ends, each from when its example came up.
-    - Its milestones are epochs, whatever the length of the training. Here they are shares of it,
-      and the temperature falls with each step, not each epoch.
-    - Its weight of R_A is 0 by default, and 1 in its scripts and the paper, as here. Its R_A
-      and its noise know 10 classes alone.
-    - Un-mixed views pass through the network in the warm-up too, for the record of the examples;
-      the running statistics of batch norm follow them.
-    - A fit that fails keeps the last one, and the table of posteriors has one more repair: see
-      `mixture`.
+    - It runs all images through the network again after each epoch. Here the losses are those of
+      the steps of the past pass, each from the step in which the example was seen.
+    - Its milestones are epochs, whatever the length of training. Here they are fractions of
+      training, and the temperature falls with each step, not each epoch.
+    - Its default weight of R_A is 0; its scripts and the paper use 1, as here. Its R_A
+      and its noise support 10 classes only.
+    - Unmixed views pass through the network in the warm-up too, for the record of the examples.
+      The running statistics of batch norm follow them.
+    - If a fit fails, the previous one stays, and the table of posteriors has one more correction:
+      see `mixture`.
 
     Reference:
         [Arazo et al., 2019](https://arxiv.org/abs/1904.11238), section 3.
@@ -67,16 +67,15 @@ class BetaMixture(RobustLearner):
     bootstrap_start: float = fraction(105 / 300, "Fraction of training that is the warm-up.")
     guided_end: float = fraction(
         110 / 300,
-        "Fraction of training after which `md_dyr_sh` bootstraps. From `bootstrap_start` to there "
-        "it mixes by the probabilities alone.",
+        "Fraction of training after which `md_dyr_sh` bootstraps. Between `bootstrap_start` and "
+        "this, it mixes by the probabilities alone.",
     )
     temperature_end: float = fraction(
         200 / 300, "Fraction of training after which the temperature of `md_dyr_sh` is 0.001."
     )
     static_weight: float = fraction(
         0.0,
-        "Weight of the given label in static variants. 0 takes Reed et al.'s, 0.8 hard and 0.95 "
-        "soft.",
+        "Weight of the given label in static variants. 0 means Reed et al.'s: 0.8 hard, 0.95 soft.",
     )
     mixup_alpha: float = arguments.mixup_alpha(32.0)
     prior_weight: float = at_least(0, 1.0, "Weight of R_A.")
@@ -109,7 +108,7 @@ class BetaMixture(RobustLearner):
             cls.require(start <= value <= end, "guided_end", value, requirement)
             name, start = "guided_end", value
         has_steps = start * values.steps <= values.steps - 1
-        requirement = f"so small that it leaves one of {values.steps} steps to bootstrap in"
+        requirement = f"small enough to leave one of {values.steps} steps for bootstrapping"
         cls.require(has_steps, name, start, requirement)
 
     def build_state(self):
@@ -127,7 +126,7 @@ class BetaMixture(RobustLearner):
             f"above {steps_per_pass}, the steps of a pass, after which a mixture is fitted"
         )
         self.require(self.steps > steps_per_pass, "steps", self.steps, requirement)
-        # No loss is -1. A checkpoint holds finite numbers alone.
+        # -1 means no loss yet. A checkpoint contains finite numbers only.
         self.last_losses = self.add_state("last_losses", np.full(task.num_examples, -1, "float32"))
 
     @property
@@ -172,7 +171,7 @@ class BetaMixture(RobustLearner):
         }
 
     def bootstrapped(self, labeled, logits, weights):
-        """Returns the targets of a batch: labels, and predictions by their `weights`."""
+        """Returns the targets of a batch: labels, and predictions with their `weights`."""
         num_classes = logits.shape[-1]
         given = ops.one_hot(self.given_labels(labeled), num_classes, dtype="float32")
         if self.is_guided:
@@ -187,7 +186,7 @@ class BetaMixture(RobustLearner):
         return given + weights[:, None] * (predicted - given)
 
     def probabilities_of_noise(self, labeled, views):
-        """Returns how probably each label is wrong by the last fit, and keeps the new losses."""
+        """Stores the new losses, and returns the probability by the last fit that labels are wrong."""
         if self.is_static:
             weight = self.static_weight or LABEL_WEIGHTS[self.variant]
             return ops.full(labeled.shape, 1 - weight, "float32")
@@ -214,7 +213,7 @@ class BetaMixture(RobustLearner):
             variable.assign(value)
 
     def noisy_posterior(self):
-        """Returns how probably each given label is wrong, by its last loss and the last fit.
+        """Returns the probability that a given label is wrong, from its last loss and the last fit.
 
         Returns:
             A float32 array `(num_examples,)`, NaN where no loss is known, before the

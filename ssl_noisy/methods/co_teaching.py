@@ -13,13 +13,13 @@ from ssl_noisy.robust import TwoNetworkLearner
 class CoTeaching(TwoNetworkLearner):
     """Trains two networks, each on the smallest losses that the other has in a batch.
 
-    At first nearly all of a batch is taken; the share that is left out rises pass by pass to that
-    of wrong labels, which must be known or guessed. The first network is the one that is evaluated.
+    At first, nearly all of a batch is used. The fraction left out rises with each pass to that of
+    the wrong labels, which must be known or guessed. The first network is evaluated.
 
-    Departures from the authors' code (bhanML/Co-teaching): that takes the mean over the labels
-    taken and divides it by their number once more, which Adam hardly notices; here it is the mean.
-    It lowers Adam's `beta_1` from 0.9 to 0.1 where the learning rate begins to fall; here
-    `beta_1` stays, and the rate falls in every step instead of every epoch.
+    Departures from the authors' code (bhanML/Co-teaching): that code divides the mean over the
+    selected labels by their number once more, which hardly matters with Adam; here the loss is
+    the mean. It also lowers Adam's `beta_1` from 0.9 to 0.1 when the learning rate starts to fall.
+    Here `beta_1` is constant, and the rate falls with every step instead of every epoch.
 
     Reference:
         [Han et al., 2018](https://arxiv.org/abs/1804.06872), algorithm 1.
@@ -27,13 +27,13 @@ class CoTeaching(TwoNetworkLearner):
 
     assumed_noise_rate: float = momentum(
         0.2,
-        "Fraction of wrong labels, the paper's tau. That fraction of a batch is left out, rounded "
-        "up; at least one example stays.",
+        "Fraction of wrong labels, the paper's tau. This fraction of a batch is left out, rounded "
+        "up; at least one example remains.",
     )
     selection_end: float = fraction(
         0.05,
-        "Fraction of training after which the fraction left out, which rises epoch by epoch, "
-        "reaches `assumed_noise_rate`.",
+        "Fraction of training after which the fraction left out reaches `assumed_noise_rate`. It "
+        "rises with each epoch.",
     )
     weight_decay: float = TwoNetworkLearner.weight_decay.with_default(0.0)
 
@@ -57,7 +57,7 @@ class CoTeaching(TwoNetworkLearner):
         logits = [network(views, training=True) for network in self.networks]
         self.observe(labeled, logits[0])
         values = [losses.cross_entropy(labels, of_one) for of_one in logits]
-        # The place of each example in the order of losses, so that as many are kept as said.
+        # The rank of each loss, so that ties do not change how many are kept.
         ranks = [ops.argsort(ops.argsort(ops.stop_gradient(of_one))) for of_one in values]
         kept = [ops.cast(of_one, "float32") < num_kept for of_one in ranks]
         exchanged = zip(values, reversed(kept))
@@ -68,7 +68,7 @@ class CoTeaching(TwoNetworkLearner):
         }
 
     def num_kept(self, size):
-        """Returns how many of a batch of `size` examples are taken now, a float32 scalar."""
+        """Returns how many examples of a batch of `size` are used now, a float32 scalar."""
         # As the authors train: the first pass is number 1 of 0 to T - 1, with T passes of rising.
         length = self.steps_per_pass(self.task)
         last = self.selection_end * self.steps / length - 1

@@ -16,23 +16,23 @@ class CORES(RobustLearner):
     """Trains on cross-entropy less its mean over all classes, and sieves the labels by it.
 
     The loss of an example is -log p[label] - beta * mean over classes k of -log p[k]. Its second
-    part rewards confidence; beta rises from 0. Later a label takes part only if it passes the
-    sieve, -log p[label] <= mean of -log p[k]: the mean of the loss is over those of the
-    batch that do, and 0 if none does.
+    part rewards confidence; beta rises from 0. Later, a label counts only if it passes the
+    sieve, -log p[label] <= mean of -log p[k]. The loss is the mean over the labels of the batch
+    that pass, or 0 if none does.
 
     Defaults are those of the authors' code, phase 1 (haochenglouis/cores, a8dba02). As there,
-    probabilities in the mean over classes, of the loss and of the sieve, have a floor of 1e-8.
-    Without it the loss falls without limit, and the sieve passes wrong labels once the network is
-    confident. The sieve begins after 31 of 100 epochs: the authors count from 0, and keep all
-    labels up to epoch 30. They divide the learning rate by 1 + beta; here the loss is divided,
-    which for SGD is the same.
+    probabilities in the mean over classes, both in the loss and in the sieve, have a floor of
+    1e-8. Without it the loss falls without limit, and the sieve passes wrong labels once the
+    network is confident. The sieve starts after 31 of 100 epochs: the authors count from 0 and
+    keep all labels up to epoch 30. They divide the learning rate by 1 + beta; here the loss is
+    divided, which is the same for SGD.
 
     The method depends on its optimizer. On digits with 40 % of the labels wrong, these defaults
     reach 97.5 % test accuracy and an F1 of 94 % in finding wrong labels; with momentum 0.9, weight
-    decay and `drops_1_3_5_6` it is 90 and 78 % (`flags/cores_digits_sym40.cfg`).
+    decay and `drops_1_3_5_6`, they reach 90 and 78 % (`flags/cores_digits_sym40.cfg`).
 
-    Departures: the second part's mean over classes has equal weights, as in the sieve, not the
-    shares of the given labels; their phase 2, consistency training, is not here.
+    Departures: the mean over classes has equal weights, as in the sieve, not the frequencies of
+    the given labels. Phase 2, consistency training, is not implemented.
 
     Reference:
         [Cheng et al., 2021](https://arxiv.org/abs/2010.02347), section 3.
@@ -41,13 +41,11 @@ class CORES(RobustLearner):
     confidence_weight: float = at_least(
         0, 2.0, "Final weight of the second part of the loss, the paper's beta."
     )
-    confidence_start: float = fraction(0.1, "Fraction of training after which that weight rises.")
+    confidence_start: float = fraction(0.1, "Fraction of training after which this weight rises.")
     confidence_end: float = fraction(
-        0.4, "Fraction of training after which that weight has reached its final value."
+        0.4, "Fraction of training after which this weight has its final value."
     )
-    sieve_start: float = fraction(
-        0.31, "Fraction of training after which the sieve leaves labels out."
-    )
+    sieve_start: float = fraction(0.31, "Fraction of training after which the sieve is used.")
     batch_size: int = RobustLearner.batch_size.with_default(64)
     weight_decay: float = RobustLearner.weight_decay.with_default(0.0)
 
@@ -84,7 +82,7 @@ class CORES(RobustLearner):
         return {"terms": {"supervised_loss": loss}, "monitors": {"kept_rate": ops.mean(kept)}}
 
     def detected(self):
-        """Returns `cores_sieve`: labels that did not pass the sieve when they last came up.
+        """Returns `cores_sieve`: labels that did not pass the sieve when they were last seen.
 
         The score is the sigmoid of -log p[label] less the mean of -log p[k].
         """

@@ -15,38 +15,37 @@ from ssl_noisy.robust import TwoNetworkLearner
 class DivideMix(TwoNetworkLearner):
     """Trains two networks by MixMatch, each without the labels that the other takes for wrong.
 
-    A mixture of two Gaussians is fitted to the losses of all examples under each network. The
-    probability w that an example is of the lower one divides them for the other network: above
-    `clean_threshold` they are labeled, by w times the given label plus 1 - w times its own
-    prediction, the rest unlabeled, with the mean of both networks' predictions for a label.
-    Predictions are means over two weak views, and labels are sharpened. All views are mixed (one
-    lambda a batch); mixtures in which a labeled view prevails have a cross-entropy, the others a
-    squared distance, and all have `losses.prior_loss`, which keeps all classes in use. It
-    begins with a warm-up on the given labels alone, which ends where the weight of the squared
-    distance begins to rise from 0, and lasts at least one pass, because there is no fit before
-    then.
+    A mixture of two Gaussians is fitted to the losses of all examples under each network. It
+    gives the probability w that an example belongs to the lower component, which divides the
+    examples for the other network. Above `clean_threshold` they are labeled, with w times the
+    given label plus 1 - w times that network's own prediction. The rest are unlabeled, and their
+    label is the mean of both networks' predictions. Predictions are means over two weak views,
+    and labels are sharpened. All views are mixed, with one lambda per batch. Mixtures that are
+    mostly a labeled view have a cross-entropy, the others a squared distance, and all have
+    `losses.prior_loss`, which keeps all classes in use. Training starts with a warm-up on the
+    given labels alone. It ends when the weight of the squared distance starts to rise from 0, and
+    lasts at least one pass, because there is no fit before that.
 
     Departures from the authors' code (LiJunnan1992/DivideMix, d9d3058):
 
-    - Everything is one step: of a batch of all examples each is labeled or unlabeled as it
-      is divided, so that the two kinds come as often as there are of them. There a step has
-      64 of each, and an epoch as many steps as pass once through the labeled ones: 300 epochs are
-      fewer steps the more labels are wrong. Both networks are updated at once, where the authors'
-      take turns by the epoch.
+    - Everything is one step. Each example of a batch is labeled or unlabeled, so both kinds
+      are seen in proportion to their numbers. In that code a step has 64 of each, and an epoch
+      is one pass through the labeled ones: the more labels are wrong, the fewer steps 300 epochs
+      have. Both networks are updated at once; the authors' take turns by the epoch.
     - The losses are those of the last pass's weak views, in evaluation mode. Theirs are of plain
-      images, all at the end of an epoch. The mixture is fitted at the first step of each pass, and
-      starts from 2-means that are not random. An example that no fit has seen counts as unlabeled.
-    - The warm-up has 128 examples a step, as there, but both views of each. It has no penalty of
-      confidence, theirs for asymmetric noise.
-    - The first network alone is evaluated, not the sum of both.
+      images, all at the end of an epoch. The mixture is fitted at the first step of each pass and
+      starts from a 2-means that is not random. An example that no fit has seen is unlabeled.
+    - The warm-up has 128 examples a step, as there, but both views of each. It has no confidence
+      penalty, which they use for asymmetric noise.
+    - Only the first network is evaluated, not the sum of both.
 
-    As there, a network's predictions are in training mode where it is the one that learns, and in
-    evaluation mode where it guesses for the other.
+    As there, a network predicts in training mode when it learns, and in evaluation mode when it
+    guesses labels for the other.
 
-    Defaults are theirs for CIFAR-10: 10 of 300 epochs of warm-up and 16 until the whole weight. For
-    CIFAR-100 the warm-up is 30 epochs. Their unsupervised_weight depends on the noise: 0 to 150. At
-    90 % noise they have clean_threshold 0.6 and loss_window 5, and for CIFAR-10
-    unsupervised_weight 50.
+    Defaults are theirs for CIFAR-10: 10 of 300 epochs of warm-up, and 16 more until the full
+    weight. For CIFAR-100 the warm-up is 30 epochs. Their unsupervised_weight depends on the noise,
+    from 0 to 150. At 90 % noise they use clean_threshold 0.6 and loss_window 5, and
+    unsupervised_weight 50 for CIFAR-10.
 
     Reference:
         [Li et al., 2020](https://arxiv.org/abs/2002.07394), section 3.
@@ -57,8 +56,8 @@ class DivideMix(TwoNetworkLearner):
     )
     loss_window: int = count(
         1,
-        "Fit the mixture to the mean of the losses, scaled to [0, 1], of so many epochs. The first "
-        "of them is the last epoch of the warm-up.",
+        "Fit the mixture to the mean of the losses, scaled to [0, 1], of this many epochs. The "
+        "first one is the last epoch of the warm-up.",
         bits=10,  # each example keeps that many numbers
     )
     temperature: float = arguments.temperature(0.5)
@@ -123,7 +122,7 @@ class DivideMix(TwoNetworkLearner):
         return ops.split(logits, len(views))
 
     def divide(self, labeled, labels, logits, is_warmup):
-        """Remembers the losses of a batch; fits the mixtures at the first step of each pass.
+        """Stores the losses of a batch, and fits the mixtures at the first step of each pass.
 
         Args:
             labeled: int32 `(batch_size,)`.
@@ -163,8 +162,8 @@ class DivideMix(TwoNetworkLearner):
             views: Two float tensors of shape `(batch_size, height, width, channels)`.
             soft_labels: Float32 `(batch_size, num_classes)`.
             is_kept: Bool `(batch_size,)`, whether an example is labeled.
-            ramp: Float scalar in [0, 1], the share of the unsupervised weight.
-            is_warmup: Bool scalar. The warm-up mixes nothing.
+            ramp: Float scalar in [0, 1], the fraction of the unsupervised weight.
+            is_warmup: Bool scalar. There is no mixing in the warm-up.
         """
         soft_labels = ops.concatenate([soft_labels, soft_labels])
         partners, shares = augment.mixing(
@@ -195,5 +194,5 @@ class DivideMix(TwoNetworkLearner):
 
 
 def mean_probs(logits):
-    """Returns the mean of the predictions on several views, through which no gradient flows."""
+    """Returns the mean of the predictions on several views, without gradient."""
     return sum(losses.probabilities(one) for one in logits) / len(logits)

@@ -17,11 +17,11 @@ def fairness_loss(strong_logits, mask, probs_average, label_average):
         strong_logits: Float tensor `(batch_size, num_classes)`.
         mask: Float tensor `(batch_size,)` of 0 and 1.
         probs_average: Moving average `(num_classes,)` of weak probabilities, the paper's p tilde.
-        label_average: Moving average `(num_classes,)` of the shares of pseudo-labels, h tilde.
+        label_average: Moving average `(num_classes,)` of the frequencies of pseudo-labels, h tilde.
 
     Returns:
-        A float32 scalar: sum of N(p~ / h~) log N(p_s / h_s), N being division by the sum, of the
-        paper's equation 11, whose classes without a kept example count as zero.
+        A float32 scalar, equation 11 of the paper: the sum of N(p~ / h~) log N(p_s / h_s), where N
+        divides by the sum. Classes without a kept example count as zero.
     """
     probs = ops.softmax(ops.cast(strong_logits, "float32"), axis=-1)
     num_kept = ops.maximum(ops.sum(mask), 1.0)
@@ -42,15 +42,15 @@ def fairness_loss(strong_logits, mask, probs_average, label_average):
 class FreeMatch(WeakStrongLearner):
     """FixMatch whose threshold is the network's mean confidence, lower for rarer classes.
 
-    The threshold of class c is tau * p_c / max p, where tau is a moving average of the
-    mean largest probability of weak views (from 1 / num_classes on) and p one of the
-    mean probabilities; a pseudo-label is kept when its probability is `>=` it.
+    The threshold of class c is tau * p_c / max p. tau is a moving average of the mean largest
+    probability of weak views, starting from 1 / num_classes, and p a moving average of their mean
+    probabilities. A pseudo-label is kept if its probability is `>=` its threshold.
 
-    As in the authors' code (microsoft/Semi-supervised-learning), the averages take in the
-    batch before it is masked, and the weight of the fairness term is the 0.001 of its
-    configurations (0.01 is its code's default). Its option to clip the threshold at
-    0.95, which SVHN uses, is not here. Labeled, weak and strong views are a forward pass
-    each, where that code passes them as one batch: `joint_batch_norm=True`.
+    As in the authors' code (microsoft/Semi-supervised-learning), the averages include the
+    current batch before it is masked, and the weight of the fairness term is the 0.001 of its
+    configurations (its code's default is 0.01). Its option to clip the threshold at 0.95,
+    used for SVHN, is not implemented. Labeled, weak and strong views are separate forward
+    passes; that code passes them as one batch, as `joint_batch_norm=True` does here.
 
     Strong views are FixMatch's by default; the authors' are `strong_augmentation="usb"`.
 
@@ -89,7 +89,7 @@ class FreeMatch(WeakStrongLearner):
         return outcome
 
     def follow(self, probs):
-        """Takes a batch of weak probabilities into the three moving averages."""
+        """Updates the three moving averages with a batch of weak probabilities."""
         labels = ops.one_hot(ops.argmax(probs, axis=-1), probs.shape[-1])
         for average, value in (
             (self.confidence, ops.mean(ops.max(probs, axis=-1))),

@@ -12,16 +12,15 @@ from ssl_noisy.semi_supervised import SemiSupervisedLearner
 class MeanTeacher(SemiSupervisedLearner):
     """Trains on labels, and on the squared distance to the averaged network's predictions.
 
-    Two weak views of each unlabeled image go one to the network, one to the average of
-    its weights; the mean over examples and classes of the squared difference of their
-    probabilities has a weight that rises from 0. No gradient flows through the teacher.
-    Batch norm normalizes both by the batch, and its running statistics follow the
-    labeled views alone: otherwise the method is unstable (Zhang et al., 2021, appendix
-    B.1).
+    Each unlabeled image has two weak views: one for the network, one for the moving average of
+    its weights, the teacher. The squared difference of their probabilities, averaged over
+    examples and classes, has a weight that rises from 0. No gradient flows through the teacher.
+    Batch norm normalizes both by the batch, and its running statistics follow the labeled views
+    alone; otherwise training is unstable (Zhang et al., 2021, appendix B.1).
 
-    Defaults are those of the FixMatch authors' benchmark code, as in TorchSSL; the paper has
-    other networks, noise and a sigmoid-shaped ramp. The average's momentum warms up, as in most
-    Mean Teacher code, which has min(ema_momentum, 1 - 1 / n) at the n-th update.
+    Defaults are those of the FixMatch authors' benchmark code, as in TorchSSL. The paper has
+    other networks, other noise and a sigmoid-shaped ramp. The average's momentum warms up, as in
+    most Mean Teacher code, which uses min(ema_momentum, 1 - 1 / n) at the n-th update.
 
     Reference:
         [Tarvainen and Valpola, 2017](https://arxiv.org/abs/1703.01780), section 2.

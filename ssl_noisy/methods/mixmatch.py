@@ -13,14 +13,14 @@ class MixMatch(SemiSupervisedLearner):
     """Trains on mixtures of labeled and unlabeled images, whose labels it guesses.
 
     The label of an unlabeled image is the sharpened mean of the predictions on two weak
-    views. Labeled images and both views are mixed with the batch of all three; mixed labeled
+    views. Labeled images and both views are mixed with the batch of all three. Mixed labeled
     images have a cross-entropy, mixed unlabeled ones a squared distance (mean over examples
-    and classes), whose weight rises from 0.
+    and classes) whose weight rises from 0.
 
-    Defaults are those of google-research/fixmatch (d4985a1, `mixmatch.py`): a lambda for each
-    image, Beta(0.5, 0.5), weight 100 after 1/64 of the training. The paper has alpha 0.75 and
-    weight 75 for CIFAR-10, and trains with Adam. Departure from both: batch norm takes
-    all mixed images as one batch, where the code interleaves them into three.
+    Defaults are those of google-research/fixmatch (d4985a1, `mixmatch.py`): one lambda per
+    image, Beta(0.5, 0.5), weight 100 after 1/64 of training. The paper has alpha 0.75 and
+    weight 75 for CIFAR-10, and trains with Adam. Departure from both: batch norm sees all mixed
+    images as one batch, where the code interleaves them into three.
 
     Reference:
         [Berthelot et al., 2019](https://arxiv.org/abs/1905.02249), section 3.

@@ -12,14 +12,14 @@ class PseudoLabel(SemiSupervisedLearner):
     """Trains on labels, and on the most probable class of each unlabeled image.
 
     Each update predicts the class again, from the same weak view that it then
-    labels. Two forms are in use:
+    labels. There are two forms:
 
     - The one of benchmarks (Oliver et al., 2018; google-research/fixmatch), the
-      default here: only classes of probability `>=` 0.95 count (there `>`), with weight
-      1 that rises along the first 40 % of the training.
-    - Lee's own: `confidence_threshold=0` and a weight that rises between two moments,
-      `ramp_start` and `ramp_end`. It is quoted as rising to 3 between epochs 100 and
-      600, which we could not confirm.
+      default here: only classes of probability `>=` 0.95 count (there `>`), with a weight
+      that rises to 1 during the first 40 % of training.
+    - Lee's own: `confidence_threshold=0` and a weight that rises between `ramp_start` and
+      `ramp_end`. It is often cited as rising to 3 between epochs 100 and 600, which we could not
+      confirm.
 
     As in that benchmark code, batch norm's running statistics follow the labeled views
     alone. The network, augmentation and optimizer are those of the other methods; Lee

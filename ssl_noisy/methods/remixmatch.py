@@ -18,24 +18,24 @@ class ReMixMatch(WeakStrongLearner):
 
     The label of an unlabeled image is the prediction on its weak view, aligned with the
     class distribution of the given labels, then sharpened. Beside the mixtures (cross-entropy,
-    weight `unsupervised_weight`), the first strong view as it is must have that label
-    (`anchor_weight`), and a second head must tell by how many quarters it was turned
+    weight `unsupervised_weight`), the first strong view, unmixed, must have that label
+    (`anchor_weight`), and a second head must predict by how many quarter turns it was rotated
     (`rotation_weight`). The first two weights rise from 0.
 
     Departures from google-research/fixmatch (d4985a1, `remixmatch_no_cta.py`, whose weights
     these are):
 
-    - Two strong views, as later kits have it (paper: 8), of RandAugment;
+    - Two strong views, as in later kits (paper: 8), by RandAugment;
       `strong_augmentation="ctaugment"` is the paper's. Its labels come from the weak view
       alone, as in the paper.
-    - The model's marginal is a moving average of momentum 0.999, warmed up, that takes in the
-      present batch first, not a window of the 128 batches before. The rotation head has no weight
-      decay.
-    - Batch norm takes all mixed images as one batch, where the code interleaves them, and its
+    - The marginal of the predictions is a moving average with momentum 0.999, warmed up, that
+      includes the current batch; that code uses a window of the 128 batches before. The rotation
+      head has no weight decay.
+    - Batch norm sees all mixed images as one batch, where the code interleaves them, and its
       running statistics follow the mixed images; `joint_batch_norm` puts the weak, strong and
-      turned views into one batch of their own.
+      rotated views into one batch of their own.
 
-    TorchSSL (f26e1d4) draws one share for the batch, which `mixup_per_image=False` does.
+    TorchSSL (f26e1d4) draws one lambda per batch, as `mixup_per_image=False` does.
 
     Reference:
         [Berthelot et al., 2020](https://arxiv.org/abs/1911.09785), section 3.

@@ -14,8 +14,8 @@ TSA = ("none", "linear", "log", "exp")
 def tsa_threshold(kind, progress, num_classes):
     """Returns the probability above which a labeled example is left out, the paper's eta_t.
 
-    It rises from `1 / num_classes` at progress 0 to 1 at progress 1, along a line, fast at first
-    (`log`, which ends at 0.993 of the way) or fast at last (`exp`, which begins at 0.007 of it).
+    It rises from `1 / num_classes` at progress 0 to 1 at progress 1: linearly, fast at first
+    (`log`, which ends at 0.993 of the range) or fast at the end (`exp`, which starts at 0.007 of it).
 
     Reference:
         [Xie et al., 2019](https://arxiv.org/abs/1904.12848), section 2.3 of version 1.
@@ -32,20 +32,19 @@ def tsa_threshold(kind, progress, num_classes):
 class UDA(WeakStrongLearner):
     """Trains on labels, and on the divergence of strong views from sharpened weak ones.
 
-    The divergence is KL(sharpened weak || strong), kept where the largest weak
-    probability, not sharpened, is `>` the threshold, and averaged over all unlabeled
-    examples, left out ones included. The optional entropy is that of the weak views,
-    through which a gradient flows only then. Defaults are the values of the authors' CIFAR-10
+    The divergence is KL(sharpened weak || strong). It counts where the largest weak
+    probability, before sharpening, is `>` the threshold, and is averaged over all unlabeled
+    examples, including those left out. The optional entropy term is that of the weak views; only
+    then does a gradient flow through them. Defaults are the values of the authors' CIFAR-10
     script (google-research/uda, 960684e, `run_cifar10_gpu.sh`).
 
     Departures from that code:
 
-    - Strong views are new in each step, while the code has 100 stored ones of
-      each image; as there, the flip and shift come after them. Cutouts and warps fill
-      with gray 127, not with the mean color.
-    - Labeled, weak and strong views are a forward pass each; `joint_batch_norm=True`
-      is the one batch of the code.
-    - It labels the first N images; here the draw is a setting, balanced by default.
+    - Strong views are new in each step; the code stores 100 of each image. As there, flip and
+      shift come after them. Cutouts and warps fill with gray 127, not with the mean color.
+    - Labeled, weak and strong views are separate forward passes; `joint_batch_norm=True`
+      passes them as one batch, as the code does.
+    - It labels the first N images. Here the draw is a setting, balanced by default.
 
     Reference:
         [Xie et al., 2019](https://arxiv.org/abs/1904.12848), section 2 and appendix.
