@@ -186,7 +186,7 @@ class BetaMixture(RobustLearner):
         return given + weights[:, None] * (predicted - given)
 
     def probabilities_of_noise(self, labeled, views):
-        """Stores the new losses, and returns the probability by the last fit that labels are wrong."""
+        """Stores the new losses, and returns the probabilities of noise by the last fit."""
         if self.is_static:
             weight = self.static_weight or LABEL_WEIGHTS[self.variant]
             return ops.full(labeled.shape, 1 - weight, "float32")

@@ -15,7 +15,7 @@ def tsa_threshold(kind, progress, num_classes):
     """Returns the probability above which a labeled example is left out, the paper's eta_t.
 
     It rises from `1 / num_classes` at progress 0 to 1 at progress 1: linearly, fast at first
-    (`log`, which ends at 0.993 of the range) or fast at the end (`exp`, which starts at 0.007 of it).
+    (`log`, which ends at 0.993 of the range) or at the end (`exp`, which starts at 0.007 of it).
 
     Reference:
         [Xie et al., 2019](https://arxiv.org/abs/1904.12848), section 2.3 of version 1.
