@@ -95,7 +95,7 @@ class PipelineTest(absltest.TestCase):
 
         if keras.backend.backend() != "tensorflow":
             with self.assertRaisesRegex(UserError, "`tf.data` on TensorFlow"):
-                views()
+                made("Cutout")(tf.constant(x), training=True)
             return
         once = views()
         np.testing.assert_array_equal(once[once != 127], x[once != 127])
