@@ -277,16 +277,22 @@ class Recorder(keras.layers.Layer):
         is_issue[labeled], quality[labeled] = decision.is_issue, decision.label_quality
         return dataclasses.replace(decision, is_issue=is_issue, label_quality=quality)
 
-    def to_csv(self, path, *, ids=None, given_labels=None):
+    def to_csv(self, path, *, ids=None, files=None, class_names=None, given_labels=None):
         """Writes `examples.csv` as a run does: one row per labeled example.
 
         Args:
             path: Path of the file.
             ids: Integer array `(num_examples,)` for the column `index`. Defaults to the positions.
+            files: Sequence of `num_examples` strings for the column `file`, or None.
+            class_names: Sequence of `num_classes` strings. Defaults to the numbers.
             given_labels: As for `issues`.
         """
         labels = self._labels(given_labels)
         labeled = np.flatnonzero(labels >= 0)
+        if class_names is not None and len(class_names) != self.num_classes:
+            raise UserError(
+                f"`class_names` must have {self.num_classes} names. Received: {len(class_names)}"
+            )
         decision, kept, posterior = self._decide(labels, labeled)
         detection.examples_csv(
             path,
@@ -296,6 +302,8 @@ class Recorder(keras.layers.Layer):
             detection.detectors(kept, posterior, decision.noise_rate),
             decision.label_quality,
             decision.is_issue,
+            files=None if files is None else self._of_each("files", files)[labeled],
+            class_names=class_names,
         )
 
     def _decide(self, labels, labeled):

@@ -41,12 +41,13 @@ class ExportCase(parameterized.TestCase):
     def add_columns(self, **columns):
         with open(self.path, newline="") as file:
             rows = list(csv.DictReader(file))
+        rows.sort(key=lambda row: int(row["index"]))
         for place, row in enumerate(rows):
             row.update({name: values[place] for name, values in columns.items()})
         with open(self.path, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(rows[::-1])  # the order of the rows does not matter
 
     def written(self, function, **kwargs):
         """Returns what an export function wrote."""

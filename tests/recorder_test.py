@@ -223,8 +223,13 @@ class IssuesTest(absltest.TestCase):
         self.assertGreater(decision.is_issue.sum(), 0)
 
         path = self.create_tempfile("examples.csv").full_path
-        made.to_csv(path, ids=100 + np.arange(NUM_EXAMPLES))
+        files = [f"{i}.jpg" for i in range(NUM_EXAMPLES)]
+        made.to_csv(path, ids=100 + np.arange(NUM_EXAMPLES), files=files, class_names="abc")
         examples = detection.read_examples(path)
+        self.assertEqual(examples["file"].tolist(), files[5:])
+        self.assertEqual(examples["given_class"].tolist(), ["abc"[i] for i in labels[5:]])
+        with self.assertRaisesRegex(UserError, "must have 3 names. Received: 2"):
+            made.to_csv(path, class_names="ab")
         self.assertEqual(examples["index"].tolist(), list(range(105, 120)))
         np.testing.assert_array_equal(examples["given_label"], labels[5:])
         np.testing.assert_array_equal(examples["is_label_issue"], decision.is_issue[5:])

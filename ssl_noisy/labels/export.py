@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hands `examples.csv` over to cleanlab, FiftyOne and Label Studio."""
 
-import csv
 import json
 import os
 import urllib.parse
@@ -14,32 +13,10 @@ from ssl_noisy.files import replacing
 from ssl_noisy.labels import detection
 
 ISSUE_TYPE = "training_record"
-TEXTS = ("file", "given_class", "predicted_class")
 # What FiftyOne shows of each example besides its label.
 ATTRIBUTES = ("label_quality", "is_label_issue", "probability_margin", "aum", "mean_loss")
 LOCAL_FILES = "/data/local-files/?d="
 CHOICE, IMAGE = "label", "image"
-
-
-def read(path):
-    """Reads `examples.csv`, its texts too.
-
-    Args:
-        path: Path of a file that a run or `Recorder.to_csv` wrote.
-
-    Returns:
-        A dict of arrays `(n,)`, as `detection.read_examples` gives it, and lists of strings `file`,
-        `given_class` and `predicted_class` where the file has these columns.
-
-    Raises:
-        ExamplesFileError: If the file cannot be read.
-    """
-    examples = dict(detection.read_examples(path))
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return examples | {
-        name: [row[name] for row in rows] for name in TEXTS if rows and name in rows[0]
-    }
 
 
 def pred_probs(path, num_classes=None):
@@ -54,7 +31,7 @@ def pred_probs(path, num_classes=None):
         num_classes: Integer. Defaults to the largest label of the file plus one.
 
     Returns:
-        Float64 array `(n, num_classes)` whose rows sum to 1.
+        Float64 array `(n, num_classes)` whose rows sum to 1, in the order of the indices.
     """
     examples = detection.read_examples(path)
     given, predicted = examples["given_label"], examples["predicted_label"]
@@ -89,14 +66,14 @@ def datalab(path, data=None):
 
     Args:
         path: Path of `examples.csv`.
-        data: Dict or other data for `Datalab`, in the order of the file, with a column
+        data: Dict or other data for `Datalab`, in the order of the indices, with a column
             `given_label`. Defaults to the columns of the file.
 
     Returns:
         A `cleanlab.Datalab`.
     """
     lab_class = _cleanlab()
-    examples = read(path)
+    examples = detection.read_examples(path)
     data = {name: list(values) for name, values in examples.items()} if data is None else data
     lab = lab_class(data, label_name="given_label", verbosity=0)
     quality = examples["label_quality"]
@@ -147,7 +124,8 @@ def fiftyone(path, to, *, files=None, class_names=None, folder="."):
     Args:
         path: Path of `examples.csv`.
         to: Path of the file to write.
-        files: Sequence of `n` strings, the files of the examples. Defaults to the column `file`.
+        files: Sequence of `n` strings, the files of the examples, in the order of their indices.
+            Defaults to the column `file`.
         class_names: Sequence of `num_classes` strings. Defaults to the columns `given_class` and
             `predicted_class`, else to numbers.
         folder: Folder in which files with a relative path are.
@@ -156,7 +134,7 @@ def fiftyone(path, to, *, files=None, class_names=None, folder="."):
         The format is described in
         [FiftyOne's guide](https://docs.voxel51.com/user_guide/dataset_creation/datasets.html).
     """
-    examples = read(path)
+    examples = detection.read_examples(path)
     names, paths = _class_names(examples, class_names), _files(path, examples, files)
     labels = {}
     for place, file in enumerate(paths):
@@ -195,7 +173,7 @@ def label_studio(
     Reference:
         [Label Studio: import pre-annotated data](https://labelstud.io/guide/predictions)
     """
-    examples = read(path)
+    examples = detection.read_examples(path)
     names, paths = _class_names(examples, class_names), _files(path, examples, files)
     order = np.argsort(examples["label_quality"], kind="stable")  # NaN, unknown, comes last
     tasks = []
@@ -259,11 +237,11 @@ def _url(file, folder, root):
 
 
 def _files(path, examples, files):
-    files = examples.get("file") if files is None else list(files)
-    if not files or not all(files):
+    files = [str(file) for file in (examples["file"] if files is None else files)]
+    if not all(files):
         raise UserError(
             f"{str(path)!r} does not name the files of the examples. Pass `files`, one path for "
-            "each row."
+            "each row, in the order of the indices."
         )
     if len(files) != len(examples["index"]):
         raise UserError(
@@ -285,7 +263,9 @@ def _class_names(examples, class_names):
         return list(map(str, class_names))
     known = {}
     for label, name in columns:
-        known.update((i, text) for i, text in zip(examples[label], examples.get(name, ())) if text)
+        known.update(
+            (i, text) for i, text in zip(examples[label], map(str, examples[name])) if text
+        )
     return [known.get(i, str(i)) for i in range(largest + 1)]
 
 
