@@ -297,7 +297,7 @@ class UsersNetworkTest(parameterized.TestCase):
         super().setUp()
         self.enter_context(mock.patch.object(augment, "rand_augment", toy.noise))
 
-    @parameterized.parameters(*toy.USERS_NETWORKS)
+    @parameterized.parameters(*toy.USERS_NETWORKS, "group_norm")
     def test_it_trains_is_validated_saved_and_loaded(self, kind):
         keras.utils.set_random_seed(0)
         task, _ = toy.task()
@@ -352,13 +352,26 @@ class UsersNetworkTest(parameterized.TestCase):
             with self.assertRaisesRegex(ValueError, "subclassed or ends in a model"):
                 methods.get("remixmatch")(network, task)
 
-    @parameterized.parameters(*toy.USERS_NETWORKS)
+    @parameterized.parameters(*toy.USERS_NETWORKS, "group_norm")
     def test_a_second_network_has_initial_weights_of_its_own(self, kind):
         learner = methods.get("co_teaching")(toy.users_network(kind), toy.task()[0])
         first, second = (values(network.trainable_variables) for network in learner.networks)
-        self.assertLen(first, 6)
+        self.assertLen(first, 8 if kind == "group_norm" else 6)
         self.assertEqual([a.shape for a in first], [b.shape for b in second])
         self.assertGreater(np.abs(first[0] - second[0]).max(), 0.01)
+
+    @parameterized.parameters("divide_mix", "mean_teacher", "arazo", "remixmatch")
+    def test_networks_without_batch_norm_train(self, method):
+        task, true_labels = toy.task()
+        learner = methods.get(method)(
+            toy.users_network("group_norm"), task, batch_size=4, steps=8, weak_augmentation="none"
+        )
+        self.assertEmpty(learner.running_statistics)
+        objective = learner.objective(
+            **{name: np.arange(size) for name, size in learner.streams().items()}
+        )
+        for name, value in objective["terms"].items():
+            self.assertTrue(np.isfinite(value), name)
 
     def test_a_network_without_weights_needs_a_task(self):
         for kind in ("sequential", "subclassed"):

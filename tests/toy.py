@@ -57,9 +57,9 @@ class Subclassed(keras.Model):
 
 
 def users_network(kind, image_shape=(8, 8, 1)):
-    """Returns a network as a user may bring it: `sequential`, `functional`, `nested`, `subclassed`.
+    """Returns a network as a user may bring it: one of `USERS_NETWORKS`, or `group_norm`.
 
-    Only the functional and the nested one have weights yet.
+    The sequential and the subclassed one have no weights yet.
     """
     if kind == "subclassed":
         return Subclassed()
@@ -71,6 +71,8 @@ def users_network(kind, image_shape=(8, 8, 1)):
         keras.layers.Dropout(0.1),
         keras.layers.Flatten(),
     ]
+    if kind == "group_norm":  # no batch norm at all
+        body[1:2] = [keras.layers.GroupNormalization(2), keras.layers.LayerNormalization()]
     logits = keras.layers.Dense(10)
     if kind == "sequential":
         return keras.Sequential([scaled, *body, logits])
