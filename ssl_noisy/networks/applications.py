@@ -12,7 +12,7 @@ from keras import layers, ops
 
 from ssl_noisy.errors import UserError, one_line
 from ssl_noisy.networks import blocks
-from ssl_noisy.networks.layers import SETTLED, fused, set_batch_norm
+from ssl_noisy.networks.layers import fused, set_batch_norm
 
 PREFIX = "keras:"
 WEIGHTS = ("imagenet", "none")
@@ -80,9 +80,7 @@ def build(
         raise UserError(
             f"{PREFIX}{name} takes images with 1 or 3 channels. Received: {tuple(image_shape)}"
         )
-    backbone = _backbone(name, (height, width, 3), weights)
-    # Random weights have no statistics to keep: they may forget the initial ones at once.
-    backbone = fused(backbone, num_updates=0 if weights == "none" else SETTLED)
+    backbone = fused(_backbone(name, (height, width, 3), weights))
     set_batch_norm(backbone, batch_norm_momentum, batch_norm_epsilon)
     x = inputs = keras.Input(image_shape, name="images")
     if channels == 1:

@@ -9,9 +9,6 @@ from keras import layers, ops
 
 from ssl_noisy import contract, schedules
 
-# `num_updates` of running statistics that are those of a whole training: the warm-up is over.
-SETTLED = 1e6
-
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
 class BatchNormalization(layers.BatchNormalization):
@@ -156,22 +153,21 @@ def portable(network):
     return _cloned(network, replace)
 
 
-def fused(network, num_updates):
-    """Copies a `keras.Model` with this kit's batch normalization in place of Keras's.
+def fused(network):
+    """Copies a Sequential or functional model with this kit's batch normalization for Keras's.
 
-    It is the inverse of `portable`: the outputs stay the same.
-
-    Args:
-        network: A Sequential or functional `keras.Model`.
-        num_updates: Number, how many updates the running statistics have seen. With 0 they forget
-            their values at once, see `BatchNormalization`.
+    It is the inverse of `portable`: the outputs stay the same. Training normalizes by batches of
+    the new data, so the running statistics, too, forget at once what they had before. With Keras's
+    momentum of 0.99, a model that was saved untrained still had 13% of its initial statistics after
+    200 steps of Co-teaching on the digits: its test accuracy was 11% instead of 56%. Frozen
+    statistics stay.
     """
 
     def replace(layer):
         if type(layer) is not layers.BatchNormalization:
             return None
         copy = BatchNormalization.from_config(layer.get_config())
-        return copy, lambda: [*layer.get_weights(), np.float32(num_updates)]
+        return copy, lambda: [*layer.get_weights(), np.float32(0)]
 
     return _cloned(network, replace)
 

@@ -14,7 +14,7 @@ from keras import layers
 
 from ssl_noisy import contract
 from ssl_noisy.errors import UserError, one_line
-from ssl_noisy.networks.layers import SETTLED, fused, set_batch_norm
+from ssl_noisy.networks.layers import fused, set_batch_norm
 
 SUFFIX = ".keras"
 ENDS = ("softmax", "sigmoid")
@@ -82,7 +82,7 @@ def from_file(
             f"outputs for {num_classes} classes"
         )
     if is_graph:
-        network = fused(_with_static_input(network, image_shape), SETTLED)
+        network = fused(_with_static_input(network, image_shape))
     set_batch_norm(network, batch_norm_momentum, batch_norm_epsilon)
     if notes is not None:
         notes += [f"{os.path.basename(path)}: {change}" for change in changes]
