@@ -41,6 +41,7 @@ FLOORS = [
         "moving_average",
         "weak_views",
         "example_record",
+        "recorded_model",
     },
     {"learner", "recorder"},
     {"semi_supervised", "robust", "labels.export"},
