@@ -286,7 +286,7 @@ class PassesTest(FolderCase):
         for changed in (
             text[:-1],
             [*text[:1], ",".join(["99999", *cells[1:]]), *text[2:]],
-            [*text[:1], ",".join([*cells[:2], "77", *cells[3:]]), *text[2:]],
+            [*text[:1], ",".join([*cells[:4], "77", *cells[5:]]), *text[2:]],
         ):
             with open(self.path("pass_1/examples.csv"), "w") as file:
                 file.write("".join(changed))

@@ -71,8 +71,9 @@ class NoisyRunTest(absltest.TestCase):
             self.assertTrue(os.path.exists(os.path.join(folder, picture)), picture)
         header = next(csv.reader(read(folder, "examples.csv").splitlines()))
         self.assertEqual(
-            header[:5],
-            ["index", "given_label", "predicted_label", "label_quality", "is_label_issue"],
+            header[:8],
+            ["index", "file", "given_label", "given_class", "predicted_label", "predicted_class"]
+            + ["label_quality", "is_label_issue"],
         )
 
     def test_the_noise_file_reproduces_the_run_and_another_seed_does_not(self):

@@ -52,7 +52,8 @@ class RunTest(absltest.TestCase):
             {"baseline", "checkpoint.npz", "checkpoint.previous.npz", "curves.png", "examples.csv"}
             | {"flags.cfg"}
             | {"labels.json", "metrics.csv", "model.keras", "result.json", "tensorboard"}
-            | {"timing.json", "views.png"},
+            | {"timing.json", "views.png"}
+            | {"aum.png", "gallery.png", "labels.png", "losses.png"},
         )
         result = json.loads(read(folder, "result.json"))
         self.assertEqual(
