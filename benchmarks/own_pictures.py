@@ -58,9 +58,10 @@ def corrections(root):
                 path = photos / split / str(given[position]) / f"{position}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(images[position]).save(path)
-        flags = (f"--dataset=folder:{photos}", "--method=elr", "--network=small_cnn")
-        flags += ("--steps=1000", "--batch_size=32", f"--seed={seed}", "--noplots")
-        first = train(root / f"first_{seed}", *flags, "--examples_order=suspicion")
+        flags = (f"--dataset=folder:{photos}", "--network=small_cnn", "--steps=1000")
+        flags += ("--batch_size=32", f"--seed={seed}", "--noplots")
+        by_suspicion = ("--method=elr", "--examples_order=suspicion")
+        first = train(root / f"first_{seed}", *flags, *by_suspicion)
         reviewed = rows(root / f"first_{seed}" / "examples.csv")[: round(0.15 * len(labeled))]
         # The reviewer knows the true class and corrects what is wrong.
         table, found = root / f"corrections_{seed}.csv", 0
@@ -70,7 +71,10 @@ def corrections(root):
                 true = digits.target[int(pathlib.Path(row["file"]).stem)]
                 found += row["given_class"] != str(true)
                 file.write(f"{row['file']},{true}\n")
-        second = train(root / f"second_{seed}", *flags, f"--labels_csv={table}")
+        corrected, plain = f"--labels_csv={table}", "--method=supervised"
+        second = train(root / f"second_{seed}", *flags, *by_suspicion, corrected)
+        plain_first = train(root / f"plain_first_{seed}", *flags, plain)
+        plain_second = train(root / f"plain_second_{seed}", *flags, plain, corrected)
         flagged = [
             row
             for row in rows(root / f"first_{seed}" / "examples.csv")
@@ -83,8 +87,8 @@ def corrections(root):
             "reviewed": len(reviewed),
             "found": found,
             "flagged": len(flagged),
-            "accuracy_before": first["test_accuracy"]["last"],
-            "accuracy_after": second["test_accuracy"]["last"],
+            "elr": [one["test_accuracy"]["last"] for one in (first, second)],
+            "supervised": [one["test_accuracy"]["last"] for one in (plain_first, plain_second)],
         }), flush=True)  # fmt: skip
 
 
@@ -130,7 +134,7 @@ def decoding(root):
             picture.save(path, quality=90)
     for _ in range(2):
         began = time.monotonic()
-        data = sources.load(f"folder:{photos}", cache_dir=str(cache))
+        sources.load(f"folder:{photos}", cache_dir=str(cache))
         seconds = time.monotonic() - began
         # Memory-mapped pages, which the system can drop, count too.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from ssl_noisy import command, predict
 
-SMALL = ("--network=small_cnn", "--batch_size=8", "--steps=60", "--steps_per_epoch=30")
+SMALL = ("--network=small_cnn", "--batch_size=8", "--steps=40", "--steps_per_epoch=20")
 
 
 def rows(path):
@@ -34,7 +34,7 @@ class OwnPicturesTest(absltest.TestCase):
         cls.photos = cls.root / "photos"
         cls.truth = messy.write(cls.photos, images, digits.target[:400])
         cls.broken = messy.damage(cls.photos)
-        cls.run = cls.root / "run"
+        cls.run_dir = cls.root / "run"
         cls.data = (
             f"--dataset=folder:{cls.photos}",
             f"--cache_dir={cls.root}/cache",
@@ -42,8 +42,8 @@ class OwnPicturesTest(absltest.TestCase):
             "--image_size=12",
         )
         cls.code, cls.out, cls.err = commands.call(
-            *cls.data, *SMALL, "--method=fixmatch", "--unlabeled_ratio=2",
-            f"--run_dir={cls.run}", "--examples_order=suspicion", "--baseline=supervised",
+            *cls.data, *SMALL, "--method=pseudo_label",
+            f"--run_dir={cls.run_dir}", "--examples_order=suspicion", "--baseline=supervised",
         )  # fmt: skip
 
     def test_the_run_says_what_it_noticed(self):
@@ -51,7 +51,7 @@ class OwnPicturesTest(absltest.TestCase):
         for text in ("brought to 12x12", "Skipped 3 unreadable", "in two splits", "labels (1x)"):
             self.assertIn(text, self.out)
         self.assertIn("images, ", self.out)
-        with open(self.run / "result.json", encoding="utf-8") as file:
+        with open(self.run_dir / "result.json", encoding="utf-8") as file:
             result = json.load(file)
         self.assertEqual(sorted(result["unreadable_files"]), self.broken)
         self.assertLen(result["data_notes"], 5)
@@ -66,7 +66,7 @@ class OwnPicturesTest(absltest.TestCase):
         self.assertIn(f"{count} images, {labeled} labeled", self.out)
 
     def test_every_label_is_traceable(self):
-        examples = rows(self.run / "examples.csv")
+        examples = rows(self.run_dir / "examples.csv")
         for row in examples:
             if "twin" not in row["file"]:
                 self.assertEqual(row["given_class"], self.truth[row["file"]])
@@ -75,11 +75,11 @@ class OwnPicturesTest(absltest.TestCase):
         self.assertIn("The 10 most suspicious labels", self.out)
         for row in examples[:10]:
             self.assertIn(f" {row['file']} ", self.out)
-        names = set(os.listdir(self.run))
+        names = set(os.listdir(self.run_dir))
         self.assertContainsSubset({"gallery.png", "labels.png", "losses.png"}, names)
 
     def test_corrections(self):
-        examples = rows(self.run / "examples.csv")
+        examples = rows(self.run_dir / "examples.csv")
         changes = [examples[0]["file"], examples[1]["file"], examples[2]["file"]]
         path = self.root / "corrections.csv"
         path.write_text(f"file,label\n{changes[0]},e\n{changes[1]},\n{changes[2]},remove\n")
@@ -98,7 +98,7 @@ class OwnPicturesTest(absltest.TestCase):
         path.write_text(f"file,label\n{changes[0]},f\n")
         code, _, err = commands.call(
             *self.data, *SMALL, "--method=supervised", f"--labels_csv={path}",
-            f"--run_dir={second}", "--noplots", "--steps=90",
+            f"--run_dir={second}", "--noplots", "--steps=60",
         )  # fmt: skip
         self.assertEqual(code, 2)
         self.assertIn("belongs to a run with other flags", err[0])
@@ -108,13 +108,13 @@ class OwnPicturesTest(absltest.TestCase):
         predict.define_flags(values)
         output = self.root / "p.csv"
         wanted = predict.read_flags(
-            ["predict", f"--run_dir={self.run}", f"--images={self.photos}/test",
+            ["predict", f"--run_dir={self.run_dir}", f"--images={self.photos}/test",
              f"--output={output}"],
             values,
         )  # fmt: skip
         self.assertEqual(command.execute("predict", predict.main, wanted), 0)
         found = rows(output)
-        with open(self.run / "result.json", encoding="utf-8") as file:
+        with open(self.run_dir / "result.json", encoding="utf-8") as file:
             result = json.load(file)
         right = [row["predicted_class"] == pathlib.Path(row["file"]).parent.name for row in found]
         # The same preparation as in training: the same accuracy.
