@@ -8,7 +8,7 @@ import sys
 
 from absl import app, flags, logging
 
-from ssl_noisy import files, settings
+from ssl_noisy import files, run_flags
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import removal, signals
 from ssl_noisy.runs.session import Interrupted
@@ -29,7 +29,7 @@ def start(program, main, default_arguments=(), define_flags=None, read_flags=Non
     """
     use_standard_streams()
     signals.raise_all()
-    for name in (define_flags or settings.define_flags)(flags.FLAGS):  # --help shows key flags
+    for name in (define_flags or run_flags.define_flags)(flags.FLAGS):  # --help shows key flags
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     wanted = []
 
@@ -95,7 +95,7 @@ def parse_settings(argv, flag_values):
     rest = flag_values(argv)
     if len(rest) > 1:
         raise UserError(f"Unexpected arguments: {' '.join(rest[1:])}. Flags start with --.")
-    wanted = settings.from_flags(flag_values)
+    wanted = run_flags.from_flags(flag_values)
     removal.check(wanted)  # what else the run trains
     return wanted
 

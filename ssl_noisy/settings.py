@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of a run: typed, checked, read from flags and written back as a flagfile."""
+"""The settings of a run: typed, checked, and written as a flagfile."""
 
 import dataclasses
 import hashlib
 import os
 import re
-
-from absl import flags
 
 from ssl_noisy import arguments, methods, networks, optimizers, schedules
 from ssl_noisy.arguments import above, at_least, choice, count, string, switch
@@ -15,7 +13,6 @@ from ssl_noisy.data.label_budget import DRAWS
 from ssl_noisy.errors import UserError
 from ssl_noisy.labels import detection
 
-_FILES = ("label_file", "cifarn_file", "labels_csv")
 _PICTURES = ("image_size", "fit", "skip_unreadable")
 REMOVERS = tuple(name for name in methods.names() if methods.get(name).removes_labels)
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -211,7 +208,7 @@ class Settings:
     method_arguments: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        for field in _fields():
+        for field in fields():
             _check(field, getattr(self, field.name))
         self._check_method_arguments()
         self._check_dataset()
@@ -284,7 +281,7 @@ class Settings:
     def _check_network(self):
         takes = networks.accepted_options(self.network)
         for name in ("weights", "batch_norm_momentum", "batch_norm_epsilon", "normalization"):
-            default = next(f.default for f in _fields() if f.name == name)
+            default = next(f.default for f in fields() if f.name == name)
             if getattr(self, name) != default and name not in takes:
                 raise UserError(
                     f"--{name} has no effect with --network={self.network}, which takes: "
@@ -369,7 +366,7 @@ class Settings:
     def flag_lines(self, places=True):
         """Returns the resolved settings as the lines of a flagfile, `run_dir` left out."""
         resolved = self.resolved()
-        values = {f.name: getattr(resolved, f.name) for f in _fields() if f.name != "run_dir"}
+        values = {f.name: getattr(resolved, f.name) for f in fields() if f.name != "run_dir"}
         values.update(sorted(resolved.method_arguments.items()))
         lines = [_flag_line(name, value) for name, value in values.items() if value is not None]
         return lines if places else without_places(lines)
@@ -384,13 +381,14 @@ class Settings:
         return absolute_path(os.path.join("runs", name))
 
 
-def _fields():
+def fields():
+    """Returns the dataclass fields of `Settings` that are flags, each with its `Argument`."""
     return [f for f in dataclasses.fields(Settings) if f.name != "method_arguments"]
 
 
 def without_places(lines):
     """Returns the lines of a flagfile that say what a run computes, not where its files lie."""
-    places = tuple(f"--{f.name}=" for f in _fields() if f.metadata["is_place"])
+    places = tuple(f"--{f.name}=" for f in fields() if f.metadata["is_place"])
     return [line for line in lines if not line.startswith(places)]
 
 
@@ -410,84 +408,6 @@ def _check(field, value):
         )
     if isinstance(value, str) and len(value) > 4096:  # the longest path of Linux
         raise UserError(f"{name} must have at most 4096 characters. Received: {len(value)} of them")
-
-
-# absl flags, read here and in the commands alone.
-
-_DEFINE = {
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    bool: flags.DEFINE_boolean,
-    str: flags.DEFINE_string,
-}
-
-
-def define_flags(flag_values):
-    """Defines a flag for each field of `Settings` and each argument of any method.
-
-    Returns:
-        The list of their names.
-    """
-    for field in _fields():
-        argument = field.metadata["argument"]
-        help = _help(argument)
-        _DEFINE[argument.kind](field.name, field.default, help, flag_values=flag_values)
-    for name, takers in method_flags().items():
-        meanings = {}
-        for method, argument in takers.items():
-            default = argument.default
-            shown = f"{default:.4g}" if isinstance(default, float) else str(default)
-            meanings.setdefault(_help(argument), {}).setdefault(shown, []).append(method)
-        help = " ".join(
-            f"{meaning} Default: "
-            + "; ".join(f"{default} ({', '.join(them)})" for default, them in defaults.items())
-            + "."
-            for meaning, defaults in meanings.items()
-        )
-        kind = takers[min(takers)].kind
-        _DEFINE[kind](name, None, help, flag_values=flag_values)
-    return [*(field.name for field in _fields()), *method_flags()]
-
-
-def _help(argument):
-    """Returns the range and the meaning of an argument, for `--help`."""
-    requirement = argument.requirement
-    return f"{argument.help} Must be {requirement}." if requirement else argument.help
-
-
-def method_flags():
-    """Returns, for each argument of any method, a dict from method to `Argument`."""
-    found = {}
-    for method in methods.names():
-        for name, argument in methods.arguments(method).items():
-            found.setdefault(name, {})[method] = argument
-    return found
-
-
-def from_flags(flag_values):
-    """Returns the `Settings` that the parsed flags state. Paths become absolute.
-
-    Raises:
-        UserError: As `Settings`.
-    """
-    values = {field.name: flag_values[field.name].value for field in _fields()}
-    for field in _fields():
-        if (field.metadata["is_place"] or field.name in _FILES) and values[field.name]:
-            values[field.name] = absolute_path(values[field.name])
-    for name, table in (("dataset", sources.SOURCES), ("noise", label_noise.KINDS)):
-        kind, _, path = (values[name] or "").partition(":")
-        if path and kind in table and table[kind].is_path:
-            values[name] = f"{kind}:{absolute_path(path)}"
-    values["network"] = networks.absolute(values["network"], absolute_path)
-    if values["weights"] not in (None, "imagenet", "none"):
-        values["weights"] = absolute_path(values["weights"])
-    if values["baseline"] in ("", values["method"]):
-        values["baseline"] = None
-    arguments = {n: flag_values[n].value for n in method_flags() if flag_values[n].present}
-    made = Settings(**values, method_arguments=arguments)
-    if made.baseline:
-        made.for_baseline()  # which checks it too
-    return made
 
 
 def absolute_path(path):

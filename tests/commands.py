@@ -13,7 +13,7 @@ import warnings
 from absl import flags
 from absl.testing import parameterized
 
-from ssl_noisy import command, settings, train
+from ssl_noisy import command, run_flags, train
 from ssl_noisy.errors import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -42,7 +42,7 @@ def wait_for(process, condition):
 def call(*arguments):
     """Runs the command in this process and returns its exit code, output and error lines."""
     values = flags.FlagValues()
-    settings.define_flags(values)
+    run_flags.define_flags(values)
     out, err = io.StringIO(), io.StringIO()
     with (
         contextlib.redirect_stdout(out),

@@ -26,7 +26,7 @@ from keras import ops
 
 import ssl_noisy
 from ssl_noisy import __main__ as listing
-from ssl_noisy import command, methods, networks, predict, recipes, settings
+from ssl_noisy import command, methods, networks, predict, recipes, run_flags
 from ssl_noisy.arguments import fraction
 from ssl_noisy.augment import views as augment_views
 from ssl_noisy.data import label_noise, sources
@@ -78,7 +78,7 @@ class ExampleCase(parameterized.TestCase):
 
     def settings(self, *arguments):
         values = flags.FlagValues()
-        settings.define_flags(values)
+        run_flags.define_flags(values)
         return command.parse_settings(["train", *arguments], values)
 
 
@@ -350,7 +350,7 @@ class ShellTest(ExampleCase):
             for made in self.filled_in(arguments):
                 with self.subTest(page=page, arguments=made):
                     values = flags.FlagValues()
-                    settings.define_flags(values)
+                    run_flags.define_flags(values)
                     if name == "ssl_noisy.benchmark":
                         flags.DEFINE_integer("timed_steps", 20, "", flag_values=values)
                     command.parse_settings([name, *made], values)
@@ -372,7 +372,7 @@ class ShellTest(ExampleCase):
 class NamesTest(absltest.TestCase):
     def test_flags_exist(self):
         values = flags.FlagValues()
-        settings.define_flags(values)
+        run_flags.define_flags(values)
         own = flags.FlagValues()
         predict.define_flags(own)
         known = {*values, *own, "flagfile", "help", "timed_steps", "recipes", "logdir", "no-deps"}

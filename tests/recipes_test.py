@@ -11,7 +11,7 @@ from absl import flags
 from absl.testing import absltest, parameterized
 
 from ssl_noisy import __main__ as listing
-from ssl_noisy import command, methods, networks, recipes, settings
+from ssl_noisy import command, methods, networks, recipes, run_flags
 
 RECIPES = [(path.stem, path) for path in recipes.paths()]
 BUDGETS = {"cifar10": (40, 250, 4000), "cifar100": (400, 2500, 10000)}
@@ -29,7 +29,7 @@ FIGURE = re.compile(r"^#   (--(num_labels|noise)=\S+?)( \(default\))?: (.+)$", r
 def parsed(path, *arguments):
     """Returns the `Settings` of a recipe followed by `arguments`."""
     values = flags.FlagValues()
-    settings.define_flags(values)
+    run_flags.define_flags(values)
     return command.parse_settings(["train", f"--flagfile={path}", *arguments], values)
 
 

@@ -5,14 +5,14 @@ import os
 from absl import flags
 from absl.testing import absltest, parameterized
 
-from ssl_noisy import command, methods, settings
+from ssl_noisy import command, methods, run_flags
 from ssl_noisy.runs import removal
 from ssl_noisy.settings import Settings
 
 
 def parse(*arguments):
     values = flags.FlagValues()
-    settings.define_flags(values)
+    run_flags.define_flags(values)
     return command.parse_settings(["program", *arguments], values)
 
 
@@ -209,20 +209,20 @@ class SettingsTest(parameterized.TestCase):
 class FlagsTest(absltest.TestCase):
     def test_every_field_is_a_flag_with_help_and_reaches_the_settings(self):
         values = flags.FlagValues()
-        settings.define_flags(values)
+        run_flags.define_flags(values)
         for field in dataclasses.fields(Settings):
             if field.name != "method_arguments":
                 self.assertNotEmpty(values[field.name].help, field.name)
 
     def test_the_same_name_means_the_same_in_every_method(self):
-        for name, takers in settings.method_flags().items():
+        for name, takers in run_flags.method_flags().items():
             self.assertLen({argument.kind for argument in takers.values()}, 1, name)
             if name != "confidence_threshold":  # `>=` or `>`, of all classes or the best learned
                 self.assertLen({argument.help for argument in takers.values()}, 1, name)
 
     def test_help_states_range_and_defaults(self):
         values = flags.FlagValues()
-        settings.define_flags(values)
+        run_flags.define_flags(values)
         text = values["tsa"].help
         self.assertIn(" Must be one of none, linear, log, exp. Default: none (uda).", text)
         text = values["fairness_weight"].help

@@ -8,7 +8,7 @@ import numpy as np
 from absl import flags
 from absl.testing import absltest
 
-from ssl_noisy import command, settings
+from ssl_noisy import command, run_flags
 from ssl_noisy.data import label_noise, noise_models, sources
 from ssl_noisy.data.dataset import Contents, Split
 from ssl_noisy.runs import labeling
@@ -16,7 +16,7 @@ from ssl_noisy.runs import labeling
 
 def parse(*arguments):
     values = flags.FlagValues()
-    settings.define_flags(values)
+    run_flags.define_flags(values)
     return command.parse_settings(["program", *arguments], values), values
 
 

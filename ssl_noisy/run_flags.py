@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flags of a run, made from the declarations of `Settings` and of the methods."""
+
+from absl import flags
+
+from ssl_noisy import methods, networks, settings
+from ssl_noisy.data import label_noise, sources
+
+_FILES = ("label_file", "cifarn_file", "labels_csv")
+
+_DEFINE = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_boolean,
+    str: flags.DEFINE_string,
+}
+
+
+def define_flags(flag_values):
+    """Defines a flag for each field of `Settings` and each argument of any method.
+
+    Returns:
+        The list of their names.
+    """
+    for field in settings.fields():
+        argument = field.metadata["argument"]
+        help = _help(argument)
+        _DEFINE[argument.kind](field.name, field.default, help, flag_values=flag_values)
+    for name, takers in method_flags().items():
+        meanings = {}
+        for method, argument in takers.items():
+            default = argument.default
+            shown = f"{default:.4g}" if isinstance(default, float) else str(default)
+            meanings.setdefault(_help(argument), {}).setdefault(shown, []).append(method)
+        help = " ".join(
+            f"{meaning} Default: "
+            + "; ".join(f"{default} ({', '.join(them)})" for default, them in defaults.items())
+            + "."
+            for meaning, defaults in meanings.items()
+        )
+        kind = takers[min(takers)].kind
+        _DEFINE[kind](name, None, help, flag_values=flag_values)
+    return [*(field.name for field in settings.fields()), *method_flags()]
+
+
+def _help(argument):
+    """Returns the range and the meaning of an argument, for `--help`."""
+    requirement = argument.requirement
+    return f"{argument.help} Must be {requirement}." if requirement else argument.help
+
+
+def method_flags():
+    """Returns, for each argument of any method, a dict from method to `Argument`."""
+    found = {}
+    for method in methods.names():
+        for name, argument in methods.arguments(method).items():
+            found.setdefault(name, {})[method] = argument
+    return found
+
+
+def from_flags(flag_values):
+    """Returns the `Settings` that the parsed flags state. Paths become absolute.
+
+    Raises:
+        UserError: As `Settings`.
+    """
+    values = {field.name: flag_values[field.name].value for field in settings.fields()}
+    for field in settings.fields():
+        if (field.metadata["is_place"] or field.name in _FILES) and values[field.name]:
+            values[field.name] = settings.absolute_path(values[field.name])
+    for name, table in (("dataset", sources.SOURCES), ("noise", label_noise.KINDS)):
+        kind, _, path = (values[name] or "").partition(":")
+        if path and kind in table and table[kind].is_path:
+            values[name] = f"{kind}:{settings.absolute_path(path)}"
+    values["network"] = networks.absolute(values["network"], settings.absolute_path)
+    if values["weights"] not in (None, "imagenet", "none"):
+        values["weights"] = settings.absolute_path(values["weights"])
+    if values["baseline"] in ("", values["method"]):
+        values["baseline"] = None
+    arguments = {n: flag_values[n].value for n in method_flags() if flag_values[n].present}
+    made = settings.Settings(**values, method_arguments=arguments)
+    if made.baseline:
+        made.for_baseline()  # which checks it too
+    return made
