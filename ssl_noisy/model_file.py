@@ -26,11 +26,27 @@ class Metadata:
         class_names: Tuple of strings, one per logit.
         fit: How pictures get the size of the network's input, one of `pictures.FITS`.
         temperature: Float above 0: softmax(logits / temperature) are calibrated confidences.
+        image_shape: `(height, width, channels)`, or None for the input shape of the network.
     """
 
     class_names: tuple[str, ...]
     fit: str = "crop"
     temperature: float = 1.0
+    image_shape: tuple[int, int, int] | None = None
+
+    def input_shape(self, network):
+        """Returns `(height, width, channels)` of the images that a network takes.
+
+        Raises:
+            UserError: If they have no fixed size, or are neither gray nor RGB.
+        """
+        shape = self.image_shape or (getattr(network, "input_shape", None) or (None,))[1:]
+        if len(shape) != 3 or None in shape or shape[2] not in (1, 3):
+            raise UserError(
+                "The network must take gray or color images of one size. Received: "
+                f"input_shape={shape}"
+            )
+        return tuple(shape)
 
 
 def add_metadata(path, metadata):
@@ -55,7 +71,8 @@ def read(path):
             content = json.loads(archive.read(MEMBER)) if MEMBER in archive.namelist() else None
         if content is None:
             return network, Metadata(tuple(map(str, range(network.output_shape[-1]))))
-        content["class_names"] = tuple(content["class_names"])
+        for name in ("class_names", "image_shape"):
+            content[name] = content.get(name) and tuple(content[name])
         return network, Metadata(**content)
     # Keras raises what its layers raise, for files of other versions too.
     except Exception as error:
@@ -67,13 +84,7 @@ def read(path):
 
 def format_of(network, metadata):
     """Returns the `pictures.Format` that a network of images of one size takes."""
-    _, height, width, channels = network.input_shape
-    if None in (height, width) or channels not in (1, 3):
-        raise UserError(
-            "The network must take gray or color images of one size. Received: "
-            f"input_shape={network.input_shape}"
-        )
-    return pictures.Format(height, width, channels, metadata.fit)
+    return pictures.Format(*metadata.input_shape(network), metadata.fit)
 
 
 def deployed(network, metadata, *, probabilities=True, input_size=None):
@@ -89,7 +100,7 @@ def deployed(network, metadata, *, probabilities=True, input_size=None):
     Returns:
         A `keras.Model`.
     """
-    _, height, width, channels = network.input_shape
+    height, width, channels = metadata.input_shape(network)
     inputs = keras.Input((*(input_size or (height, width)), channels), name="pixels")
     x = inputs
     if inputs.shape[1:3] != (height, width):

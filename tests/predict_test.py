@@ -18,6 +18,7 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 from ssl_noisy import command, model_file, predict
+from ssl_noisy.data import pictures
 
 NAMES = tuple("zero one two three four five six seven eight nüne".split())
 METADATA = model_file.Metadata(NAMES, "stretch", 1.6)
@@ -177,6 +178,17 @@ class ModelFileTest(Case):
         toy.network().save(self.model)
         _, metadata = model_file.read(self.model)
         self.assertEqual(metadata, model_file.Metadata(tuple("0123456789")))
+
+    def test_a_subclassed_network_has_no_input_shape(self):
+        network = toy.users_network("subclassed")
+        images = toy.digits()[0][:4].astype("float32")
+        wanted = keras.ops.convert_to_numpy(network(images))
+        network.save(self.model)
+        model_file.add_metadata(self.model, model_file.Metadata(NAMES, image_shape=(8, 8, 1)))
+        loaded, metadata = model_file.read(self.model)
+        self.assertEqual(model_file.format_of(loaded, metadata), pictures.Format(8, 8, 1))
+        model = model_file.deployed(loaded, metadata, probabilities=False)
+        np.testing.assert_allclose(model(images), wanted, rtol=1e-5, atol=1e-5)
 
     @parameterized.parameters("crop", "pad", "stretch")
     def test_another_input_size(self, fit):

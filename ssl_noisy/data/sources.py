@@ -175,7 +175,7 @@ def _hash(splits):
 def _hold_out(name, train, share):
     """Returns the training split without a fraction of each class, and the test split of these."""
     order = fixed_shuffle(len(train.ids), _HELD_OUT)
-    chosen = []
+    chosen = [np.zeros(0, np.int64)]
     for number in range(train.labels.max() + 1):
         of_class = order[train.labels[order] == number]
         # One picture may be held out only if another one is left.

@@ -192,6 +192,7 @@ class Session(keras.callbacks.Callback):
                 self.dataset.class_names,
                 self.dataset.fit,
                 result["calibration"]["temperature"],
+                self.dataset.images.shape[1:],
             )
             model_file.add_metadata(path, metadata)
         if self.settings.plots:
