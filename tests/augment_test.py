@@ -524,7 +524,7 @@ class StrongViewTest(parameterized.TestCase):
         strong = ["rand_augment", "cutout"]
         self.assertEqual(names, [*strong, "weak_view"] if is_last else ["weak_view", *strong])
         arguments = dict(calls)
-        self.assertEqual(arguments["weak_view"], {"flip": False, "max_shift": 3})
+        self.assertEqual(arguments["weak_view"], {"flip": False, "max_shift": 3, "crop_area": None})
         self.assertEqual(arguments["rand_augment"], {"policy": policy})
         torchssl = policy in ("torchssl", "usb")  # whose side is a share of the width
         low = 16 if policy in ("google_code", "uda") else 0

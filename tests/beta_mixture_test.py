@@ -351,15 +351,15 @@ class ArgumentsTest(parameterized.TestCase):
         self.assertEqual((defaults["schedule"], defaults["nesterov"]), ("drops_1_3_5_6", False))
 
     @parameterized.parameters(
-        ({"bootstrap_start": 1.0}, "bootstrap_start", "leaves one of 300 steps"),
-        ({"bootstrap_start": 0.9, "steps": 9}, "bootstrap_start", "leaves one of 9 steps"),
-        ({"variant": "static_hard", "bootstrap_start": 1.0}, "bootstrap_start", "leaves one"),
+        ({"bootstrap_start": 1.0}, "bootstrap_start", "leave one of 300 steps"),
+        ({"bootstrap_start": 0.9, "steps": 9}, "bootstrap_start", "leave one of 9 steps"),
+        ({"variant": "static_hard", "bootstrap_start": 1.0}, "bootstrap_start", "leave one"),
         ({"guided_end": 0.34, "variant": "md_dyr_sh"}, "guided_end", "between bootstrap_start="),
         ({"temperature_end": 0.36, "variant": "md_dyr_sh"}, "guided_end", "temperature_end=0.36"),
         (
             {"guided_end": 1.0, "temperature_end": 1.0, "variant": "md_dyr_sh"},
             "guided_end",
-            "leaves one",
+            "leave one",
         ),
         ({"steps": 3, "batch_size": 1}, "steps", "above 3, the steps of a pass"),
         ({"low_percentile": 95.0}, "high_percentile", "above low_percentile=95.0"),

@@ -426,7 +426,7 @@ class ViewsTest(parameterized.TestCase):
                     images, seed, ctaugment.initial_rates(), flip=False, max_shift=1
                 )
             )
-        weak.assert_called_once_with(images, seed, flip=False, max_shift=1)
+        weak.assert_called_once_with(images, seed, flip=False, max_shift=1, crop_area=None)
         np.testing.assert_array_equal(np.unique(view), [127, 255])
         self.assertEqual((view == 127).any(axis=(2, 3)).sum(axis=1).max(), side)
         self.assertEqual((view == 127).any(axis=(1, 3)).sum(axis=1).max(), side)

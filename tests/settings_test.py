@@ -122,7 +122,7 @@ class SettingsTest(parameterized.TestCase):
             parse("--remove_labels=aum", "--combine=xor")
         with self.assertRaisesRegex(ValueError, "--steps must be .* below"):
             parse("--method=aum", "--pass_share=1e30")
-        with self.assertRaisesRegex(ValueError, "leaves one of 10 steps to bootstrap in"):
+        with self.assertRaisesRegex(ValueError, "leave one of 10 steps for bootstrapping"):
             parse("--method=beta_mixture", "--steps=10", "--bootstrap_start=0.95")
 
     def test_a_flag_that_the_method_does_not_take_lists_those_it_does(self):
