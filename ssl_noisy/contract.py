@@ -103,7 +103,7 @@ def outputs_per_image(network):
 
 
 def head(network):
-    """Returns the layer that makes the logits: the one named `logits`, else the last with weights.
+    """Returns the layer of the logits: the one named `logits`, else the last with weights.
 
     Raises:
         UserError: If it has no weights, or a subclassed model does not say which layer it is.

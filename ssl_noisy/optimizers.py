@@ -21,7 +21,7 @@ DECOUPLED = ("adamw", "muon")
 
 
 class BackboneRate:
-    """Part of an optimizer: some variables have a share of the learning rate.
+    """Part of an optimizer: trains some variables at a fraction of the learning rate.
 
     Gradients cannot be scaled instead: the updates of Adam and Muon do not depend on their size.
     `update_step`, which Keras documents for optimizers of your own, gets the learning rate of each

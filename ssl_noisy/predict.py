@@ -178,8 +178,8 @@ def find(places):
     for place in places:
         path = pathlib.Path(absolute_path(place))
         if path.is_dir():
-            inside = [p for p in picture_files.walk(path) if p.suffix.lower() in SUFFIXES]
-            found += [(os.path.join(place, p.relative_to(path)), p) for p in inside]
+            inside = filter(picture_files.is_picture, picture_files.walk(path))
+            found += [(os.path.join(place, name), path / name) for name in inside]
         elif path.exists():
             found.append((place, path))
         else:

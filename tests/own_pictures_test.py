@@ -48,7 +48,12 @@ class OwnPicturesTest(absltest.TestCase):
 
     def test_the_run_says_what_it_noticed(self):
         self.assertEqual((self.code, self.err), (0, []))
-        for text in ("brought to 12x12", "Skipped 3 unreadable", "in two splits", "labels (1x)"):
+        for text in (
+            "resized to 12x12",
+            "Skipped 3 unreadable",
+            "in two splits",
+            "labels (groups: 1)",
+        ):
             self.assertIn(text, self.out)
         self.assertIn("images, ", self.out)
         with open(self.run_dir / "result.json", encoding="utf-8") as file:
@@ -94,7 +99,7 @@ class OwnPicturesTest(absltest.TestCase):
         self.assertNotIn(changes[1], found)
         self.assertNotIn(changes[2], found)
         self.assertLen(found, len(examples) - 2)
-        self.assertIn("corrections.csv changes", out)
+        self.assertIn("corrections.csv: labels changed: 2, examples removed: 1", out)
         path.write_text(f"file,label\n{changes[0]},f\n")
         code, _, err = commands.call(
             *self.data, *SMALL, "--method=supervised", f"--labels_csv={path}",

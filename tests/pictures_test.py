@@ -244,7 +244,11 @@ class FolderTest(Case):
         (self.root / "test/dog/9.png").write_bytes(whole[:45])
         side = 10_000  # Pillow warns above 89 million pixels and refuses twice as many
         Image.new("1", (side, side)).save(self.root / "train/cat/9.png")
-        parts = ["5 pictures, of 12", "train/cat/1.png (it is not a picture", "7.jpg (it is empty)"]
+        parts = [
+            "5 unreadable pictures among 12",
+            "train/cat/1.png (it is not a picture",
+            "7.jpg (it is empty)",
+        ]
         parts += ["8.png (it is not a regular file)", "test/dog/9.png", "10000x10000 pixels"]
         for _ in range(2):  # the second time from the cache
             self.assert_one_line([*parts, "--skip_unreadable"], self.load)
@@ -266,8 +270,8 @@ class FolderTest(Case):
         notes = self.load().notes
         self.assertLen(notes, 2)
         self.assertIn("in two splits", notes[0])
-        self.assertIn("(1x): train/cat/1.png = test/cat/9.png.", notes[0])
-        self.assertIn("different labels (1x): train/cat/0.png = train/dog/9.png.", notes[1])
+        self.assertIn("(groups: 1): train/cat/1.png = test/cat/9.png.", notes[0])
+        self.assertIn("different labels (groups: 1): train/cat/0.png = train/dog/9.png.", notes[1])
 
 
 class CacheTest(Case):
@@ -448,7 +452,7 @@ class CorrectionsTest(Case):
         self.assertEqual(data.labels.tolist(), [1, 0, 1, 1, -1])
         self.assertEqual(data.files[0], "train/a/2.png")
         self.assertEqual(data.ids.tolist(), [1, 2, 3, 4, 5])
-        self.assertIn("changes 2 labels and leaves out 1 examples", data.notes[-1])
+        self.assertIn("labels changed: 2, examples removed: 1", data.notes[-1])
         self.assertEqual(self.data.labels.tolist(), [0, 0, 0, 1, 1, 1])  # as it was
 
     def test_data_without_files_are_known_by_index(self):

@@ -64,7 +64,7 @@ def apply(path, dataset) -> Dataset:
         else:
             labels[known[name]] = numbers[label]
     changed = int((labels != dataset.labels)[keep].sum())
-    note = f"{path.name} changes {changed} labels and leaves out {int((~keep).sum())} examples."
+    note = f"{path.name}: labels changed: {changed}, examples removed: {int((~keep).sum())}."
     changes = {"labels": labels, "notes": (*dataset.notes, note)}
     if not keep.all():
         changes |= {"labels": labels[keep], "images": dataset.images[keep]}

@@ -150,6 +150,7 @@ def _decode(listed, measured, key, options, folder):
             reasons |= _fill(images, listed, form, reasons)
             images.flush()
         info |= {"unreadable": sorted(reasons.items()), "crc32": _crc32(images)}
+        images.setflags(write=False)  # later writes would change the cache
         _write_json(folder / f"{key}.json", info)
     except files.WriteError as error:
         logging.warning("Cannot write the cache of pictures: %s Set --cache_dir.", error)
