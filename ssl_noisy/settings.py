@@ -118,16 +118,16 @@ class Settings:
             "without the top, .h5 or .weights.h5. Unset: imagenet.",
         )
     )
-    freeze: str = _setting(
+    freeze: str | None = _setting(
         string(
-            "none",
+            None,
             "Layers that keep their weights: none, backbone (all but the last layer) or the name "
-            "of a stage, up to which all are frozen; any other name lists the stages.",
+            "of a stage, up to which all are frozen; any other name lists the stages. Unset: none.",
         )
     )
-    backbone_learning_rate_multiplier: float = _setting(
+    backbone_learning_rate_multiplier: float | None = _setting(
         arguments.interval(
-            "(0, 1]", 1.0, "Factor of the learning rate, for all layers but the last."
+            "(0, 1]", None, "Factor of the learning rate, for all layers but the last. Unset: 1."
         )
     )
     batch_norm_momentum: float | None = _setting(
@@ -288,7 +288,7 @@ class Settings:
                     + (", ".join(f"--{key}" for key in takes) or "no flag of its own")
                     + f". Received: --{name}={getattr(self, name)}"
                 )
-        if self.freeze == "backbone" and self.backbone_learning_rate_multiplier != 1:
+        if self.freeze == "backbone" and self.backbone_learning_rate_multiplier not in (None, 1):
             raise UserError(
                 "--backbone_learning_rate_multiplier has no effect with --freeze=backbone, which "
                 "trains the last layer alone. Leave one of them out."

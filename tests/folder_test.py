@@ -111,6 +111,15 @@ class DamagedTest(FolderCase):
             self.remove("result.json")
             self.assert_same_results()
 
+    def test_an_unfinished_run_that_began_before_some_settings_existed(self):
+        self.remove("result.json")
+        lines = read(self.folder, "flags.cfg").splitlines()
+        self.assertNotIn("--freeze", [line.partition("=")[0] for line in lines])
+        self.assert_same_results()
+        code, _, errors = self.call("--freeze=backbone")
+        self.assertEqual(code, 2)
+        self.assertIn("(none) there, --freeze=backbone here", errors[0])
+
     def test_a_result_that_a_tool_reformatted(self):
         result = json.loads(read(self.folder, "result.json"))
         with open(self.path("result.json"), "w") as file:

@@ -7,7 +7,14 @@ from absl.testing import absltest, parameterized
 
 from ssl_noisy import command, methods, run_flags
 from ssl_noisy.runs import removal
-from ssl_noisy.settings import Settings
+from ssl_noisy.settings import Settings, fields
+
+WRITTEN_SINCE_THE_BEGINNING = {
+    *("method", "dataset", "label_draw", "label_seed", "seed", "plots"),
+    *("network", "normalization", "precision", "jit_compile"),
+    *("steps", "steps_per_epoch", "steps_per_execution", "evaluation_batch_size"),
+    *("optimizer", "learning_rate", "schedule", "momentum", "nesterov", "checkpoint_seconds"),
+}
 
 
 def parse(*arguments):
@@ -74,6 +81,14 @@ class SettingsTest(parameterized.TestCase):
         again = parse(f"--flagfile={path}")
         self.assertEqual(again.resolved(), made.resolved())
         self.assertEqual(again.flag_lines(), made.flag_lines())
+
+    def test_a_new_setting_is_written_only_if_given(self):
+        """Runs that began before a setting existed resume: their flags.cfg lacks its line."""
+        names = {line.lstrip("-").partition("=")[0] for line in parse().flag_lines()}
+        settings = {field.name for field in fields()}
+        self.assertEqual(settings & names, WRITTEN_SINCE_THE_BEGINNING)
+        for line in ("--freeze=block1", "--backbone_learning_rate_multiplier=0.5"):
+            self.assertIn(line, parse(line).flag_lines())
 
     @parameterized.parameters(
         ("--method=fixmtach", "Unknown method 'fixmtach'. Did you mean 'fixmatch'?"),

@@ -87,7 +87,7 @@ def make_learner(settings, task, notes=None):
             weight_decay=weight_decay,
             decayed=learner.decayed_variables(),
             backbone=_backbone(settings, learner),
-            backbone_multiplier=settings.backbone_learning_rate_multiplier,
+            backbone_multiplier=settings.backbone_learning_rate_multiplier or 1.0,
         ),
         jit_compile={"auto": "auto", "on": True, "off": False}[settings.jit_compile],
         steps_per_execution=settings.steps_per_execution,
@@ -116,7 +116,8 @@ def _make_network(settings, task, notes=None):
             notes=notes,
             **options,
         )
-        networks.freeze(network, settings.freeze)
+        if settings.freeze is not None:
+            networks.freeze(network, settings.freeze)
         return network
     finally:
         keras.config.set_dtype_policy(before)
@@ -124,7 +125,7 @@ def _make_network(settings, task, notes=None):
 
 def _backbone(settings, learner):
     """Returns the variables that `backbone_learning_rate_multiplier` slows down."""
-    if settings.backbone_learning_rate_multiplier == 1:
+    if settings.backbone_learning_rate_multiplier in (None, 1):
         return []
     return [v for network in learner.networks for v in contract.backbone_variables(network)]
 
