@@ -85,7 +85,7 @@ def report(settings, learner, seconds):
     views = sizes["labeled"] + 2 * sizes.get("unlabeled", 0)
     return {
         "program": "ssl_noisy.benchmark",
-        "flags": settings.flag_lines(places=False),
+        "flags": settings.flag_lines(identifying=True),
         "seconds_per_step": round(median, 6),
         "quartiles": [round(low, 6), round(high, 6)],
         "steps_timed": len(timed) * settings.steps_per_execution,

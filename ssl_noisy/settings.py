@@ -16,11 +16,20 @@ from ssl_noisy.labels import detection
 _PICTURES = ("image_size", "fit", "skip_unreadable")
 REMOVERS = tuple(name for name in methods.names() if methods.get(name).removes_labels)
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+PLOT_FORMATS = ("png", "pdf", "svg")
 
 
-def _setting(argument, is_place=False):
-    """A field of `Settings`. `is_place`: a path of this machine, no part of what a run computes."""
+def _setting(argument, is_place=False, identifies=True):
+    """A field of `Settings`.
+
+    Args:
+        argument: Its `Argument`.
+        is_place: Whether it is a path of this machine. A place does not identify a run.
+        identifies: Whether it is part of what a run computes. If not, a run may resume with
+            another value.
+    """
     metadata = {"argument": argument, "is_place": is_place}
+    metadata["identifies"] = identifies and not is_place
     return dataclasses.field(default=argument.default, metadata=metadata)
 
 
@@ -196,6 +205,9 @@ class Settings:
         )
     )
     plots: bool = _setting(switch(True, "Draw the pictures of the run folder."))
+    plot_format: str | None = _setting(
+        choice(None, PLOT_FORMATS, "File format of these pictures. Unset: png."), identifies=False
+    )
     run_dir: str | None = _setting(
         string(None, "Folder of the run. Unset: runs/ and a name made of the flags."), is_place=True
     )
@@ -363,18 +375,22 @@ class Settings:
         changes = {"baseline": None, "run_dir": None, "method_arguments": arguments, **changes}
         return dataclasses.replace(here, **changes)
 
-    def flag_lines(self, places=True):
-        """Returns the resolved settings as the lines of a flagfile, `run_dir` left out."""
+    def flag_lines(self, identifying=False):
+        """Returns the resolved settings as the lines of a flagfile, `run_dir` left out.
+
+        Args:
+            identifying: Whether to leave out the lines that say nothing about what a run computes.
+        """
         resolved = self.resolved()
         values = {f.name: getattr(resolved, f.name) for f in fields() if f.name != "run_dir"}
         values.update(sorted(resolved.method_arguments.items()))
         lines = [_flag_line(name, value) for name, value in values.items() if value is not None]
-        return lines if places else without_places(lines)
+        return identifying_lines(lines) if identifying else lines
 
     def default_run_dir(self):
         """Returns `runs/METHOD_DATASET_LABELS_seedN_HASH`; other settings, another folder."""
         dataset = re.sub(r"\W+", "_", self.dataset).strip("_")[-40:]
-        lines = self.flag_lines(places=False)
+        lines = self.flag_lines(identifying=True)
         digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
         labels = f"{self.num_labels or 'all'}"
         name = f"{self.method}_{dataset}_{labels}_seed{self.seed}_{digest}"
@@ -386,10 +402,10 @@ def fields():
     return [f for f in dataclasses.fields(Settings) if f.name != "method_arguments"]
 
 
-def without_places(lines):
+def identifying_lines(lines):
     """Returns the lines of a flagfile that say what a run computes, not where its files lie."""
-    places = tuple(f"--{f.name}=" for f in fields() if f.metadata["is_place"])
-    return [line for line in lines if not line.startswith(places)]
+    others = tuple(f"--{f.name}=" for f in fields() if not f.metadata["identifies"])
+    return [line for line in lines if not line.startswith(others)]
 
 
 def _flag_line(name, value):

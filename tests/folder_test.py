@@ -188,11 +188,15 @@ class DamagedTest(FolderCase):
     def test_a_run_checks_all_files_that_it_writes(self):
         names = set(os.listdir(self.folder))
         self.assertContainsSubset(names, folder.FILES | folder.FOLDERS)
-        code, _, _ = call(*SMALL, "--plots", "--steps=2", f"--run_dir={self.folder}/plots")
-        pictures = {n for n in os.listdir(self.path("plots")) if n.endswith(".png")}
-        self.assertEqual(code, 0)
-        self.assertGreater(len(pictures), 3)
-        self.assertContainsSubset(pictures, folder.FILES)
+        for kind in ("png", "svg"):  # another format does not make another run
+            run = [*SMALL, "--plots", "--baseline=gce", f"--run_dir={self.folder}/plots"]
+            self.assertEqual(call(*run, f"--plot_format={kind}")[0], 0)
+            pictures = {n for n in os.listdir(self.path("plots")) if n.endswith(kind)}
+            self.assertContainsSubset({f"curves.{kind}", f"labels.{kind}"}, pictures)
+            self.assertContainsSubset(pictures, folder.FILES)
+            self.remove("plots/result.json")
+        with open(self.path("plots/curves.svg")) as file:
+            self.assertIn("<!-- test accuracy of the baseline gce -->", file.read())
 
     def test_a_run_dir_that_is_a_file(self):
         path = self.create_tempfile().full_path

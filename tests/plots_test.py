@@ -18,12 +18,39 @@ class PlotsTest(parameterized.TestCase):
         path = os.path.join(self.create_tempdir().full_path, "curves.png")
         history = [
             {"step": 10, "test_accuracy": 0.2, "mask_rate": 0.0, "pseudo_label_accuracy": None},
-            {"step": 20, "test_accuracy": 0.9, "mask_rate": 0.5, "pseudo_label_accuracy": 0.8},
+            {"step": 20, "test_accuracy": 1.0, "mask_rate": 0.5, "pseudo_label_accuracy": 0.8},
         ]
-        plots.curves(history, path)
-        with_masks = image.imread(path)
-        plots.curves([{k: row[k] for k in ("step", "test_accuracy")} for row in history], path)
-        self.assertGreater(np.abs(with_masks - image.imread(path)).sum(), 0)
+        baseline = [{"step": 10.0, "test_accuracy": 0.1}, {"step": 20.0, "test_accuracy": 0.3}]
+        expected = [[20, 100], [0, 50], [NAN, 80]]
+        for others in (None, ("supervised", baseline)):
+            figure = plots.curves(history, path, others)
+            axes = figure.axes[0]
+            lines = [line.get_xydata() for line in axes.lines]
+            for line, values in zip(
+                lines, expected + [[10, 30]][: others is not None], strict=True
+            ):
+                np.testing.assert_allclose(line, np.stack([[10, 20], values], axis=1))
+            (low, high), (left, right) = axes.get_ylim(), axes.get_xlim()
+            self.assertTrue(low < 0 and high > 100 and left < 0 and right > 20)  # whole markers
+            self.assertEqual(axes.get_ylabel(), "fraction of the images (%)")
+        names = [text.get_text() for text in figure.legends[0].get_texts()]
+        self.assertEqual(
+            [names[0], names[-1]], ["test accuracy"] + ["test accuracy of the baseline supervised"]
+        )
+        image.imread(path)
+
+    def test_pictures_are_of_the_format_of_their_suffix_and_reproducible(self):
+        history = [{"step": 10, "test_accuracy": 0.2}]
+        folder = self.create_tempdir().full_path
+        for kind, start in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
+            contents = []
+            for number in (1, 2):
+                path = os.path.join(folder, f"{number}.{kind}")
+                plots.curves(history, path)
+                with open(path, "rb") as file:
+                    contents.append(file.read())
+            self.assertEqual(contents[0], contents[1])
+            self.assertStartsWith(contents[0], start)
 
     @parameterized.parameters("fixmatch", "supervised")
     def test_views_do_not_change_the_random_state(self, method):
@@ -91,6 +118,12 @@ class LabelPlotsTest(parameterized.TestCase):
             [line.get_color().lower() for line in axes.lines[:2]],
         )
 
+    def test_loss_histogram_counts_the_losses_beyond_the_range(self):
+        _, x, _ = detection.fit_posterior(np.arange(200.0))
+        label = plots.loss_histogram(x, None, self.path).axes[0].get_xlabel()
+        # The percentiles are 9.95 and 189.05; 10 and 189 are within 0.001 of 0 and 1.
+        self.assertIn("first bar includes the 11 losses up to 0, the last one the 11 from", label)
+
     def test_loss_histogram_cuts_infinite_densities(self):
         x = np.random.default_rng(0).beta(0.2, 0.2, 400)
         fitted = mixture.BetaMixtureModel(10, 0).fit(x)
@@ -130,19 +163,33 @@ class LabelPlotsTest(parameterized.TestCase):
         self.assertAlmostEqual((bars(axes)[1] * bars(axes)[2]).sum(), 1.0)
 
     def test_label_matrix(self):
-        given = np.array([0, 0, 0, 0, 2, 2, 0, 2])
-        predicted = np.array([0, 1, 1, 1, 2, 0, -1, -1])
-        figure = plots.label_matrix(given, predicted, ["cat", "$\\dog$", "a$x_"], self.path)
-        axes = self.assert_written(figure)
-        texts = {text.get_position(): text.get_text() for text in axes.texts}
-        numbers = [[texts[column, row] for column in range(3)] for row in range(3)]
-        self.assertEqual(numbers, [["1", "3", "0"], ["0", "0", "0"], ["1", "0", "1"]])
-        shares = [[0.25, 0.75, 0], [0, 0, 0], [0.5, 0, 0.5]]
-        np.testing.assert_allclose(np.square(axes.images[0].get_array()), shares, atol=1e-12)
+        given = np.array([0, 0, 0, 0, 2, 2, 0, 2, 0])
+        predicted = np.array([0, 1, 1, 1, 2, 0, -1, -1, -1])
+        names = ["cat", "$\\dog$", "a$x_"]
+        for seen in (given >= 0, predicted >= 0):
+            figure = plots.label_matrix(given[seen], predicted[seen], names, self.path, 1234)
+            axes = self.assert_written(figure)
+            texts = {text.get_position(): int(text.get_text()) for text in axes.texts}
+            expected = np.array([[1, 3, 0, 2], [0, 0, 0, 0], [1, 0, 1, 1]])
+            shares = expected / [[6], [1], [3]]
+            if seen.sum() == 6:  # every label has a prediction
+                expected = expected[:, :3]
+                shares = expected / [[4], [1], [2]]
+            columns = [*names, "none"][: expected.shape[1]]
+            numbers = [[texts[c, r] for c in range(len(columns))] for r in range(3)]
+            np.testing.assert_array_equal(numbers, expected)
+            self.assertEqual(np.sum(numbers), seen.sum())
+            np.testing.assert_allclose(np.square(axes.images[0].get_array()), shares, atol=1e-12)
+            self.assertEqual([t.get_text() for t in axes.get_xticklabels()], columns)
+            self.assertEqual([t.get_text() for t in axes.get_yticklabels()], names)
+            rest = ", 3 without a prediction" if seen.all() else ""
+            self.assertEqual(
+                axes.get_title(),
+                f"{seen.sum()} labels: 2 predicted as given, 4 otherwise{rest}\n"
+                "1,234 unlabeled images are not shown",
+            )
         self.assertEqual(axes.images[0].get_clim(), (0, 1))
         self.assertEqual((axes.get_xlabel(), axes.get_ylabel()), ("predicted label", "given label"))
-        for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
-            self.assertEqual([tick.get_text() for tick in ticks], ["cat", "$\\dog$", "a$x_"])
         ticks = zip(figure.axes[1].get_yticks(), figure.axes[1].get_yticklabels())
         for place, label in ticks:  # those of the color bar
             self.assertAlmostEqual(100 * place**2, float(label.get_text().rstrip("%")))

@@ -40,6 +40,8 @@ COLUMNS = {
     "forgetting_events": int,
 }
 
+ENDS = (0.001, 0.999)  # normalized losses of those at and beyond the ends of the fitted range
+
 # The columns of `describe` and their titles. The last one assumes a review of as many labels as are
 # wrong.
 TABLE = ("flagged", "precision", "recall", "f1", "average_precision", "false_negative_rate")
@@ -94,7 +96,7 @@ def fit_posterior(losses):
         return None, x, posterior
     # `normalized` moves values at or beyond 0 and 1, but not those close to them. Clipping keeps
     # the order.
-    x[known] = np.clip(mixture.normalized(losses[known], (low, high)), 0.001, 0.999)
+    x[known] = np.clip(mixture.normalized(losses[known], (low, high)), *ENDS)
     # Ten steps, as in the authors' code: steps of moments may converge to two equal components. On
     # the digits with 40 % wrong labels, 100 steps estimated 51 % noise and flagged all labels.
     within = x[(losses >= low) & (losses <= high)]

@@ -11,15 +11,17 @@ import shutil
 from ssl_noisy import files
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import checkpoint
-from ssl_noisy.settings import without_places
+from ssl_noisy.settings import PLOT_FORMATS, identifying_lines
 
 FLAGS, RESULT = "flags.cfg", "result.json"  # the first and the last file that a run writes
 LABELS, NOISE, MODEL = "labels.json", "noise.npz", "model.keras"
 EXAMPLES, METRICS, TIMING = "examples.csv", "metrics.csv", "timing.json"
-PICTURES = ("aum.png", "curves.png", "gallery.png", "labels.png", "losses.png", "views.png")
-FILES = {FLAGS, RESULT, LABELS, NOISE, MODEL, EXAMPLES, METRICS, TIMING, *PICTURES}
+PICTURES = ("aum", "curves", "gallery", "labels", "losses", "views")
+FILES = {FLAGS, RESULT, LABELS, NOISE, MODEL, EXAMPLES, METRICS, TIMING}
 FILES |= {checkpoint.NAME, checkpoint.PREVIOUS_NAME}
-FOLDERS = {"baseline", "pass_1", "pass_2", "tensorboard"}
+FILES |= {f"{name}.{kind}" for name in PICTURES for kind in PLOT_FORMATS}
+BASELINE = "baseline"
+FOLDERS = {BASELINE, "pass_1", "pass_2", "tensorboard"}
 
 
 def look_into(run_dir, settings):
@@ -35,8 +37,8 @@ def look_into(run_dir, settings):
                 f"{run_dir} is not empty and is not a run folder. Choose another --run_dir."
             )
         return None
-    there = set(without_places(_read_flags(run_dir)))
-    here = set(settings.flag_lines(places=False))
+    there = set(identifying_lines(_read_flags(run_dir)))
+    here = set(settings.flag_lines(identifying=True))
     if there != here:
         raise UserError(
             f"{run_dir} belongs to a run with other flags: "
@@ -131,6 +133,11 @@ def begin(run_dir, settings):
         with files.writing(os.path.join(run_dir, name)):
             os.remove(os.path.join(run_dir, name))
     write_text(run_dir, FLAGS, "\n".join(settings.flag_lines()) + "\n")
+
+
+def picture(run_dir, name, plot_format=None):
+    """Returns the path of one of `PICTURES`, in one of `PLOT_FORMATS`; None is PNG."""
+    return os.path.join(run_dir, f"{name}.{plot_format or PLOT_FORMATS[0]}")
 
 
 def write_text(run_dir, name, text):

@@ -14,7 +14,7 @@ MOST_SUSPICIOUS = 10  # labels that a result names
 def examine(training, learner, removed=None):
     """Writes the record of the labeled examples and, with `settings.plots`, pictures of it.
 
-    These are `losses.png`, `aum.png`, `labels.png` and `gallery.png`.
+    These are `losses`, `aum`, `labels` and `gallery`, as `folder.picture` names them.
 
     Args:
         training: The `Training`.
@@ -111,24 +111,25 @@ def _draw(training, kept, mixture, x, label_quality, aum_threshold):
     labels, dataset = training.labels, training.dataset
 
     def path(name):
-        return os.path.join(training.run_dir, name)
+        return folder.picture(training.run_dir, name, training.settings.plot_format)
 
     if mixture is not None:
-        plots.loss_histogram(x, mixture, path("losses.png"), training.is_wrong)
+        plots.loss_histogram(x, mixture, path("losses"), training.is_wrong)
     if np.isfinite(kept["aum"]).any():
-        plots.aum_histogram(kept["aum"], aum_threshold, path("aum.png"), training.is_wrong)
+        plots.aum_histogram(kept["aum"], aum_threshold, path("aum"), training.is_wrong)
     seen = np.flatnonzero(kept["prediction"] >= 0)
-    given, predicted, names = labels.given[seen], kept["prediction"][seen], dataset.class_names
-    plots.label_matrix(given, predicted, names, path("labels.png"))
+    given, predicted, names = labels.given, kept["prediction"], dataset.class_names
+    num_unlabeled = len(dataset.images) - len(given)
+    plots.label_matrix(given, predicted, names, path("labels"), num_unlabeled)
     images = dataset.images[labels.positions[seen]]
     files = _files(training)
     plots.gallery(
         images,
-        given,
-        predicted,
+        given[seen],
+        predicted[seen],
         label_quality[seen],
         names,
-        path("gallery.png"),
+        path("gallery"),
         files=files and [os.path.basename(files[row]) for row in seen],
     )
 

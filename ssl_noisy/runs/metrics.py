@@ -11,6 +11,7 @@ import time
 import tensorboardX
 from tensorboardX.proto import event_pb2, summary_pb2
 
+from ssl_noisy.errors import UserError
 from ssl_noisy.files import make_folder, replacing, writing
 from ssl_noisy.runs import folder
 
@@ -23,6 +24,26 @@ def write_metrics(run_dir, history):
     writer.writerows(history)
     with replacing(os.path.join(run_dir, folder.METRICS), "w") as file:
         file.write(text.getvalue())
+
+
+def read_metrics(run_dir):
+    """Returns the rows of `metrics.csv` as dicts of floats, None in empty cells.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    path = os.path.join(run_dir, folder.METRICS)
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        if not rows or not {"step", "test_accuracy"} <= rows[0].keys():
+            raise ValueError("it has no rows with step and test_accuracy")
+        return [{k: float(v) if v else None for k, v in row.items()} for row in rows]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(
+            f"Cannot read {path}: {error}. Delete it and {folder.RESULT} beside it, and run the "
+            "same command again to restore them from the checkpoint."
+        ) from error
 
 
 class TensorBoard:

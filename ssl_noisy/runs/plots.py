@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of a run: its accuracy, its views, and the labels it considers wrong."""
 
+import os
 import warnings
 
 import numpy as np
@@ -8,11 +9,12 @@ from keras import ops
 from sklearn import metrics
 
 from ssl_noisy.files import replacing
+from ssl_noisy.labels import detection
 
-CURVES = {
+CURVES = {  # of the test images, the validation images, the unlabeled images, the kept ones
     "test_accuracy": "test accuracy",
     "validation_accuracy": "validation accuracy",
-    "mask_rate": "mask rate (fraction kept)",
+    "mask_rate": "mask rate: pseudo-labels kept",
     "pseudo_label_accuracy": "accuracy of kept pseudo-labels",
 }
 
@@ -23,24 +25,37 @@ COLUMNS = 8  # images in a row of a gallery
 MOST_NUMBERS = 20  # a matrix of at most so many classes shows its counts
 
 
-def curves(history, path):
+def curves(history, path, baseline=None):
     """Draws accuracy, mask rate and pseudo-label accuracy against the step.
 
     Args:
         history: List of dicts, one per evaluation, with `step` and any keys of `CURVES`.
-        path: The PNG file to write.
+        path: The file to write. The suffix of its name is the format, as for all pictures.
+        baseline: Optional `(method, history)` of the baseline, whose test accuracy is drawn too.
+
+    Returns:
+        The Matplotlib figure.
     """
-    figure = _figure(6.4, 4.0)
+    figure = _figure(6.4, 4.6)
     axes = figure.subplots()
-    steps = [row["step"] for row in history]
-    for key, label in CURVES.items():
-        if key in history[-1]:
-            values = [np.nan if row[key] is None else row[key] for row in history]
-            axes.plot(steps, values, label=label, marker="." if len(steps) < 30 else None)
-    axes.set(xlabel="step", ylim=(0, 1.02), xlim=(0, steps[-1]))
+    lines = [(label, history, key, {}) for key, label in CURVES.items()]
+    if baseline is not None:
+        method, rows = baseline
+        style = {"color": "gray", "linestyle": "--"}
+        lines.append((f"test accuracy of the baseline {method}", rows, "test_accuracy", style))
+    for label, rows, key, style in lines:
+        if key in rows[-1]:
+            values = [np.nan if row[key] is None else 100 * row[key] for row in rows]
+            marker = "." if len(rows) < 30 else None
+            axes.plot([row["step"] for row in rows], values, label=label, marker=marker, **style)
+    # With room for half a marker at 0 and 100 %, and at the first and the last step.
+    last = max(rows[-1]["step"] for _, rows, _, _ in lines)
+    axes.set(xlabel="step (optimizer updates)", ylabel="fraction of the images (%)")
+    axes.set(xlim=(-0.02 * last, 1.02 * last), ylim=(-2, 102))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2)
     _save(figure, path)
+    return figure
 
 
 def views(learner, path, num_images=10):
@@ -50,7 +65,7 @@ def views(learner, path, num_images=10):
 
     Args:
         learner: A `Learner` with a task.
-        path: The PNG file to write.
+        path: The file to write.
         num_images: Positive integer.
     """
     rng = np.random.default_rng(0)
@@ -75,12 +90,13 @@ def views(learner, path, num_images=10):
 def loss_histogram(x, mixture, path, is_wrong=None):
     """Draws the density of the normalized losses and the components of the fitted mixture.
 
-    The outer bars include the losses beyond the fitted range, clipped to its ends.
+    The outer bars include the losses beyond the fitted range, clipped to its ends. A line below the
+    picture says how many.
 
     Args:
         x: Float array `(n,)` in [0, 1], NaN if unknown, as from `detection.fit_posterior`.
         mixture: The fitted `BetaMixtureModel`, or None.
-        path: The PNG file to write.
+        path: The file to write.
         is_wrong: Bool array `(n,)`, which labels are wrong, or None if that is unknown.
 
     Returns:
@@ -97,7 +113,15 @@ def loss_histogram(x, mixture, path, is_wrong=None):
         axes.plot(places, parts.sum(axis=0), color="black", linestyle="--", label="their sum")
         # A beta density may be infinite at 0 and 1, so the outer bins do not set the height.
         highest = max(highest, parts.sum(axis=0)[8:-8].max())
-    axes.set(xlabel="normalized loss", ylabel="density", xlim=(0, 1), ylim=(0, 1.1 * highest))
+    # `fit_posterior` clips to these ends, which are within 0.001 of 0 and 1.
+    low, high = np.sum(x <= detection.ENDS[0]), np.sum(x >= detection.ENDS[1])
+    axes.set(
+        xlabel="normalized loss: 0 and 1 are the 5th and the 95th percentile\n"
+        f"The first bar includes the {low:,} losses up to 0, the last one the {high:,} from 1 on.",
+        ylabel="density",
+        xlim=(0, 1),
+        ylim=(0, 1.1 * highest),
+    )
     axes.legend()
     _save(figure, path, dpi=200)
     return figure
@@ -109,7 +133,7 @@ def aum_histogram(aum, threshold, path, is_wrong=None):
     Args:
         aum: Float array `(n,)`, in logits, NaN if unknown.
         threshold: Float. It is drawn if it is finite.
-        path: The PNG file to write.
+        path: The file to write.
         is_wrong: Bool array `(n,)`, which labels are wrong, or None if that is unknown.
 
     Returns:
@@ -120,7 +144,7 @@ def aum_histogram(aum, threshold, path, is_wrong=None):
     _histogram(axes, aum, np.histogram_bin_edges(aum[np.isfinite(aum)], BINS), is_wrong)
     if np.isfinite(threshold):
         axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3g}")
-    axes.set(xlabel="area under the margin (logits)", ylabel="density")
+    axes.set(xlabel="area under the margin (logits)", ylabel="density (1 / logits)")
     axes.legend()
     _save(figure, path, dpi=200)
     return figure
@@ -144,23 +168,31 @@ def _histogram(axes, values, edges, is_wrong):
     return highest
 
 
-def label_matrix(given_labels, predicted_labels, class_names, path):
+def label_matrix(given_labels, predicted_labels, class_names, path, num_unlabeled=0):
     """Draws how often each class was predicted for each given label.
 
-    The color scale is the square root of the fraction of the row, because most confusions are a
-    few percent.
+    Every label counts: the column `none`, if there is one, has the labels without a prediction, and
+    the title states the sums. The color scale is the square root of the fraction of the row,
+    because most confusions are a few percent.
 
     Args:
         given_labels: Integer array `(n,)` in [0, num_classes).
-        predicted_labels: Integer array `(n,)`. Examples with -1, no prediction, are left out.
+        predicted_labels: Integer array `(n,)`; -1 means no prediction, as for an example that no
+            step has seen.
         class_names: Sequence of `num_classes` strings.
-        path: The PNG file to write.
+        path: The file to write.
+        num_unlabeled: Integer, the images without a label, which the title mentions.
 
     Returns:
         The Matplotlib figure. With at most 20 classes it shows the counts.
     """
     classes = np.arange(len(class_names))
-    counts = metrics.confusion_matrix(given_labels, predicted_labels, labels=classes)
+    unseen = predicted_labels < 0
+    columns = [*class_names, "none"] if unseen.any() else [*class_names]
+    # The matrix of scikit-learn has a row for the last column, too, without a label.
+    predicted = np.where(unseen, len(classes), predicted_labels)
+    counts = metrics.confusion_matrix(given_labels, predicted, labels=np.arange(len(columns)))
+    counts = counts[: len(classes)]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 2.5 + 0.45 * min(len(classes), MOST_NUMBERS)
     figure = _figure(side + 0.8, side)
@@ -179,11 +211,24 @@ def label_matrix(given_labels, predicted_labels, class_names, path):
     size = 9 if len(classes) <= MOST_NUMBERS else 5
     rotation = 90 if max(map(len, class_names)) > 2 else 0
     names = [class_names[tick] for tick in ticks]
-    axes.set_xticks(ticks, names, rotation=rotation, fontsize=size, parse_math=False)
     axes.set_yticks(ticks, names, fontsize=size, parse_math=False)
+    if unseen.any():
+        ticks, names = [*ticks, len(classes)], [*names, columns[-1]]
+    axes.set_xticks(ticks, names, rotation=rotation, fontsize=size, parse_math=False)
     axes.set(xlabel="predicted label", ylabel="given label")
+    axes.set_title(_sums(counts, num_unlabeled), fontsize=10)
     _save(figure, path, dpi=200)
     return figure
+
+
+def _sums(counts, num_unlabeled):
+    """Returns what becomes of all labels of a matrix, as text."""
+    same = np.trace(counts)
+    unseen = counts[:, len(counts) :].sum()
+    parts = [f"{same:,} predicted as given", f"{counts.sum() - same - unseen:,} otherwise"]
+    parts += [f"{unseen:,} without a prediction"] if unseen else []
+    text = f"{counts.sum():,} labels: {', '.join(parts)}"
+    return text + (f"\n{num_unlabeled:,} unlabeled images are not shown" if num_unlabeled else "")
 
 
 def gallery(
@@ -205,7 +250,7 @@ def gallery(
         label_quality: Float array `(n,)` in [0, 1]. Examples with NaN, unknown, are left out. Ties
             keep their order.
         class_names: Sequence of strings.
-        path: The PNG file to write.
+        path: The file to write.
         count: Positive integer, the maximum number of examples. A row has eight.
         files: Sequence of n names of files to write below the examples, or None.
 
@@ -248,7 +293,18 @@ def _figure(width, height):
 
 
 def _save(figure, path, dpi=120):
-    with replacing(path) as file, warnings.catch_warnings():
+    import matplotlib  # late, as above
+
+    kind = os.path.splitext(path)[1][1:]
+    # Equal runs write equal files: no date, no random names of parts. Type 42 fonts, which journals
+    # ask for, keep the text of a PDF.
+    settings = {"svg.hashsalt": "ssl_noisy", "pdf.fonttype": 42}
+    metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
+    with (
+        replacing(path) as file,
+        warnings.catch_warnings(),
+        matplotlib.rc_context(settings),
+    ):
         # A class may have a name in a script that Matplotlib's font lacks.
         warnings.filterwarnings("ignore", "Glyph .* missing from")
-        figure.savefig(file, format="png", dpi=dpi)
+        figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)

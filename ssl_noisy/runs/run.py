@@ -86,7 +86,7 @@ def _baseline(training):
     """Returns the result of the baseline, after training it if necessary; None without one."""
     if not training.settings.baseline:
         return None
-    baseline = training.part("baseline", training.settings.for_baseline())
+    baseline = training.part(folder.BASELINE, training.settings.for_baseline())
     finished = folder.look_into(baseline.run_dir, baseline.settings)
     return _train(baseline) if finished is None else finished
 

@@ -11,7 +11,7 @@ from keras import ops
 from ssl_noisy import files, machine, model_file, networks
 from ssl_noisy.learner import PSEUDO_LABEL_ACCURACY
 from ssl_noisy.runs import checkpoint, cost, evaluation, folder, plots, signals
-from ssl_noisy.runs.metrics import TensorBoard, write_metrics
+from ssl_noisy.runs.metrics import TensorBoard, read_metrics, write_metrics
 from ssl_noisy.runs.progress import Progress
 
 
@@ -196,10 +196,18 @@ class Session(keras.callbacks.Callback):
             )
             model_file.add_metadata(path, metadata)
         if self.settings.plots:
-            plots.curves(self.history, os.path.join(self.run_dir, "curves.png"))
-            plots.views(self.learner, os.path.join(self.run_dir, "views.png"))
+            self._draw()
         self._write_timing()
         folder.write_result(self.run_dir, result)
+
+    def _draw(self):
+        """Draws the course of the training and the views."""
+        kind, baseline = self.settings.plot_format, None
+        beside = os.path.join(self.run_dir, folder.BASELINE)
+        if self.settings.baseline and os.path.exists(os.path.join(beside, folder.METRICS)):
+            baseline = (self.settings.baseline, read_metrics(beside))
+        plots.curves(self.history, folder.picture(self.run_dir, "curves", kind), baseline)
+        plots.views(self.learner, folder.picture(self.run_dir, "views", kind))
 
     def _write_timing(self):
         """Writes what may differ between two equal runs: times, machine, versions."""
