@@ -12,6 +12,7 @@ from ssl_noisy.data import label_noise, noise_models, pictures, sources
 from ssl_noisy.data.label_budget import DRAWS
 from ssl_noisy.errors import UserError
 from ssl_noisy.labels import detection
+from ssl_noisy.runs import trackers
 
 _PICTURES = ("image_size", "fit", "skip_unreadable")
 REMOVERS = tuple(name for name in methods.names() if methods.get(name).removes_labels)
@@ -208,6 +209,14 @@ class Settings:
     plot_format: str | None = _setting(
         choice(None, PLOT_FORMATS, "File format of these pictures. Unset: png."), identifies=False
     )
+    logger: str | None = _setting(
+        string(
+            None,
+            f"Trackers that show the run too, one or more with commas between: {trackers.usage()}. "
+            "Unset: none.",
+        ),
+        identifies=False,
+    )
     run_dir: str | None = _setting(
         string(None, "Folder of the run. Unset: runs/ and a name made of the flags."), is_place=True
     )
@@ -223,6 +232,7 @@ class Settings:
         for field in fields():
             _check(field, getattr(self, field.name))
         self._check_method_arguments()
+        trackers.names(self.logger)
         self._check_dataset()
         self._check_noise()
         self._check_optimizer()
@@ -375,16 +385,20 @@ class Settings:
         changes = {"baseline": None, "run_dir": None, "method_arguments": arguments, **changes}
         return dataclasses.replace(here, **changes)
 
+    def written(self):
+        """Returns what is set, resolved, and not `run_dir`, as a dict from name to value."""
+        resolved = self.resolved()
+        values = {f.name: getattr(resolved, f.name) for f in fields() if f.name != "run_dir"}
+        values.update(sorted(resolved.method_arguments.items()))
+        return {name: value for name, value in values.items() if value is not None}
+
     def flag_lines(self, identifying=False):
         """Returns the resolved settings as the lines of a flagfile, `run_dir` left out.
 
         Args:
             identifying: Whether to leave out the lines that say nothing about what a run computes.
         """
-        resolved = self.resolved()
-        values = {f.name: getattr(resolved, f.name) for f in fields() if f.name != "run_dir"}
-        values.update(sorted(resolved.method_arguments.items()))
-        lines = [_flag_line(name, value) for name, value in values.items() if value is not None]
+        lines = [_flag_line(name, value) for name, value in self.written().items()]
         return identifying_lines(lines) if identifying else lines
 
     def default_run_dir(self):

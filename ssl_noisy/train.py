@@ -16,7 +16,7 @@ from ssl_noisy.runs.run import run
 
 # Flags that do not choose what to train.
 _OPEN = {"seed", "steps", "steps_per_epoch", "run_dir", "data_dir", "cache_dir", "plots", "noplots"}
-_OPEN |= {"checkpoint_seconds", "verbosity", "v"}
+_OPEN |= {"plot_format", "logger", "checkpoint_seconds", "verbosity", "v"}
 
 
 def main(settings):

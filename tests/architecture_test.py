@@ -14,6 +14,7 @@ FLOORS = [
     {"errors", "machine", "streams"},
     {"arguments", "contract"},
     {"files", "schedules", "runs.cost", "runs.signals"},
+    {"runs.trackers"},
     {
         "losses",
         "networks.layers",

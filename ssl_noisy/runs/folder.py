@@ -10,7 +10,7 @@ import shutil
 
 from ssl_noisy import files
 from ssl_noisy.errors import UserError
-from ssl_noisy.runs import checkpoint
+from ssl_noisy.runs import checkpoint, trackers
 from ssl_noisy.settings import PLOT_FORMATS, identifying_lines
 
 FLAGS, RESULT = "flags.cfg", "result.json"  # the first and the last file that a run writes
@@ -18,7 +18,7 @@ LABELS, NOISE, MODEL = "labels.json", "noise.npz", "model.keras"
 EXAMPLES, METRICS, TIMING = "examples.csv", "metrics.csv", "timing.json"
 PICTURES = ("aum", "curves", "gallery", "labels", "losses", "views")
 FILES = {FLAGS, RESULT, LABELS, NOISE, MODEL, EXAMPLES, METRICS, TIMING}
-FILES |= {checkpoint.NAME, checkpoint.PREVIOUS_NAME}
+FILES |= {checkpoint.NAME, checkpoint.PREVIOUS_NAME, trackers.NAME}
 FILES |= {f"{name}.{kind}" for name in PICTURES for kind in PLOT_FORMATS}
 BASELINE = "baseline"
 FOLDERS = {BASELINE, "pass_1", "pass_2", "tensorboard"}
@@ -138,6 +138,13 @@ def begin(run_dir, settings):
 def picture(run_dir, name, plot_format=None):
     """Returns the path of one of `PICTURES`, in one of `PLOT_FORMATS`; None is PNG."""
     return os.path.join(run_dir, f"{name}.{plot_format or PLOT_FORMATS[0]}")
+
+
+def results(run_dir):
+    """Returns the paths of what a run wrote for people: flags, tables and pictures."""
+    kinds = tuple(f".{kind}" for kind in PLOT_FORMATS)
+    shown = {FLAGS, METRICS, EXAMPLES} | {name for name in FILES if name.endswith(kinds)}
+    return [os.path.join(run_dir, name) for name in sorted(_names(run_dir) & shown)]
 
 
 def write_text(run_dir, name, text):

@@ -37,6 +37,7 @@ def pass_settings(settings):
         steps_per_epoch=min(steps_per_epoch, steps),
         schedule="constant",
         plots=False,
+        logger=None,
     )
 
 

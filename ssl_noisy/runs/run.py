@@ -5,7 +5,16 @@ from ssl_noisy import files, networks
 from ssl_noisy.data import label_noise
 from ssl_noisy.data.task import Task
 from ssl_noisy.errors import UserError
-from ssl_noisy.runs import checkpoint, evaluation, folder, label_report, labeling, progress, removal
+from ssl_noisy.runs import (
+    checkpoint,
+    evaluation,
+    folder,
+    label_report,
+    labeling,
+    progress,
+    removal,
+    trackers,
+)
 from ssl_noisy.runs.session import Session
 from ssl_noisy.runs.training import Training, make_learner
 
@@ -41,6 +50,7 @@ def run(settings, stream=None, dataset=None):
     if finished is not None:
         return finished
     networks.check_there(settings.network, settings.weights)
+    trackers.check(settings.logger)
     if dataset is None:
         dataset = labeling.load_dataset(settings)
     labeling.check_dataset(settings, dataset)

@@ -10,7 +10,7 @@ from keras import ops
 
 from ssl_noisy import files, machine, model_file, networks
 from ssl_noisy.learner import PSEUDO_LABEL_ACCURACY
-from ssl_noisy.runs import checkpoint, cost, evaluation, folder, plots, signals
+from ssl_noisy.runs import checkpoint, cost, evaluation, folder, plots, signals, trackers
 from ssl_noisy.runs.metrics import TensorBoard, read_metrics, write_metrics
 from ssl_noisy.runs.progress import Progress
 
@@ -64,6 +64,25 @@ class Session(keras.callbacks.Callback):
         self.done_before = self.done
         self.tensorboard = TensorBoard(self.run_dir, self.done)
         self._introduce()
+        self.trackers = self._open_trackers()
+        try:
+            self._fit()
+        except BaseException:
+            self.trackers.close()
+            raise
+
+    def _open_trackers(self):
+        parent, name = os.path.split(self.run_dir)
+        if name == folder.BASELINE:
+            name = f"{os.path.basename(parent)}/{name}"
+        opened = trackers.Trackers(
+            self.settings.logger, self.run_dir, name, self.settings.written()
+        )
+        opened.update(self.history)
+        return opened
+
+    def _fit(self):
+        steps, length = self.settings.steps, self.settings.steps_per_epoch
         with signals.deferred() as self.request:
             while self.done < steps:
                 # All epochs of a call of `fit` have the same length. The rest of an interrupted
@@ -121,6 +140,7 @@ class Session(keras.callbacks.Callback):
         write_metrics(self.run_dir, self.history)
         self.tensorboard.write(self.history[-1])
         self.save()
+        self.trackers.update(self.history)  # rows that no checkpoint has would be sent again
         self.progress.accuracy = self.history[-1]["test_accuracy"]
         self.progress.show(self.done, self._running_metrics(), is_final=True)
         self._stop_if_asked()
@@ -198,6 +218,7 @@ class Session(keras.callbacks.Callback):
         if self.settings.plots:
             self._draw()
         self._write_timing()
+        self.trackers.finish(self.history, result, folder.results(self.run_dir))
         folder.write_result(self.run_dir, result)
 
     def _draw(self):
