@@ -54,8 +54,14 @@ FLOORS = [
     {"runs.training", "runs.session"},
     {"runs.removal"},
     {"runs.run"},
+    {"sweeps.plan", "sweeps.worker", "sweeps.folder", "sweeps.display", "sweeps.estimate"}
+    | {"sweeps.hparams", "sweeps.plots"},
+    {"sweeps.local", "sweeps.tables"},
+    {"sweeps.summary"},
+    {"sweeps.report"},
+    {"sweeps.conduct"},
     {"command"},
-    {"train", "predict", "benchmark", "__main__"},
+    {"train", "sweep", "predict", "benchmark", "__main__"},
 ]
 ROOMS = set().union(*FLOORS)
 
@@ -100,7 +106,13 @@ def imported_room(name):
 
 class ImportsTest(absltest.TestCase):
     def test_every_room_has_a_floor(self):
-        rooms = {room(path) for path in PACKAGE.rglob("*.py")} - {"", "data", "labels", "runs"}
+        rooms = {room(path) for path in PACKAGE.rglob("*.py")} - {
+            "",
+            "data",
+            "labels",
+            "runs",
+            "sweeps",
+        }
         self.assertEqual(rooms, ROOMS)
         self.assertNotIn("utils", rooms)
 

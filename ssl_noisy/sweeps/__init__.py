@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sweeps: many runs in one folder, their table and their summary over seeds."""

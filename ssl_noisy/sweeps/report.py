@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files with the results of a sweep, which it rewrites after every run."""
+
+import os
+import time
+
+from ssl_noisy import files
+from ssl_noisy.errors import UserError
+from ssl_noisy.sweeps import folder, hparams, plots, summary, tables
+
+SUMMARY, TEXT, CURVE = "summary.csv", "summary.md", "budget_curve"
+_BETWEEN_PLOTS = 30  # seconds: drawing takes half a second of a core that trains
+_NAMES = {
+    "last": "last checkpoint",
+    "median_of_last_20": "median of the last 20 evaluations",
+    "validation_choice": "chosen by validation accuracy",
+}
+
+
+def parse_comparison(text, swept, runs):
+    """Returns the flag and the value of `--compare_with`, or None for None.
+
+    Raises:
+        UserError: If no run has this value of a swept flag.
+    """
+    if text is None:
+        return None
+    flag, _, value = text.partition("=")
+    flag = flag.lstrip("-")
+    if flag not in swept or flag in (*tables.SEEDS, "num_labels"):
+        usable = [name for name in swept if name not in (*tables.SEEDS, "num_labels")]
+        raise UserError(
+            "--compare_with must be FLAG=VALUE with a swept flag that leaves seeds and labels "
+            f"equal: {', '.join(usable) or '(none)'}. Received: --compare_with={text}"
+        )
+    found = {str(run.values[flag]): run.values[flag] for run in runs}
+    if value not in found:
+        raise UserError(f"--compare_with={text}: no run has this value, only: {', '.join(found)}.")
+    return flag, found[value]
+
+
+class Report:
+    """Writes tables, summary and pictures of a sweep.
+
+    Args:
+        sweep_dir: Path of the folder.
+        swept: Names of the swept flags.
+        runs: List of `plan.Run`.
+        compare_with: What `parse_comparison` returns.
+        target: Float in (0, 1), an accuracy to reach, or None.
+    """
+
+    def __init__(self, sweep_dir, swept, runs, compare_with=None, target=None):
+        self._sweep_dir = sweep_dir
+        self._swept = swept
+        self._runs = runs
+        self._compare_with = compare_with
+        self._target = target
+        self._drawn_at = -_BETWEEN_PLOTS
+        names = tables.columns(swept)
+        self._flags = names[1 : names.index("test_accuracy_last")]
+
+    def write(self, state, is_last=False):
+        """Writes all files, the pictures only if some time has passed or `is_last`.
+
+        Args:
+            state: What `folder.read_state` returns.
+            is_last: Whether the sweep ends here.
+
+        Returns:
+            The text of `summary.md`.
+        """
+        rows = tables.collect(self._sweep_dir, self._swept, self._runs, state)
+        tables.write(self._path(tables.NAME), rows)
+        for row in rows:
+            if row["status"] == "finished":
+                values = {flag: row[flag] for flag in self._flags}
+                hparams.write(os.path.join(self._sweep_dir, row["run_dir"]), values)
+        lines = summary.summarize(rows, self._flags, self._compare_with)
+        tables.write(self._path(SUMMARY), lines)
+        text = self._text(rows, lines)
+        with files.replacing(self._path(TEXT), "w") as file:
+            file.write(text)
+        curves = summary.curves(lines)
+        is_due = is_last or time.monotonic() - self._drawn_at > _BETWEEN_PLOTS
+        if is_due and any(len(points) > 1 for points in curves.values()):
+            for suffix in (".png", ".pdf"):
+                plots.budget_curve(curves, self._path(CURVE + suffix))
+            self._drawn_at = time.monotonic()
+        return text
+
+    def _path(self, name):
+        return os.path.join(self._sweep_dir, name)
+
+    def _text(self, rows, lines):
+        counts = {name: 0 for name in ("finished", "failed", "missing")}
+        for row in rows:
+            counts[row["status"]] += 1
+        parts = [
+            "# Summary of the sweep",
+            f"{counts['finished']} of {len(rows)} runs finished, {counts['failed']} failed, "
+            f"{counts['missing']} missing.",
+        ]
+        for protocol in summary.PROTOCOLS:
+            chosen = [line for line in lines if line["protocol"] == protocol]
+            if chosen:
+                parts += [f"## Test accuracy in %: {_NAMES[protocol]}", self._table(chosen)]
+        parts.append(
+            "Mean, standard deviation and 95 % Student t interval of the mean over the seeds of a "
+            "row. No seed is selected. The last checkpoint is the protocol of the picture and of "
+            "the number of labels below; the choice by test accuracy is in sweep.csv alone."
+        )
+        if self._compare_with:
+            flag, value = self._compare_with
+            parts.append(
+                f"Difference: accuracy minus that of {flag}={value}, in points, over pairs of runs "
+                "with equal seeds and the same labeled examples, with its 95 % t interval."
+            )
+        if self._target is not None:
+            parts += [f"## Labels for an accuracy of {self._target:.2%}", self._answers(lines)]
+        failed = [f"- {row['name']}: {row['reason']}" for row in rows if row["status"] == "failed"]
+        if failed:
+            parts += ["## Failed runs", "\n".join(failed)]
+        return "\n\n".join(parts) + "\n"
+
+    def _table(self, lines):
+        common = [flag for flag in self._flags if flag not in tables.SEEDS]
+        header = [*common, "mean ± std", "95 % interval", "n", "failed", "missing"]
+        if self._compare_with:
+            header += ["difference", "its 95 % interval", "pairs"]
+        table = [header, ["---"] * len(header)]
+        for line in lines:
+            cells = ["" if line[flag] is None else str(line[flag]) for flag in common]
+            cells += [
+                _mean(line),
+                _range(line),
+                *(str(line[k]) for k in ("n", "failed", "missing")),
+            ]
+            if self._compare_with:
+                moments = {k: line[f"difference_{k}"] for k in ("mean", "low", "high")}
+                cells += ["" if moments["mean"] is None else f"{100 * moments['mean']:+.2f}"]
+                cells += [_range(moments), str(line["difference_n"])]
+            table.append(cells)
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+
+    def _answers(self, lines):
+        found = [f"- {describe(answer)}" for answer in summary.budgets(lines, self._target)]
+        found.append(
+            "\nThe interval of the mean stays above the accuracy from the first number on. The "
+            "range is where the upper and the lower end of the interval cross it, interpolated on "
+            "the logarithm of the number of labels."
+        )
+        return "\n".join(found)
+
+
+def _mean(line):
+    if line["mean"] is None:
+        return ""
+    std = "" if line["std"] is None else f" ± {100 * line['std']:.2f}"
+    return f"{100 * line['mean']:.2f}{std}"
+
+
+def _range(line):
+    if line["low"] is None:
+        return ""
+    return f"{100 * line['low']:.2f} to {100 * line['high']:.2f}"
+
+
+def describe(answer):
+    """Returns a line about one of the answers of `summary.budgets`."""
+    name, first, last = answer["curve"], answer["first"], answer["last"]
+    if first is None:
+        return f"{name}: unknown, no budget has two finished runs."
+
+    def number(value):
+        if value is None:
+            return f"more than {last:,}"
+        return f"at most {first:,}" if value <= first else f"{value:,.0f}"
+
+    text = (
+        f"{name}: {number(answer['labels'])} labels; range {number(answer['of_high'])} to "
+        f"{number(answer['labels'])}, mean {number(answer['of_mean'])}."
+    )
+    if answer["left_out"]:
+        text += f" {answer['left_out']} budgets have fewer than two finished runs and are left out."
+    return text
+
+
+def last_lines(path, count=5, size=8192):
+    """Returns the last lines of a log, without those that are empty."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - size, 0))
+            text = file.read().decode("utf-8", "backslashreplace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()][-count:]
+
+
+def failures(sweep_dir, state):
+    """Returns the message of a sweep with failed runs, or None if there are none."""
+    failed = {name: entry for name, entry in state.items() if entry["status"] == "failed"}
+    if not failed:
+        return None
+    shown = [f"{name} ({entry['reason'].rstrip('.')})" for name, entry in failed.items()][:3]
+    more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+    return (
+        f"{len(failed)} runs failed: {'; '.join(shown)}{more}. Their output is in "
+        f"{os.path.join(sweep_dir, folder.LOGS)}. Fix the cause and run the same command again."
+    )

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a sweep found: means over seeds, paired differences, and how many labels are enough."""
+
+import collections
+import math
+
+import numpy as np
+from scipy import stats
+
+from ssl_noisy.sweeps.tables import SEEDS
+
+CONFIDENCE = 0.95
+# The choice by the test set is in sweep.csv only: it is not a fair estimate.
+PROTOCOLS = ("last", "median_of_last_20", "validation_choice")
+_MOMENTS = ("mean", "std", "n", "low", "high")
+
+
+def interval(values):
+    """Returns mean, standard deviation, count and the 95 % Student t interval of the mean.
+
+    Args:
+        values: Sequence of floats.
+
+    Returns:
+        A dict with `mean`, `std` (with n - 1), `n`, `low` and `high`. Without values the mean is
+        None; with fewer than two, so are the standard deviation and the interval.
+    """
+    n = len(values)
+    found = dict.fromkeys(_MOMENTS)
+    found["n"] = n
+    if n:
+        found["mean"] = float(np.mean(values))
+    if n > 1:
+        found["std"] = float(np.std(values, ddof=1))
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * found["std"] / math.sqrt(n)
+        found["low"], found["high"] = found["mean"] - half, found["mean"] + half
+    return found
+
+
+def settings_of(row, flags):
+    """Returns what the runs of a group have in common: the flags that are no seeds."""
+    return tuple(row[flag] for flag in flags if flag not in SEEDS)
+
+
+def summarize(rows, flags, compare_with=None):
+    """Returns the rows of `summary.csv`: one for each group of seeds and each protocol.
+
+    Args:
+        rows: Rows of `sweep.csv`.
+        flags: Names of the flags that have a column.
+        compare_with: Optional tuple of a flag and its value. Each group gets the mean difference
+            of its accuracy and that of the group with this value and otherwise equal flags, over
+            pairs of runs with equal seeds and the same labeled examples.
+
+    Returns:
+        A list of dicts. Accuracies are fractions in [0, 1].
+    """
+    groups = collections.OrderedDict()
+    for row in rows:
+        groups.setdefault(settings_of(row, flags), []).append(row)
+    common = [flag for flag in flags if flag not in SEEDS]
+    found = []
+    for protocol in PROTOCOLS:
+        column = f"test_accuracy_{protocol}"
+        if protocol != "last" and all(row[column] is None for row in rows):
+            continue
+        for key, members in groups.items():
+            values = [row[column] for row in members if row[column] is not None]
+            line = dict(zip(common, key)) | {"protocol": protocol} | interval(values)
+            for status in ("failed", "missing"):
+                line[status] = sum(row["status"] == status for row in members)
+            if compare_with:
+                line.update(_compared(members, rows, flags, column, compare_with))
+            found.append(line)
+    return found
+
+
+def _compared(members, rows, flags, column, compare_with):
+    flag, value = compare_with
+    others = {
+        tuple(row[name] for name in flags if name != flag): row
+        for row in rows
+        if row[flag] == value
+    }
+    differences = []
+    for row in members if members[0][flag] != value else ():
+        other = others.get(tuple(row[name] for name in flags if name != flag))
+        if other and row["labels_sha256"] == other["labels_sha256"]:
+            if row[column] is not None and other[column] is not None:
+                differences.append(row[column] - other[column])
+    moments = interval(differences)
+    return {f"difference_{name}": moments[name] for name in _MOMENTS}
+
+
+def curves(lines, protocol="last"):
+    """Returns the points of each curve of accuracy against labels.
+
+    Args:
+        lines: Rows of `summary.csv`.
+        protocol: Name of the protocol.
+
+    Returns:
+        A dict from the name of a curve to its list of lines, sorted by `num_labels`.
+    """
+    moments = {*_MOMENTS, *(f"difference_{name}" for name in _MOMENTS)}
+    outside = moments | {"num_labels", "protocol", "failed", "missing"}
+    lines = [line for line in lines if line["protocol"] == protocol]
+    varying = [
+        flag
+        for flag in (lines[0] if lines else ())
+        if flag not in outside and (flag == "method" or len({str(x[flag]) for x in lines}) > 1)
+    ]
+    found = {}
+    for line in lines:
+        if line["num_labels"] is not None and line["mean"] is not None:
+            words = [
+                str(line[flag]) if flag == "method" else f"{flag} {line[flag]}" for flag in varying
+            ]
+            found.setdefault(", ".join(words), []).append(line)
+    return {name: sorted(x, key=lambda line: line["num_labels"]) for name, x in found.items()}
+
+
+def crossing(labels, values, target):
+    """Returns the number of labels from which a curve stays at or above `target`.
+
+    It interpolates linearly on the logarithm of the number of labels.
+
+    Args:
+        labels: Increasing list of numbers of labels.
+        values: List of floats, the curve at these.
+        target: Float.
+
+    Returns:
+        A float. The first number of labels if the whole curve is above, and None if its end is
+        below.
+    """
+    below = [i for i, value in enumerate(values) if value < target]
+    if not below:
+        return float(labels[0])
+    i = below[-1]
+    if i == len(labels) - 1:
+        return None
+    fraction = (target - values[i]) / (values[i + 1] - values[i])
+    logs = np.log([labels[i], labels[i + 1]])
+    return float(np.exp(logs[0] + fraction * (logs[1] - logs[0])))
+
+
+def budgets(lines, target):
+    """Answers how many labels each curve needs for an accuracy, by the last checkpoint.
+
+    Args:
+        lines: Rows of `summary.csv`.
+        target: Float in (0, 1), the accuracy.
+
+    Returns:
+        A list of dicts with `curve`, `first` and `last`, the range of the sweep, and three
+        crossings: `labels` where the lower end of the interval stays above the target, which is
+        the answer; `of_mean`; and `of_high`, where the upper end does. None: never. Points
+        with fewer than two runs have no interval and are left out, as `left_out` counts.
+    """
+    found = []
+    for name, line in curves(lines).items():
+        points = [point for point in line if point["low"] is not None]
+        answer = {"curve": name, "target": target, "left_out": len(line) - len(points)}
+        answer.update(dict.fromkeys(("labels", "of_mean", "of_high", "first", "last")))
+        if points:
+            labels = [point["num_labels"] for point in points]
+            answer.update(first=labels[0], last=labels[-1])
+            for key, end in (("labels", "low"), ("of_mean", "mean"), ("of_high", "high")):
+                answer[key] = crossing(labels, [point[end] for point in points], target)
+        found.append(answer)
+    return found

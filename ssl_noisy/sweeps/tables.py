@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of a sweep: one row per run, in `sweep.csv`."""
+
+import csv
+import io
+import os
+
+from ssl_noisy import files
+from ssl_noisy.errors import UserError, one_line
+from ssl_noisy.sweeps import folder
+
+NAME = "sweep.csv"
+SEEDS = ("seed", "label_seed", "noise_seed")
+# Flags that have a column even if they are not swept.
+_ALWAYS = ("method", "num_labels", "seed")
+PROTOCOLS = ("last", "median_of_last_20", "validation_choice", "best_on_test_oracle")
+_AFTER = ("status", "seconds", "attempts", "labels_sha256", "run_dir", "reason")
+
+
+def columns(swept):
+    """Returns the names of the columns: flags, accuracies, and what became of the run."""
+    flags = [*_ALWAYS, *(flag for flag in swept if flag not in _ALWAYS)]
+    return ["name", *flags, *(f"test_accuracy_{name}" for name in PROTOCOLS), *_AFTER]
+
+
+def collect(sweep_dir, swept, runs, state):
+    """Returns the rows of `sweep.csv`, dicts from column to value. None is an empty cell.
+
+    Args:
+        sweep_dir: Path of the folder.
+        swept: Names of the swept flags.
+        runs: List of `plan.Run`.
+        state: What `folder.read_state` returns.
+    """
+    rows = []
+    for run in runs:
+        known, result = state.get(run.name, {}), folder.result_of(sweep_dir, run.name)
+        row = dict.fromkeys(columns(swept))
+        row.update({flag: getattr(run.settings, flag) for flag in _ALWAYS})
+        row.update(run.values)
+        row.update(name=run.name, run_dir=os.path.join(folder.RUNS, run.name))
+        row.update({key: known.get(key) for key in ("seconds", "attempts", "reason")})
+        row["status"] = "failed" if known.get("status") == "failed" else "missing"
+        if result is not None:
+            row.update({f"test_accuracy_{k}": v for k, v in result["test_accuracy"].items()})
+            row.update(status="finished", reason=None, labels_sha256=result["labels_sha256"])
+            row["num_labels"] = result["num_labels"]  # without the flag, the number of all labels
+        rows.append(row)
+    return rows
+
+
+def write(path, rows, names=None):
+    """Writes rows to a CSV file atomically, with the columns `names` or those of the first row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names or list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with files.replacing(path, "w") as file:
+        file.write(text.getvalue())
+
+
+def read(sweep_dir):
+    """Returns the rows of the `sweep.csv` of a sweep.
+
+    Args:
+        sweep_dir: Path of the folder of the sweep.
+
+    Returns:
+        A list of dicts from column to value, one per run, in the order of the sweep. Accuracies
+        and seconds are floats, `attempts`, `seed` and `num_labels` are integers, everything else
+        is text, and empty cells are None.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    path = os.path.join(sweep_dir, NAME)
+    try:
+        files.require_regular(path)
+        with open(path, encoding="utf-8", newline="") as file:
+            return [{k: _typed(k, v) for k, v in row.items()} for row in csv.DictReader(file)]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"Cannot read {path}: {one_line(error)}. Run the sweep again to write it."
+        ) from error
+
+
+def _typed(column, text):
+    if text in ("", None):
+        return None
+    if column in ("attempts", "num_labels", *SEEDS):
+        return int(text)
+    if column == "seconds" or column.startswith("test_accuracy_"):
+        return float(text)
+    return text

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a sweep, its mistakes, and its statistics, recomputed by hand."""
+
+import contextlib
+import io
+import math
+import os
+import pathlib
+from unittest import mock
+
+from absl import flags
+from absl.testing import absltest, parameterized
+
+from ssl_noisy import command, sweep
+from ssl_noisy.errors import UserError
+from ssl_noisy.sweeps import estimate, folder, local, plan, report, summary, tables
+
+SMALL = ("--dataset=digits", "--network=small_cnn", "--steps=40", "--steps_per_epoch=20")
+
+
+def request(*arguments):
+    """Returns the `Request` of a command line."""
+    values = flags.FlagValues()
+    sweep.define_flags(values)
+    return sweep.read_flags(["sweep", *SMALL, *arguments], values)
+
+
+class PlanTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.dir = os.path.join(self.create_tempdir().full_path, "sweep")
+
+    def request(self, *arguments):
+        return request(f"--sweep_dir={self.dir}", *arguments)
+
+    def table(self, text):
+        return f"--over_file={self.create_tempfile(content=text).full_path}"
+
+    @parameterized.parameters(
+        ("seed=0:3", ["0", "1", "2"]),
+        ("seed=1:8:3,20", ["1", "4", "7", "20"]),
+        ("num_labels=40,250", ["40", "250"]),
+        ("learning_rate=0.1,1e-3", ["0.1", "1e-3"]),
+        ("dataset=folder:a,digits", ["folder:a", "digits"]),
+    )
+    def test_lists_and_ranges(self, text, values):
+        self.assertEqual(plan.parse_over(text), (text.partition("=")[0], values))
+
+    def test_the_runs_are_the_product_and_their_names_are_stable(self):
+        found = self.request("--over=seed=0:2", "--over=method=fixmatch,supervised")
+        names = [run.name for run in found.runs]
+        again = self.request("--over=method=fixmatch,supervised", "--over=seed=0:2")
+        self.assertEqual(
+            names,
+            [f"method-{m}_seed-{s}" for s in (0, 1) for m in ("fixmatch", "supervised")],
+        )
+        self.assertCountEqual(names, [run.name for run in again.runs])
+        settings = found.runs[0].settings
+        self.assertEqual(settings.run_dir, os.path.join(self.dir, "runs", names[0]))
+        self.assertEqual((settings.method, settings.seed, settings.steps), ("fixmatch", 0, 40))
+
+    def test_names_are_safe_and_differ(self):
+        names = [plan.run_name({"noise": v}) for v in ("sym:0.2", "sym/0.2", "sym_0.2", "x" * 300)]
+        self.assertLen(set(names), 4)
+        for name in names:
+            self.assertRegex(name, r"^[A-Za-z0-9_.+-]{1,120}$")
+
+    def test_flags_of_all_runs_go_to_the_methods_that_take_them(self):
+        found = self.request("--over=method=fixmatch,supervised", "--confidence_threshold=0.8")
+        arguments = [run.settings.method_arguments for run in found.runs]
+        self.assertEqual(arguments, [{"confidence_threshold": 0.8}, {}])
+        self.assertIn("supervised does not take --confidence_threshold.", found.notes)
+
+    def test_a_table_leaves_out_empty_cells(self):
+        text = "method,confidence_threshold\nfixmatch,0.5\nsupervised,\n"
+        found = self.request(self.table(text), "--over=seed=3,4")
+        self.assertEqual(
+            [run.name for run in found.runs],
+            [
+                f"method-{name}_seed-{seed}{rest}"
+                for name, rest in (("fixmatch", "_confidence_threshold-0.5"), ("supervised", ""))
+                for seed in (3, 4)
+            ],
+        )
+
+    @parameterized.parameters(
+        (["--over=foo=1"], "--foo is not a flag of a run"),
+        (["--over=methd=uda"], "Did you mean 'method'"),
+        (["--over=seed"], "must be FLAG=VALUE"),
+        (["--over=seed=3:3"], "empty range: 3:3"),
+        (["--over=seed=1:2:"], "ranges START:STOP"),
+        (["--over=seed=1:5:0"], "step of 0"),
+        (["--over=seed=0,,1"], "empty value"),
+        (["--over=seed=1", "--over=seed=2"], "given twice"),
+        (["--over=seed=0,00"], "Two runs have the same flags"),
+        (["--over=run_dir=a,b"], "is a place"),
+        (["--over=seed=1", "--run_dir=x"], "--run_dir has no effect"),
+        (["--over=seed=1", "--target_accuracy=0"], r"in \(0, 100\)"),
+        ([], "Nothing to sweep"),
+        (["--over=learning_rate=1,-1"], "The run --learning_rate=-1: .* above 0"),
+        (["--over=precision=float32,half"], "The run --precision=half"),
+        (
+            ["--over=method=uda,supervised", "--over=confidence_threshold=0.9"],
+            "--confidence_threshold is not a flag of method 'supervised'",
+        ),
+        (
+            ["--over=method=mixup,supervised", "--confidence_threshold=0.9"],
+            "--confidence_threshold is not a flag of any method",
+        ),
+    )
+    def test_mistakes(self, arguments, message):
+        with self.assertRaisesRegex(UserError, message):
+            self.request(*arguments)
+        self.assertFalse(os.path.exists(self.dir))
+
+    @parameterized.parameters(
+        ("", "needs a header"),
+        ("seed\n", "needs a header"),
+        ("seed,what\n1,2\n", "--what is not a flag"),
+        ("seed,seed\n1,2\n", "a column twice"),
+        ("seed\n1,2\n", "row 2 has 2 cells"),
+        ("seed\n1\n1\n", "same flags"),
+    )
+    def test_mistakes_in_a_table(self, text, message):
+        with self.assertRaisesRegex(UserError, message):
+            self.request(self.table(text))
+
+    def test_a_folder_keeps_its_sweep_and_may_gain_runs(self):
+        first = self.request("--over=seed=0:2")
+        os.makedirs(self.dir)
+        folder.begin(self.dir, first.swept, first.runs)
+        for arguments, message in (
+            (["--over=seed=0:2", "--steps=20"], r"--steps=40 .*there, .*--steps=20 .*here"),
+            (["--over=seed=1:3"], "has the run seed-0"),
+            (["--over=num_labels=20,40"], "sweeps seed. Received: num_labels"),
+        ):
+            other = self.request(*arguments)
+            with self.assertRaisesRegex(UserError, message):
+                folder.look_into(self.dir, other.swept, other.runs)
+        more = self.request("--over=seed=0:5")
+        folder.look_into(self.dir, more.swept, more.runs)
+
+    def test_other_folders_are_refused(self):
+        os.makedirs(self.dir)
+        pathlib.Path(self.dir, "photo.jpg").touch()
+        found = self.request("--over=seed=0:2")
+        with self.assertRaisesRegex(UserError, "not empty and is not a sweep"):
+            folder.look_into(self.dir, found.swept, found.runs)
+
+    def test_the_command_prints_one_line_and_exits_with_2(self):
+        errors = io.StringIO()
+        argv = ["sweep", *SMALL, f"--sweep_dir={self.dir}", "--over=seed=5:5"]
+        with (
+            mock.patch("sys.argv", argv),
+            mock.patch.object(command.flags, "FLAGS", flags.FlagValues()),
+            mock.patch.object(command, "use_standard_streams"),
+            mock.patch.object(command.signals, "raise_all"),
+            mock.patch.object(command.app, "run", lambda _, argv, flags_parser: flags_parser(argv)),
+            contextlib.redirect_stderr(errors),
+            self.assertRaises(SystemExit) as stopped,
+        ):
+            command.start("ssl_noisy.sweep", sweep.main, (), sweep.define_flags, sweep.read_flags)
+        self.assertEqual(stopped.exception.code, 2)
+        self.assertLen(errors.getvalue().splitlines(), 1)
+
+    def test_an_estimate_adds_up(self):
+        found = self.request("--over=seed=0:4", "--over=method=uda,supervised")
+        times = {estimate.setting_of(run): estimate.Estimate(0.5, 10.0) for run in found.runs}
+        self.assertLen(times, 2)  # seeds do not change the time of a step
+        last = estimate.table(found.runs, found.swept, times, 2).splitlines()[-1]
+        self.assertIn("8 runs over method, seed: about 4.0 min, 2.0 min with 2 at a time", last)
+
+
+class ParallelTest(absltest.TestCase):
+    def test_one_run_per_gpu_or_per_core_with_enough_memory(self):
+        with mock.patch.object(os, "sched_getaffinity", return_value=range(8)):
+            self.assertEqual(local.default_parallel(0, 64e9), 8)
+            self.assertEqual(local.default_parallel(0, 7e9), 3)
+            self.assertEqual(local.default_parallel(0, 1e9), 1)
+            self.assertEqual(local.default_parallel(4, 1e9), 4)
+
+    def test_gpus_are_those_of_the_environment(self):
+        for text, names in (("2,MIG-7", ["2", "MIG-7"]), ("", []), ("-1", [])):
+            with mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=text):
+                self.assertEqual(local.gpus(), names)
+
+    def test_runs_do_not_share_a_gpu(self):
+        local.check(2, ["0", "1"])
+        with self.assertRaisesRegex(UserError, "at most 2"):
+            local.check(3, ["0", "1"])
+
+
+FLAGS = ("method", "num_labels", "seed")
+
+
+def row(method, num_labels, seed, accuracy, labels="a", status="finished"):
+    found = {"method": method, "num_labels": num_labels, "seed": seed, "status": status}
+    found |= {f"test_accuracy_{name}": None for name in tables.PROTOCOLS}
+    return found | {"test_accuracy_last": accuracy, "labels_sha256": labels}
+
+
+class SummaryTest(parameterized.TestCase):
+    def test_interval(self):
+        # Mean 0.6, std 0.1; t(0.975, 2) = 4.302653; half width 4.302653 * 0.1 / sqrt(3).
+        found = summary.interval([0.5, 0.6, 0.7])
+        self.assertAlmostEqual(found["mean"], 0.6)
+        self.assertAlmostEqual(found["std"], 0.1)
+        self.assertAlmostEqual(found["low"], 0.6 - 0.2484138, places=6)
+        self.assertAlmostEqual(found["high"], 0.6 + 0.2484138, places=6)
+
+    def test_one_value_has_no_interval_and_none_has_no_mean(self):
+        one = {"mean": 0.5, "std": None, "n": 1, "low": None, "high": None}
+        self.assertEqual(summary.interval([0.5]), one)
+        self.assertEqual(summary.interval([]), {**one, "mean": None, "n": 0})
+
+    def test_paired_differences_need_equal_seeds_and_labels(self):
+        rows = [
+            row("supervised", 40, 0, 0.50, "a"),
+            row("supervised", 40, 1, 0.60, "b"),
+            row("supervised", 40, 2, 0.55, "c"),
+            row("fixmatch", 40, 0, 0.60, "a"),
+            row("fixmatch", 40, 1, 0.74, "b"),
+            row("fixmatch", 40, 2, 0.99, "other labels"),
+            row("fixmatch", 40, 3, 0.99, "d"),  # no partner
+        ]
+        base, other = summary.summarize(rows, FLAGS, ("method", "supervised"))
+        self.assertEqual(base["difference_n"], 0)
+        # Differences 0.10 and 0.14: mean 0.12, std 0.0282843, t(0.975, 1) = 12.7062.
+        self.assertEqual(other["difference_n"], 2)
+        self.assertAlmostEqual(other["difference_mean"], 0.12)
+        self.assertAlmostEqual(other["difference_low"], 0.12 - 12.7062047 * 0.02, places=6)
+        self.assertAlmostEqual(other["difference_high"], 0.12 + 12.7062047 * 0.02, places=6)
+
+    def test_failed_and_missing_runs_are_counted(self):
+        rows = [
+            row("uda", 40, 0, 0.5),
+            row("uda", 40, 1, None, None, "failed"),
+            row("uda", 40, 2, None, None, "missing"),
+            row("uda", 80, 0, None, None, "failed"),
+        ]
+        first, second = summary.summarize(rows, FLAGS)
+        self.assertEqual([first[k] for k in ("n", "failed", "missing")], [1, 1, 1])
+        self.assertEqual([second[k] for k in ("mean", "n", "failed")], [None, 0, 1])
+
+    @parameterized.parameters(
+        ([10, 1000], [0.5, 0.9], 0.7, 100.0),  # halfway on the logarithm
+        ([10, 100, 1000], [0.5, 0.6, 1.0], 0.7, 100 * 10**0.25),
+        ([10, 100], [0.8, 0.9], 0.7, 10.0),
+        ([10, 100], [0.1, 0.2], 0.7, None),
+        ([1, 10, 100, 1000], [0.8, 0.6, 0.6, 0.8], 0.7, 100 * 10**0.5),  # a dip: stays above
+        ([10, 100], [0.5, 0.7], 0.7, 100.0),
+    )
+    def test_crossing(self, labels, values, target, expected):
+        found = summary.crossing(labels, values, target)
+        if expected is None:
+            self.assertIsNone(found)
+        else:
+            self.assertAlmostEqual(found, expected)
+
+    def test_budgets(self):
+        # Seeds at mean +- 0.01: std 0.01 * sqrt(2), half width 12.7062047 * 0.01 = 0.127062.
+        rows = [
+            row("uda", n, seed, mean + sign * 0.01)
+            for n, mean in ((10, 0.3), (1000, 0.9))
+            for seed, sign in ((0, -1), (1, 1))
+        ]
+        (answer,) = summary.budgets(summary.summarize(rows, FLAGS), 0.6)
+        self.assertAlmostEqual(answer["of_mean"], 100.0)
+        shift = 0.127062047 / 0.6 * math.log(100)
+        self.assertAlmostEqual(answer["labels"], 100 * math.exp(shift), places=4)
+        self.assertAlmostEqual(answer["of_high"], 100 * math.exp(-shift), places=4)
+        self.assertEqual(report.describe(answer), "uda: 265 labels; range 38 to 265, mean 100.")
+
+    def test_a_curve_for_each_method_and_varying_flag(self):
+        rows = [
+            {**row(method, n, 0, 0.5), "steps": steps, "momentum": 0.9}
+            for method in ("uda", "supervised")
+            for n in (80, 20)
+            for steps in (1, 2)
+        ]
+        lines = summary.summarize(rows, (*FLAGS, "steps", "momentum"))
+        curves = summary.curves(lines)
+        self.assertEqual(
+            sorted(curves),
+            [f"{name}, steps {n}" for name in ("supervised", "uda") for n in (1, 2)],
+        )
+        self.assertEqual([p["num_labels"] for p in curves["uda, steps 2"]], [20, 80])
+
+    def test_a_table_is_read_as_it_was_written(self):
+        rows = [{"name": "a", "seed": 3, "test_accuracy_last": 0.5, "seconds": None, "reason": "x"}]
+        path = self.create_tempdir().full_path
+        tables.write(os.path.join(path, tables.NAME), rows)
+        self.assertEqual(tables.read(path), rows)
+        with self.assertRaisesRegex(UserError, "Run the sweep again"):
+            tables.read(os.path.join(path, "missing"))
+
+    def test_a_comparison_needs_a_value_of_a_swept_flag(self):
+        found = request("--sweep_dir=x", "--over=method=uda,supervised", "--over=seed=0:2")
+        parse = lambda text: report.parse_comparison(text, found.swept, found.runs)  # noqa: E731
+        self.assertEqual(parse("method=uda"), ("method", "uda"))
+        for text in ("seed=1", "steps=3", "method=mixup"):
+            with self.assertRaisesRegex(UserError, "--compare_with"):
+                parse(text)
+
+
+if __name__ == "__main__":
+    absltest.main()
