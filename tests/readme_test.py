@@ -26,7 +26,7 @@ from keras import ops
 
 import ssl_noisy
 from ssl_noisy import __main__ as listing
-from ssl_noisy import command, methods, networks, predict, recipes, run_flags
+from ssl_noisy import command, methods, networks, predict, recipes, run_flags, sweep
 from ssl_noisy.arguments import fraction
 from ssl_noisy.augment import views as augment_views
 from ssl_noisy.data import label_noise, sources
@@ -350,6 +350,11 @@ class ShellTest(ExampleCase):
             for made in self.filled_in(arguments):
                 with self.subTest(page=page, arguments=made):
                     values = flags.FlagValues()
+                    if name == "ssl_noisy.sweep":
+                        sweep.define_flags(values)
+                        self.assertNotEmpty(sweep.read_flags([name, *made], values).runs, page)
+                        count += 1
+                        continue
                     run_flags.define_flags(values)
                     if name == "ssl_noisy.benchmark":
                         flags.DEFINE_integer("timed_steps", 20, "", flag_values=values)
@@ -375,7 +380,19 @@ class NamesTest(absltest.TestCase):
         run_flags.define_flags(values)
         own = flags.FlagValues()
         predict.define_flags(own)
-        known = {*values, *own, "flagfile", "help", "timed_steps", "recipes", "logdir", "no-deps"}
+        sweeps = flags.FlagValues()
+        sweep.define_flags(sweeps)
+        known = {
+            *values,
+            *own,
+            *sweeps,
+            "flagfile",
+            "help",
+            "timed_steps",
+            "recipes",
+            "logdir",
+            "no-deps",
+        }
         known |= {f"no{name}" for name in values}
         for page, text in PAGES.items():
             if page != "CONTRIBUTING.md":  # it names flags of other programs

@@ -40,7 +40,7 @@ def budget_curve(curves, path):
     axes.set(xscale="log", xlabel="labels", ylabel="test error in % (last checkpoint)")
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, min(axes.get_ylim()[1], 100))  # intervals of few seeds can be wider
     axes.grid(alpha=0.3)
     axes.legend(title="mean and 95 % interval over seeds", fontsize="small")
     is_pdf = pathlib.Path(path).suffix == ".pdf"
