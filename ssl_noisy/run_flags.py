@@ -5,6 +5,7 @@ from absl import flags
 
 from ssl_noisy import methods, networks, settings
 from ssl_noisy.data import label_noise, sources
+from ssl_noisy.errors import UserError
 
 _FILES = ("label_file", "cifarn_file", "labels_csv")
 
@@ -56,6 +57,21 @@ def method_flags():
         for name, argument in methods.arguments(method).items():
             found.setdefault(name, {})[method] = argument
     return found
+
+
+def from_lines(lines):
+    """Returns the `Settings` that the lines of a run's `flags.cfg` state.
+
+    Raises:
+        UserError: If a flag is unknown or wrong.
+    """
+    values = flags.FlagValues()
+    define_flags(values)
+    try:
+        values(["flags.cfg", *lines])
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    return from_flags(values)
 
 
 def from_flags(flag_values):

@@ -60,8 +60,11 @@ FLOORS = [
     {"sweeps.summary"},
     {"sweeps.report"},
     {"sweeps.conduct"},
+    {"reports.collect", "reports.charts"},
+    {"reports.review"},
+    {"reports.page"},
     {"command"},
-    {"train", "sweep", "predict", "benchmark", "__main__"},
+    {"train", "sweep", "predict", "report", "benchmark", "__main__"},
 ]
 ROOMS = set().union(*FLOORS)
 
@@ -110,6 +113,7 @@ class ImportsTest(absltest.TestCase):
             "",
             "data",
             "labels",
+            "reports",
             "runs",
             "sweeps",
         }

@@ -26,7 +26,7 @@ from keras import ops
 
 import ssl_noisy
 from ssl_noisy import __main__ as listing
-from ssl_noisy import command, methods, networks, predict, recipes, run_flags, sweep
+from ssl_noisy import command, methods, networks, predict, recipes, report, run_flags, sweep
 from ssl_noisy.arguments import fraction
 from ssl_noisy.augment import views as augment_views
 from ssl_noisy.data import label_noise, sources
@@ -347,6 +347,11 @@ class ShellTest(ExampleCase):
                 predict.define_flags(values)
                 self.assertTrue(predict.read_flags([name, *arguments], values).model, page)
                 continue
+            if name == "ssl_noisy.report":
+                values = flags.FlagValues()
+                report.define_flags(values)
+                self.assertTrue(report.read_flags([name, *arguments], values).places, page)
+                continue
             for made in self.filled_in(arguments):
                 with self.subTest(page=page, arguments=made):
                     values = flags.FlagValues()
@@ -380,12 +385,14 @@ class NamesTest(absltest.TestCase):
         run_flags.define_flags(values)
         own = flags.FlagValues()
         predict.define_flags(own)
+        report.define_flags(reports := flags.FlagValues())
         sweeps = flags.FlagValues()
         sweep.define_flags(sweeps)
         known = {
             *values,
             *own,
             *sweeps,
+            *reports,
             "flagfile",
             "help",
             "timed_steps",

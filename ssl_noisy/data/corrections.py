@@ -13,6 +13,24 @@ from ssl_noisy.data.picture_files import named, read_csv
 REMOVE = "remove"
 
 
+def _owner(path):
+    return f"The file of corrections {str(path)!r}"
+
+
+def rows(path, key):
+    """Returns the rows of a file that `apply` reads, as a list of pairs `(example, label)`.
+
+    Args:
+        path: Path of the CSV file.
+        key: The column that names the examples, `file` or `index`.
+
+    Raises:
+        DatasetError: If the file cannot be read.
+    """
+    path = pathlib.Path(path).expanduser()
+    return [(row[key], row["label"]) for row in read_csv(path, (key, "label"), _owner(path))]
+
+
 def apply(path, dataset) -> Dataset:
     """Returns a data set with the corrections of a CSV file.
 
@@ -29,20 +47,20 @@ def apply(path, dataset) -> Dataset:
         DatasetError: If the file cannot be read, or names unknown examples or classes.
     """
     path = pathlib.Path(path).expanduser()
-    owner = f"The file of corrections {str(path)!r}"
+    owner = _owner(path)
     key = "index" if dataset.files is None else "file"
     names = map(str, dataset.ids) if dataset.files is None else dataset.files
     known = {name: position for position, name in enumerate(names)}
     numbers = {name: number for number, name in enumerate(dataset.class_names)}
-    rows = read_csv(path, (key, "label"), owner)
-    unknown = [row[key] for row in rows if row[key] not in known]
+    pairs = rows(path, key)
+    unknown = [name for name, _ in pairs if name not in known]
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, 1, cutoff=0.0)
         raise DatasetError(
             f"{owner} must name training examples of {dataset.name!r}. Received: {len(unknown)} "
             f"unknown: {named(unknown)}. Did you mean {near[0]!r}? Write {key} as in examples.csv."
         )
-    strange = sorted({row["label"] for row in rows} - {"", REMOVE, *numbers})
+    strange = sorted({label for _, label in pairs} - {"", REMOVE, *numbers})
     if strange:
         raise DatasetError(
             f"{owner} must have labels that are classes of {dataset.name!r} "
@@ -50,11 +68,11 @@ def apply(path, dataset) -> Dataset:
             f"{named(strange)}. Correct them."
         )
     chosen = {}
-    for row in rows:
-        if chosen.setdefault(row[key], row["label"]) != row["label"]:
+    for name, label in pairs:
+        if chosen.setdefault(name, label) != label:
             raise DatasetError(
-                f"{owner} must have one label for each {key}. Received: {chosen[row[key]]!r} and "
-                f"{row['label']!r} for {row[key]!r}. Remove one of the rows."
+                f"{owner} must have one label for each {key}. Received: {chosen[name]!r} and "
+                f"{label!r} for {name!r}. Remove one of the rows."
             )
     labels, keep = dataset.labels.copy(), np.ones(len(dataset.labels), bool)
     numbers = {"": -1, REMOVE: None} | numbers

@@ -48,11 +48,30 @@ def expected_calibration_error(logits, labels, temperature=1.0):
     Reference:
         [Guo et al., 2017](https://arxiv.org/abs/1706.04599), equation 3.
     """
+    bins = reliability(logits, labels, temperature)
+    gaps = np.subtract(bins["right"], bins["confidence"])
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def reliability(logits, labels, temperature=1.0):
+    """Sums up the predictions by their confidence, for a reliability diagram.
+
+    Args:
+        logits, labels, temperature: As for `expected_calibration_error`.
+
+    Returns:
+        A dict of lists of 15 numbers, one for each bin of equal width of the largest probability:
+        `count`, the examples in it; `right`, how many are classified correctly; `confidence`, the
+        sum of the largest probabilities.
+    """
     probs = special.softmax(np.asarray(logits, "float64") / temperature, axis=-1)
     confidence, is_right = probs.max(axis=-1), probs.argmax(axis=-1) == labels
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)  # (low, high]
-    gaps = np.bincount(bins, is_right - confidence, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+    return {
+        "count": np.bincount(bins, minlength=BINS).tolist(),
+        "right": np.bincount(bins[is_right], minlength=BINS).tolist(),
+        "confidence": np.bincount(bins, confidence, minlength=BINS).tolist(),
+    }
 
 
 def summary(test_logits, test_labels, validation_logits=None, validation_labels=None):
@@ -69,4 +88,5 @@ def summary(test_logits, test_labels, validation_logits=None, validation_labels=
         after = expected_calibration_error(test_logits, test_labels, temperature)
         found = {"temperature": temperature, "expected_calibration_error": after}
         found["expected_calibration_error_before"] = before
+    found["reliability"] = reliability(test_logits, test_labels, found["temperature"])
     return found

@@ -42,17 +42,20 @@ def evaluate(learner, images, labels, batch_size=250):
         A tuple `(accuracy, recall)`: a float in [0, 1], and a float array of
         shape `(num_classes,)`, NaN for a class without images.
     """
-    logits = averaged_logits(learner, images, batch_size)
-    return accuracy_and_recall(logits, labels)
+    counts = confusion_matrix(averaged_logits(learner, images, batch_size), labels)
+    return float(np.trace(counts) / counts.sum()), recall_of(counts)
 
 
-def accuracy_and_recall(logits, labels):
-    """Returns what `evaluate` returns, from logits."""
-    counts = metrics.confusion_matrix(
-        labels, np.argmax(logits, axis=-1), labels=np.arange(logits.shape[-1])
-    )
+def confusion_matrix(logits, labels):
+    """Counts predictions: `(num_classes, num_classes)`, true classes in rows, from logits."""
+    predicted = np.argmax(logits, axis=-1)
+    return metrics.confusion_matrix(labels, predicted, labels=np.arange(logits.shape[-1]))
+
+
+def recall_of(counts):
+    """Returns the recall of each class of a confusion matrix, NaN for one without examples."""
     with np.errstate(invalid="ignore"):
-        return float(np.trace(counts) / counts.sum()), np.diag(counts) / counts.sum(axis=1)
+        return np.diag(counts) / counts.sum(axis=1)
 
 
 def summarize(history):
@@ -104,7 +107,7 @@ def result(training, learner, history):
     settings, dataset = training.settings.resolved(), training.dataset
     size = batch_size(settings, dataset)
     logits = averaged_logits(learner, dataset.test_images, size)
-    _, recall = accuracy_and_recall(logits, dataset.test_labels)
+    counts = confusion_matrix(logits, dataset.test_labels)
     validation = (None, None)
     if dataset.validation_images is not None:
         found = averaged_logits(learner, dataset.validation_images, size)
@@ -122,8 +125,9 @@ def result(training, learner, history):
         "test_accuracy": summarize(history),
         "per_class_recall": {
             name: None if np.isnan(value) else float(value)
-            for name, value in zip(dataset.class_names, recall)
+            for name, value in zip(dataset.class_names, recall_of(counts))
         },
+        "confusion_matrix": counts.tolist(),
         "calibration": calibration.summary(logits, dataset.test_labels, *validation),
         "last_epoch": {k: v for k, v in history[-1].items() if k not in ("step", "epoch")},
     }

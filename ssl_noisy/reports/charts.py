@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The charts of a report, as Plotly figures without colors.
+
+A color is the name of a CSS variable of the page, such as `--accent`, which the page replaces, so
+charts follow its light and dark theme. Text comes from users: `html.escape` keeps Plotly from
+reading it as markup.
+"""
+
+import html
+import math
+
+import numpy as np
+
+from ssl_noisy.labels import detection
+from ssl_noisy.runs.calibration import BINS
+
+SERIES = ("--series-1", "--series-2", "--series-3", "--series-4", "--series-5", "--series-6")
+MOST_NUMBERS = 20  # classes of a matrix whose cells show their counts
+BARS = 40
+FEW = 30  # points of a curve that are marked
+
+
+def accuracy(runs):
+    """Test accuracy over the steps of all runs, with baselines as dashed lines."""
+    data = []
+    for number, run in enumerate(runs):
+        color = SERIES[number % len(SERIES)]
+        name = run.name if len(runs) > 1 else run.result["method"]
+        data.append(_curve(run.history, "test_accuracy", name, color))
+        if len(runs) == 1:
+            if "validation_accuracy" in run.history[0]:
+                name = "validation (given labels)"
+                data.append(_curve(run.history, "validation_accuracy", name, SERIES[1]))
+        if run.baseline:
+            name = f"{run.result['baseline']['method']} (baseline)"
+            name = name if len(runs) == 1 else f"{run.name}: {name}"
+            line = _curve(run.baseline, "test_accuracy", name, color)
+            line["line"]["dash"] = "dash"
+            if len(runs) == 1:
+                line["line"]["color"] = line["marker"]["color"] = "--muted"
+            data.append(line)
+    known = [value for line in data for value in line["y"] if value is not None]
+    margin = 0.02 + 0.05 * (max(known) - min(known))
+    limits = [max(min(known) - margin, 0), min(max(known) + margin, 1.005)]
+    layout = {
+        "xaxis": {"title": "step"},
+        "yaxis": {"title": "accuracy", "tickformat": ".0%", "range": limits},
+    }
+    return {"data": data, "layout": layout}
+
+
+def losses(run):
+    """The terms of the loss over the steps of a run."""
+    names = [name for name in run.history[0] if name == "loss" or name.endswith("_loss")]
+    data = [
+        _curve(run.history, name, name, SERIES[number % len(SERIES)])
+        for number, name in enumerate(names)
+    ]
+    return {"data": data, "layout": {"xaxis": {"title": "step"}, "yaxis": {"title": "loss"}}}
+
+
+def _curve(history, name, title, color):
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if len(history) <= FEW else "lines",
+        "name": html.escape(title),
+        "x": [row["step"] for row in history],
+        "y": [row.get(name) for row in history],
+        "line": {"color": color, "width": 2},
+        "marker": {"color": color, "size": 7},
+    }
+
+
+def matrix(counts, class_names, rows, columns):
+    """A matrix of counts, colored by the square root of the fraction of the row.
+
+    Most confusions are a few percent, which a linear scale would hide.
+
+    Args:
+        counts: Integer array `(num_classes, num_classes)`.
+        class_names: Sequence of `num_classes` strings.
+        rows, columns: What they are, such as "true class".
+    """
+    counts = np.asarray(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [html.escape(name) for name in class_names]
+    ticks = {
+        "type": "category",  # or classes named 0 to 9 would be numbers
+        "tickmode": "array",
+        "tickvals": names[:: math.ceil(len(names) / 50)],  # a thousand would be illegible
+        "showgrid": False,
+    }
+    data = {
+        "type": "heatmap",
+        "x": names,
+        "y": names,
+        "z": np.sqrt(shares).round(3).tolist(),
+        "zmin": 0,
+        "zmax": 1,
+        "customdata": counts.tolist(),
+        "hovertemplate": f"{rows} %{{y}}<br>{columns} %{{x}}<br>%{{customdata:,}}<extra></extra>",
+        "colorscale": [[0, "--scale-low"], [0.5, "--scale-middle"], [1, "--scale-high"]],
+        "showscale": False,
+        "xgap": 1,
+        "ygap": 1,
+    }
+    if len(names) <= MOST_NUMBERS:
+        data["text"] = [[str(count or "") for count in row] for row in counts.tolist()]
+        data["texttemplate"] = "%{text}"
+    layout = {
+        "xaxis": {"title": columns, **ticks},
+        "yaxis": {"title": rows, "autorange": "reversed", **ticks},
+    }
+    return {"data": [data], "layout": layout}
+
+
+def given_against_predicted(examples, class_names):
+    """Counts predicted classes for each given one. Examples without a prediction are left out."""
+    given, predicted = examples["given_label"], examples["predicted_label"]
+    known = (predicted >= 0) & (predicted < len(class_names))
+    counts = np.zeros((len(class_names), len(class_names)), int)
+    np.add.at(counts, (given[known], predicted[known]), 1)
+    return counts
+
+
+def calibration(reliability):
+    """A reliability diagram, from what `calibration.reliability` returns."""
+    count = np.array(reliability["count"])
+    seen = count > 0
+    right = np.array(reliability["right"])[seen] / count[seen]
+    middle = ((np.arange(BINS) + 0.5) / BINS)[seen]
+    confidence = np.array(reliability["confidence"])[seen] / count[seen]
+    bars = {
+        "type": "bar",
+        "name": "accuracy",
+        "x": middle.tolist(),
+        "y": right.tolist(),
+        "width": 0.92 / BINS,
+        "customdata": [[int(n), float(c)] for n, c in zip(count[seen], confidence)],
+        "hovertemplate": "accuracy %{y:.1%}<br>mean confidence %{customdata[1]:.1%}<br>"
+        "%{customdata[0]:,} images<extra></extra>",
+        "marker": {"color": "--series-1"},
+    }
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "perfect calibration",
+        "x": [0, 1],
+        "y": [0, 1],
+        "hoverinfo": "skip",
+        "line": {"color": "--muted", "dash": "dash", "width": 1.5},
+    }
+    axis = {"range": [0, 1], "tickformat": ".0%"}
+    layout = {
+        "xaxis": {"title": "confidence", **axis},
+        "yaxis": {"title": "accuracy", **axis},
+    }
+    return {"data": [bars, line], "layout": layout}
+
+
+def loss_histogram(mean_loss, is_wrong=None):
+    """The normalized mean losses and the beta mixture fitted to them; None if nothing fits."""
+    fitted, x, _ = detection.fit_posterior(mean_loss)
+    if fitted is None:
+        return None
+    edges = np.linspace(0, 1, BARS + 1)
+    data = _bars(x, edges, is_wrong)
+    places = (np.arange(BARS * 4) + 0.5) / (BARS * 4)
+    parts = fitted.density(places).T
+    curves = {
+        "clean component": (parts[0], "--clean", "solid"),
+        "noisy component": (parts[1], "--noisy", "solid"),
+        "their sum": (parts.sum(axis=0), "--text", "dash"),
+    }
+    for name, (density, color, dash) in curves.items():
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": name,
+                "x": places.round(5).tolist(),
+                "y": density.round(5).tolist(),
+                "line": {"color": color, "dash": dash, "width": 2},
+            }
+        )
+    # A beta density may be infinite at 0 and 1, so the outer bins do not set the height.
+    bars = np.sum([bar["y"] for bar in data if bar["type"] == "bar"], axis=0)
+    highest = max(bars.max(), parts.sum(axis=0)[4:-4].max())
+    layout = {
+        "barmode": "stack",
+        "bargap": 0.04,
+        "xaxis": {"title": "normalized mean loss", "range": [0, 1]},
+        "yaxis": {"title": "density", "range": [0, 1.1 * float(highest)]},
+    }
+    return {"data": data, "layout": layout}
+
+
+def aum_histogram(aum, threshold, is_wrong=None):
+    """The areas under the margin, with the threshold of a run; None if there are none."""
+    known = aum[np.isfinite(aum)]
+    if not len(known):
+        return None
+    edges = np.histogram_bin_edges(known, BARS)
+    layout = {
+        "barmode": "stack",
+        "bargap": 0.04,
+        "xaxis": {"title": "area under the margin (logits)"},
+        "yaxis": {"title": "density"},
+        "shapes": [
+            {
+                "type": "line",
+                "x0": threshold,
+                "x1": threshold,
+                "yref": "paper",
+                "y0": 0,
+                "y1": 1,
+                "line": {"color": "--text", "dash": "dash", "width": 1.5},
+            }
+        ],
+    }
+    return {"data": _bars(aum, edges, is_wrong), "layout": layout}
+
+
+def _bars(values, edges, is_wrong):
+    """Stacked histograms of right and wrong labels, or of all, whose areas sum to 1."""
+    known = np.isfinite(values)
+    parts = {"labels": (known, "--bars")}
+    if is_wrong is not None:
+        parts = {
+            "right labels": (known & ~is_wrong, "--clean-bars"),
+            "wrong labels": (known & is_wrong, "--noisy-bars"),
+        }
+    area = known.sum() * (edges[1] - edges[0])
+    return [
+        {
+            "type": "bar",
+            "name": f"{name} ({int(part.sum()):,})",
+            "x": ((edges[1:] + edges[:-1]) / 2).round(6).tolist(),
+            "y": (np.histogram(values[part], edges)[0] / area).round(6).tolist(),
+            "marker": {"color": color},
+        }
+        for name, (part, color) in parts.items()
+    ]
