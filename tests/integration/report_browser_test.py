@@ -218,7 +218,10 @@ class BrowserTest(parameterized.TestCase):
 
     def test_pictures_come_from_the_folder(self):
         page = self.open()
-        page.wait_for_function("document.querySelector('#frame img')?.naturalWidth === 20")
+        width = page.eval_on_selector(
+            "#frame img", "async (image) => { await image.decode(); return image.naturalWidth; }"
+        )
+        self.assertEqual(width, 20)  # of the file
 
     @parameterized.parameters("light", "dark")
     def test_contrast(self, scheme):
@@ -238,7 +241,7 @@ class BrowserTest(parameterized.TestCase):
 
     def test_without_storage(self):
         page = self.open()
-        page.evaluate("Storage.prototype.setItem = () => { throw new Error('full'); }")
+        page.evaluate("() => { Storage.prototype.setItem = () => { throw new Error('full'); }; }")
         page.click("[data-act=keep]")
         self.assertTrue(page.is_visible("#storage"))
 
