@@ -109,6 +109,21 @@ class DecisionTest(parameterized.TestCase):
             is_weak = "not separated" in " ".join(decision.weak_evidence)
             self.assertEqual(is_weak, by == "confident")
 
+    def test_mixtures_count_only_if_the_network_has_learned(self):
+        # Two tight populations, the lower one slightly contradicted. The margins of the others, 0.12
+        # and 0.08, are above and below the 0.1 that the rule asks for. No contradiction is
+        # confident: the other class has 0.505 then, and 0.52 is usual.
+        for learned, by, count in ((0.12, "mixtures", 40), (0.08, "confident", 0)):
+            clean = learned + margins(5000, 5000, 60)
+            values = np.concatenate([clean, margins(125_000, 125_000, 40) - 0.01])
+            decision = decide(values)
+            self.assertEqual((decision.contradicted, decision.by), (40, by))
+            self.assertEqual(decision.is_issue.sum(), count)
+            self.assertAlmostEqual(decision.noise_rate, count / 100)
+            self.assert_consistent(decision, values)
+            is_weak = any("hardly learned" in reason for reason in decision.weak_evidence)
+            self.assertEqual(is_weak, count == 0)
+
     @parameterized.parameters(
         (2.0, 0, 0, True),
         (1.99, 0, 0, False),
