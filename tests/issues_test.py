@@ -110,9 +110,9 @@ class DecisionTest(parameterized.TestCase):
             self.assertEqual(is_weak, by == "confident")
 
     def test_mixtures_count_only_if_the_network_has_learned(self):
-        # Two tight populations, the lower one slightly contradicted. The margins of the others, 0.12
-        # and 0.08, are above and below the 0.1 that the rule asks for. No contradiction is
-        # confident: the other class has 0.505 then, and 0.52 is usual.
+        # Two tight populations, the lower one slightly contradicted. The margins of the others are
+        # 0.12, above the 0.1 that the rule asks for, or 0.08. No contradiction is confident: the
+        # other class has 0.505 then, and 0.52 is usual.
         for learned, by, count in ((0.12, "mixtures", 40), (0.08, "confident", 0)):
             clean = learned + margins(5000, 5000, 60)
             values = np.concatenate([clean, margins(125_000, 125_000, 40) - 0.01])
