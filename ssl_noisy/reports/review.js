@@ -258,7 +258,7 @@ class Review {
     const often = right === 0 ? "never" : right === 1 ? "once" : `${right} times`;
     let text = `In ${plural(looks, "look")} during training, the network predicted “${given}” ${often} and other classes ${plural(c.wrong_predictions[row], "time")}.`;
     const label = this.suggestion(row);
-    text += label === null ? " It now agrees with the label." : ` It now predicts “${this.className(label)}”.`;
+    text += label === null ? " On average it agrees with the label." : ` On average it favors “${this.className(label)}”.`;
     if (c.mean_loss[row] !== null) {
       const below = this.losses.filter((loss) => loss < c.mean_loss[row]).length;
       const share = Math.min(99, Math.floor((100 * below) / this.losses.length));
