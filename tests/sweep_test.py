@@ -286,6 +286,22 @@ class SummaryTest(parameterized.TestCase):
         )
         self.assertEqual([p["num_labels"] for p in curves["uda, steps 2"]], [20, 80])
 
+    def test_all_labels_of_unfinished_runs_are_those_of_finished_ones(self):
+        made = request("--sweep_dir=x", "--method=elr", "--over=seed=0:2").runs
+        result = {"test_accuracy": {"last": 0.5}, "labels_sha256": "a", "num_labels": 1297}
+        state = {made[1].name: {"status": "failed", "reason": "killed"}}
+        with mock.patch.object(folder, "result_of", side_effect=[result, None]):
+            rows = tables.collect("x", ["seed"], made, state)
+        self.assertEqual([row["status"] for row in rows], ["finished", "failed"])
+        self.assertEqual([row["num_labels"] for row in rows], [1297, 1297])
+
+    def test_a_failed_run_that_was_finished_elsewhere_counts_as_finished(self):
+        state = {"one": {"status": "failed", "reason": "killed by SIGKILL"}}
+        with mock.patch.object(folder, "result_of", return_value=None):
+            self.assertIn("killed by SIGKILL", report.failures("x", state))
+        with mock.patch.object(folder, "result_of", return_value={"num_labels": 1297}):
+            self.assertIsNone(report.failures("x", state))
+
     def test_a_table_is_read_as_it_was_written(self):
         rows = [{"name": "a", "seed": 3, "test_accuracy_last": 0.5, "seconds": None, "reason": "x"}]
         path = self.create_tempdir().full_path

@@ -121,7 +121,6 @@ def _run(run, data, is_alone):
         "missing": data.missing,
         "noise": result.get("noise"),
         "notes": result.get("data_notes", []),
-        "has_thumbnails": data.dataset is not None,
     }
 
 

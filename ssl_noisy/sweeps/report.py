@@ -199,7 +199,12 @@ def last_lines(path, count=5, size=8192):
 
 def failures(sweep_dir, state):
     """Returns the message of a sweep with failed runs, or None if there are none."""
-    failed = {name: entry for name, entry in state.items() if entry["status"] == "failed"}
+    failed = {
+        name: entry
+        for name, entry in state.items()
+        # A run that failed here may have been finished by the train command.
+        if entry["status"] == "failed" and folder.result_of(sweep_dir, name) is None
+    }
     if not failed:
         return None
     shown = [f"{name} ({entry['reason'].rstrip('.')})" for name, entry in failed.items()][:3]

@@ -32,7 +32,7 @@ def collect(sweep_dir, swept, runs, state):
         runs: List of `plan.Run`.
         state: What `folder.read_state` returns.
     """
-    rows = []
+    rows, all_labels = [], {}
     for run in runs:
         known, result = state.get(run.name, {}), folder.result_of(sweep_dir, run.name)
         row = dict.fromkeys(columns(swept))
@@ -44,8 +44,13 @@ def collect(sweep_dir, swept, runs, state):
         if result is not None:
             row.update({f"test_accuracy_{k}": v for k, v in result["test_accuracy"].items()})
             row.update(status="finished", reason=None, labels_sha256=result["labels_sha256"])
-            row["num_labels"] = result["num_labels"]  # without the flag, the number of all labels
+            if row["num_labels"] is None:
+                all_labels[run.settings.dataset] = result["num_labels"]
         rows.append(row)
+    # Without the flag all labels are used, in unfinished runs, too: they belong to the same group.
+    for run, row in zip(runs, rows):
+        if row["num_labels"] is None:
+            row["num_labels"] = all_labels.get(run.settings.dataset)
     return rows
 
 
