@@ -196,8 +196,8 @@ def main(request):
         request.sweep_dir,
         request.swept,
         request.runs,
+        lambda parallel, lock: local.Pool(parallel, lock, request.devices),
         parallel=request.parallel,
-        devices=request.devices,
         compare_with=request.compare_with,
         target=request.target,
     )

@@ -2,6 +2,7 @@
 """The plan of a sweep, its mistakes, and its statistics, recomputed by hand."""
 
 import contextlib
+import errno
 import io
 import math
 import os
@@ -13,7 +14,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_noisy import command, sweep
 from ssl_noisy.errors import UserError
-from ssl_noisy.sweeps import estimate, folder, local, plan, report, summary, tables
+from ssl_noisy.sweeps import conduct, estimate, folder, local, plan, report, summary, tables
 
 SMALL = ("--dataset=digits", "--network=small_cnn", "--steps=40", "--steps_per_epoch=20")
 
@@ -171,6 +172,147 @@ class PlanTest(parameterized.TestCase):
         self.assertIn("8 runs over method, seed: about 4.0 min, 2.0 min with 2 at a time", last)
 
 
+class FakePool:
+    """A pool whose runs end at once. It notes the state of the files when a run begins."""
+
+    most_attempts = 2
+
+    def __init__(self, sweep_dir, outcomes, parallel=1):
+        self.sweep_dir, self.outcomes, self.parallel = sweep_dir, outcomes, parallel
+        self.running, self.begun, self.states = [], [], []
+
+    @property
+    def is_full(self):
+        return len(self.running) == self.parallel
+
+    def begin(self, task):
+        self.states.append(folder.read_state(self.sweep_dir))
+        self.running.append(task.name)
+        self.begun.append(task.name)
+
+    def wait(self, seconds):
+        name = self.running.pop(0)
+        outcome = self.outcomes[name].pop(0)
+        return [local.Attempt(name, outcome, outcome, 1.0)]
+
+    def stop(self):
+        raise AssertionError("Nobody asked to stop.")
+
+    def close(self):
+        self.closed = True
+
+
+class ConductTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.dir = os.path.join(self.create_tempdir().full_path, "sweep")
+
+    def conduct(self, runs, **outcomes):
+        outcomes = {f"seed-{seed[1:]}": list(them) for seed, them in outcomes.items()}
+        pool = FakePool(self.dir, outcomes)
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            try:
+                conduct.conduct(self.dir, ["seed"], runs, lambda n, lock: pool, parallel=1)
+            except UserError as error:
+                return pool, out.getvalue(), str(error)
+        return pool, out.getvalue(), None
+
+    def test_a_worker_gets_its_next_run_before_results_are_written(self):
+        runs = request(f"--sweep_dir={self.dir}", "--over=seed=0:3").runs
+        pool, _, _ = self.conduct(runs, s0=["bug"], s1=["bug"], s2=["bug"])
+        self.assertEqual([sorted(state) for state in pool.states], [[], [], ["seed-0"]])
+        self.assertTrue(pool.closed)
+        self.assertLen(folder.read_state(self.dir), 3)
+
+    def test_only_faults_of_the_machine_are_tried_again(self):
+        runs = request(f"--sweep_dir={self.dir}", "--over=seed=0:4").runs
+        outcomes = {"s0": ["memory", "bug"], "s1": ["mistake"], "s2": [local.KILLED] * 2}
+        pool, out, error = self.conduct(runs, **outcomes, s3=["stopped", "finished"])
+        self.assertEqual(pool.begun, [f"seed-{i}" for i in (0, 0, 1, 2, 2, 3, 3)])
+        self.assertRegex(error, "^3 runs failed: ")
+        self.assertIn("trying again", out)
+        attempts = {name: entry["attempts"] for name, entry in folder.read_state(self.dir).items()}
+        self.assertEqual(attempts, {"seed-0": 2, "seed-1": 1, "seed-2": 2, "seed-3": 2})
+
+    def test_results_are_kept_if_no_worker_can_start(self):
+        runs = request(f"--sweep_dir={self.dir}", "--over=seed=0:2").runs
+        pool = FakePool(self.dir, {"seed-0": ["bug"]})
+        begin = mock.Mock(side_effect=[None, UserError("Cannot start a worker process")])
+
+        def begins(task):
+            begin()
+            pool.running.append(task.name)
+
+        pool.begin = begins
+        with self.assertRaisesRegex(UserError, "Cannot start"):
+            with contextlib.redirect_stdout(io.StringIO()):
+                conduct.conduct(self.dir, ["seed"], runs, lambda n, lock: pool, parallel=1)
+        self.assertEqual(list(folder.read_state(self.dir)), ["seed-0"])
+        self.assertTrue(pool.closed)
+
+    def test_runs_on_the_same_data_follow_each_other(self):
+        found = request("--sweep_dir=x", "--over=seed=0:2", "--over=test_share=0.1,0.2,0.3")
+        shares = [run.settings.test_share for run in conduct.by_data(found.runs)]
+        self.assertEqual(shares, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3])
+
+
+class PaceTest(absltest.TestCase):
+    def test_writing_takes_at_most_a_hundredth_of_the_time(self):
+        with mock.patch.object(report.time, "monotonic") as now:
+            now.return_value = 0.0
+            pace = report.Pace(5)
+            self.assertTrue(pace.is_due)
+            for took, wait in ((0.01, 5), (2, 200)):
+                with pace.writing():
+                    now.return_value += took
+                now.return_value += wait - 0.1
+                self.assertFalse(pace.is_due)
+                now.return_value += 0.2
+                self.assertTrue(pace.is_due)
+
+    def test_tables_are_written_if_there_is_news_and_it_is_time(self):
+        path = self.create_tempdir().full_path
+        runs = request(f"--sweep_dir={path}", "--over=seed=0:2").runs
+        made = report.Report(path, ["seed"], runs)
+        state = {}
+        failed = {"status": "failed", "attempts": 1, "seconds": 1.0, "reason": "x"}
+        statuses = lambda: [row["status"] for row in tables.read(path)]  # noqa: E731
+        with mock.patch.object(report.time, "monotonic", return_value=0.0) as now:
+            made.write(state)
+            state["seed-0"] = failed
+            made.refresh(state)
+            self.assertEqual(statuses(), ["missing", "missing"])
+            now.return_value = 6.0
+            made.refresh(state)
+            self.assertEqual(statuses(), ["failed", "missing"])
+            os.remove(os.path.join(path, tables.NAME))
+            now.return_value = 60.0
+            made.refresh(state)  # no news
+            self.assertFalse(os.path.exists(os.path.join(path, tables.NAME)))
+
+
+class LocalTest(absltest.TestCase):
+    def test_a_worker_that_cannot_start_is_no_write_error_and_closes_once(self):
+        path = self.create_tempdir().full_path
+        made = request(f"--sweep_dir={path}", "--over=seed=0:2").runs
+        tasks = [local.Task(run.name, run.settings, os.path.join(path, "log")) for run in made]
+        pool = local.Pool(1, None)
+        before = set(os.listdir("/proc/self/fd"))
+        refusal = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        with mock.patch.object(local.subprocess, "Popen", side_effect=refusal):
+            with self.assertRaisesRegex(UserError, "^Cannot start a worker process: Resource"):
+                pool.begin(tasks[0])
+        self.assertEqual(set(os.listdir("/proc/self/fd")), before)
+        # The same when an idle worker has to make room for the new one.
+        old = mock.Mock(num_runs=local.RUNS_PER_PROCESS)
+        pool._idle[0] = old
+        with mock.patch.object(local.subprocess, "Popen", side_effect=refusal):
+            with self.assertRaises(UserError):
+                pool.begin(tasks[1])
+        pool.close()
+        old.close.assert_called_once_with()
+
+
 class ParallelTest(absltest.TestCase):
     def test_one_run_per_gpu_or_per_core_with_enough_memory(self):
         with mock.patch.object(os, "sched_getaffinity", return_value=range(8)):
@@ -290,8 +432,7 @@ class SummaryTest(parameterized.TestCase):
         made = request("--sweep_dir=x", "--method=elr", "--over=seed=0:2").runs
         result = {"test_accuracy": {"last": 0.5}, "labels_sha256": "a", "num_labels": 1297}
         state = {made[1].name: {"status": "failed", "reason": "killed"}}
-        with mock.patch.object(folder, "result_of", side_effect=[result, None]):
-            rows = tables.collect("x", ["seed"], made, state)
+        rows = tables.collect(["seed"], made, state, {made[0].name: result}.get)
         self.assertEqual([row["status"] for row in rows], ["finished", "failed"])
         self.assertEqual([row["num_labels"] for row in rows], [1297, 1297])
 

@@ -2,28 +2,57 @@
 """The story of a sweep, from its runs to its results."""
 
 import collections
+import typing
 
 from ssl_noisy import files
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import folder as run_folder
-from ssl_noisy.runs import signals
+from ssl_noisy.runs import labeling, signals
 from ssl_noisy.runs.session import Interrupted
 from ssl_noisy.sweeps import folder, local, worker
 from ssl_noisy.sweeps.display import Display
 from ssl_noisy.sweeps.report import Report, failures, last_lines, parse_comparison
 
-_MOST_ATTEMPTS = 2  # if the machine was at fault
+
+class Pool(typing.Protocol):
+    """What a sweep asks of its workers: `local.Pool`, or workers elsewhere.
+
+    Attributes:
+        most_attempts: Positive integer, how often a run is tried if the machine is at fault.
+        running: Collection of the names of the runs that have begun and not ended.
+        is_full: Whether no run can begin now.
+    """
+
+    most_attempts: int
+    running: typing.Collection
+    is_full: bool
+
+    def begin(self, task: local.Task):
+        """Starts a run and returns at once. The pool must not be full."""
+
+    def wait(self, seconds: float) -> list[local.Attempt]:
+        """Returns every attempt that has ended, after at most `seconds`.
+
+        A run of the list is no longer in `running`. A run that the pool has lost ends, too.
+        """
+
+    def stop(self):
+        """Asks all running runs to save and end, and returns at once. `wait` returns them."""
+
+    def close(self):
+        """Ends all workers at once, those that still train, too."""
 
 
-def conduct(sweep_dir, swept, runs, *, parallel, devices=(), compare_with=None, target=None):
-    """Trains the runs of a sweep that are not finished, and writes the results after each.
+def conduct(sweep_dir, swept, runs, make_pool, *, parallel, compare_with=None, target=None):
+    """Trains the runs of a sweep that are not finished, and keeps the results up to date.
 
     Args:
         sweep_dir: Path of the folder.
         swept: Names of the swept flags.
         runs: List of `plan.Run`.
+        make_pool: Function of a number of runs at a time and the descriptor of a lock, which all
+            workers of this machine inherit. It returns a `Pool`.
         parallel: Positive integer, the number of runs at a time.
-        devices: Identifiers of GPUs, or an empty list.
         compare_with: `FLAG=VALUE`, or None.
         target: Float in (0, 1), or None.
 
@@ -46,9 +75,9 @@ def conduct(sweep_dir, swept, runs, *, parallel, devices=(), compare_with=None, 
         names = {run.name for run in finished}
         display = Display(len(runs), parallel, len(finished))
         if len(names) < len(runs):
-            missing = [run for run in runs if run.name not in names]
+            missing = by_data([run for run in runs if run.name not in names])
             with display.shown(), folder.workers_lock(sweep_dir, display.note) as lock:
-                pool = local.Pool(min(parallel, len(missing)), lock, devices)
+                pool = make_pool(min(parallel, len(missing)), lock)
                 try:
                     Conductor(sweep_dir, state, report, display, pool).train(missing)
                 finally:
@@ -60,6 +89,18 @@ def conduct(sweep_dir, swept, runs, *, parallel, devices=(), compare_with=None, 
     return text
 
 
+def by_data(runs):
+    """Returns the runs with those on the same data together, in the order of the first of each.
+
+    A worker keeps the data set of its last run: it loads each only once then.
+    """
+    groups = {}
+    for run in runs:
+        key = tuple(getattr(run.settings, name) for name in labeling.LOADING)
+        groups.setdefault(key, []).append(run)
+    return [run for group in groups.values() for run in group]
+
+
 class Conductor:
     """Hands runs to a pool and notes what becomes of them.
 
@@ -68,7 +109,7 @@ class Conductor:
         state: What `folder.read_state` returns. It is updated and written.
         report: The `Report`.
         display: The `Display`.
-        pool: The `local.Pool`, or another object with its methods.
+        pool: The `Pool`.
     """
 
     def __init__(self, sweep_dir, state, report, display, pool):
@@ -77,6 +118,9 @@ class Conductor:
         self._report = report
         self._display = display
         self._pool = pool
+        self._waiting = collections.deque()
+        self._attempts = collections.Counter()
+        self._is_stopping = False
 
     def train(self, runs):
         """Trains all `runs`.
@@ -84,34 +128,28 @@ class Conductor:
         Raises:
             Interrupted: After a signal, once all running runs are saved.
         """
-        tasks = [
-            local.Task(run.name, run.settings, folder.log_path(self._sweep_dir, run.name))
+        tasks = {
+            run.name: local.Task(run.name, run.settings, folder.log_path(self._sweep_dir, run.name))
             for run in runs
-        ]
-        waiting = collections.deque(tasks)
-        by_name = {task.name: task for task in tasks}
-        attempts = collections.Counter()
-        is_stopping = False
+        }
+        self._waiting.extend(tasks.values())
         with signals.deferred() as request:
-            while self._pool.running or (waiting and not is_stopping):
-                if request.signum and not is_stopping:
-                    is_stopping = True
+            while self._pool.running or (self._waiting and not self._is_stopping):
+                if request.signum and not self._is_stopping:
+                    self._is_stopping = True
                     self._display.note("Stopping: the running runs save and exit.")
                     self._pool.stop()
-                while waiting and not is_stopping and not self._pool.is_full:
-                    task = waiting.popleft()
-                    attempts[task.name] += 1
-                    self._display.begin(task.name)
-                    self._pool.begin(task)
+                self._fill()
+                decided = []
                 for attempt in self._pool.wait(seconds=0.5):
-                    count = attempts[attempt.name]
-                    if is_stopping and attempt.outcome != worker.FINISHED:
-                        self._display.end(attempt.name, "stopped")
-                    elif attempt.is_fault_of_machine and count < _MOST_ATTEMPTS:
-                        self._display.end(attempt.name, f"{attempt.reason}; trying again")
-                        waiting.appendleft(by_name[attempt.name])
-                    else:
-                        self._note(attempt, count)
+                    if self._decides(attempt):
+                        decided.append(attempt)
+                    elif not self._is_stopping:
+                        self._waiting.appendleft(tasks[attempt.name])
+                try:
+                    self._fill()  # a worker must not wait for files to be written
+                finally:
+                    self._note(decided)
         if request.signum:
             message = (
                 f"Stopped with {self._display.finished} of {self._display.total} runs finished. "
@@ -120,10 +158,38 @@ class Conductor:
             self._report.write(self._state, is_last=True)
             raise Interrupted(message, request.signum)
 
-    def _note(self, attempt, count):
-        """Writes how a run ended, and the results so far."""
+    def _fill(self):
+        """Begins as many runs as the pool takes."""
+        while self._waiting and not self._is_stopping and not self._pool.is_full:
+            task = self._waiting.popleft()
+            self._attempts[task.name] += 1
+            self._display.begin(task.name)
+            self._pool.begin(task)
+
+    def _decides(self, attempt):
+        """Whether the run has finished or failed with this attempt. If not, it is tried again."""
+        if self._is_stopping and attempt.outcome != worker.FINISHED:
+            self._display.end(attempt.name, "stopped")
+            return False
+        is_last = self._attempts[attempt.name] >= self._pool.most_attempts
+        if attempt.is_fault_of_machine and not is_last:
+            self._display.end(attempt.name, f"{attempt.reason}; trying again")
+            return False
+        return True
+
+    def _note(self, attempts):
+        """Writes how runs ended and, from time to time, the results so far."""
+        for attempt in attempts:
+            self._state[attempt.name] = self._entry(attempt)
+        if attempts:
+            folder.write_state(self._sweep_dir, self._state)
+        self._report.refresh(self._state)
+
+    def _entry(self, attempt):
+        """Shows how a run ended, and returns its entry of the state."""
+        is_finished, count = attempt.outcome == worker.FINISHED, self._attempts[attempt.name]
         entry = {"status": worker.FINISHED, "attempts": count, "seconds": attempt.seconds}
-        if attempt.outcome == worker.FINISHED:
+        if is_finished:
             result = folder.result_of(self._sweep_dir, attempt.name)
             accuracy = result["test_accuracy"]["last"] if result else float("nan")
             text = f"{accuracy:.2%} in {attempt.seconds:.1f} s"
@@ -131,10 +197,6 @@ class Conductor:
             log = folder.log_path(self._sweep_dir, attempt.name)
             entry.update(status="failed", reason=attempt.reason, last_lines=last_lines(log))
             text = f"failed: {attempt.reason}"
-        self._state[attempt.name] = entry
-        folder.write_state(self._sweep_dir, self._state)
-        self._report.write(self._state)
-        is_finished = attempt.outcome == worker.FINISHED
         self._display.end(
             attempt.name,
             text,
@@ -142,3 +204,4 @@ class Conductor:
             failed=not is_finished,
             seconds=attempt.seconds,
         )
+        return entry

@@ -77,7 +77,7 @@ class _Worker:
     """A worker process.
 
     Args:
-        lock: Descriptor that it inherits.
+        lock: Descriptor that it inherits, or None.
         gpu: Identifier of its GPU, or None for the environment of this process.
         log: Path of the file that gets its output until the first run begins.
     """
@@ -86,20 +86,29 @@ class _Worker:
         environment = dict(os.environ)
         if gpu is not None:
             environment[_VISIBLE] = gpu
+        files.make_folder(os.path.dirname(log))
+        with files.writing(log):
+            output = open(log, "ab")  # noqa: SIM115
         self.answers, answers = os.pipe()
         try:
-            with files.writing(log), open(log, "ab") as output:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "ssl_noisy.sweeps.worker", str(answers)],
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    pass_fds=(answers, lock),
-                    env=environment,
-                    start_new_session=True,  # Ctrl-C reaches the sweep alone, which passes it on
-                )
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "ssl_noisy.sweeps.worker", str(answers)],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                pass_fds=(answers,) if lock is None else (answers, lock),
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches the sweep alone, which passes it on
+            )
+        except OSError as error:
+            os.close(self.answers)
+            raise UserError(
+                f"Cannot start a worker process: {error.strerror}. Free memory or processes, or "
+                "lower --max_parallel, and run the same command again."
+            ) from error
         finally:
             os.close(answers)
+            output.close()
         self._text = b""
         self.num_runs = 0
         self.task = None
@@ -134,10 +143,14 @@ class _Worker:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signum)
 
-    def close(self):
-        """Waits until the process has exited, which it does when its input ends."""
+    def dismiss(self):
+        """Ends the input of the process, which then exits."""
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
+
+    def close(self):
+        """Waits until the process has exited."""
+        self.dismiss()
         self._process.wait()
         os.close(self.answers)
 
@@ -161,9 +174,11 @@ class Pool:
 
     Args:
         parallel: Positive integer.
-        lock: Descriptor that all workers inherit.
+        lock: Descriptor that all workers inherit, or None.
         devices: List of identifiers of GPUs. Each worker gets one of them, in turn.
     """
+
+    most_attempts = 2
 
     def __init__(self, parallel, lock, devices=()):
         self.parallel = parallel
@@ -180,15 +195,13 @@ class Pool:
     def begin(self, task):
         """Starts a task. The pool must not be full."""
         slot = next(i for i in range(self.parallel) if i not in self._slots())
-        found = self._idle[slot]
+        found, self._idle[slot] = self._idle[slot], None
         if found and not (task.shares_process and found.num_runs < RUNS_PER_PROCESS):
             found.close()
             found = None
         if found is None:
             gpu = self._devices[slot % len(self._devices)] if self._devices else None
-            files.make_folder(os.path.dirname(task.log))
             found = _Worker(self._lock, gpu, task.log)
-        self._idle[slot] = None
         self.running[task.name] = (slot, found)
         self._selector.register(found.answers, selectors.EVENT_READ, found)
         found.begin(task)
@@ -220,9 +233,12 @@ class Pool:
     def close(self):
         """Ends all processes. Those that still train are killed; their runs can resume."""
         self.stop(signal.SIGKILL)
-        for found in [*self._idle, *(found for _, found in self.running.values())]:
-            if found is not None:
-                found.close()
+        left = [found for found in self._idle if found is not None]
+        left += [found for _, found in self.running.values()]
+        for found in left:
+            found.dismiss()  # all exit at the same time
+        for found in left:
+            found.close()
         self._selector.close()
 
 

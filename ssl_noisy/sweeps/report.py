@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files with the results of a sweep, which it rewrites after every run."""
+"""The files with the results of a sweep, which it rewrites while runs finish."""
 
+import contextlib
 import os
 import time
 
@@ -9,7 +10,9 @@ from ssl_noisy.errors import UserError
 from ssl_noisy.sweeps import folder, hparams, plots, summary, tables
 
 SUMMARY, TEXT, CURVE = "summary.csv", "summary.md", "budget_curve"
-_BETWEEN_PLOTS = 30  # seconds: drawing takes half a second of a core that trains
+# Seconds between two writings, at least. Training uses all cores, so writing must cost little.
+_BETWEEN_TABLES, _BETWEEN_PICTURES = 5, 30
+_SHARE = 0.01  # of a core, at most: large sweeps write less often
 _NAMES = {
     "last": "last checkpoint",
     "median_of_last_20": "median of the last 20 evaluations",
@@ -39,6 +42,30 @@ def parse_comparison(text, swept, runs):
     return flag, found[value]
 
 
+class Pace:
+    """Says when to write again.
+
+    Args:
+        seconds: The shortest time between two writings.
+    """
+
+    def __init__(self, seconds):
+        self._seconds = seconds
+        self._due_at = -float("inf")
+
+    @property
+    def is_due(self):
+        return time.monotonic() >= self._due_at
+
+    @contextlib.contextmanager
+    def writing(self):
+        """Measures the block, which writes."""
+        began = time.monotonic()
+        yield
+        now = time.monotonic()
+        self._due_at = now + max(self._seconds, (now - began) / _SHARE)
+
+
 class Report:
     """Writes tables, summary and pictures of a sweep.
 
@@ -56,9 +83,17 @@ class Report:
         self._runs = runs
         self._compare_with = compare_with
         self._target = target
-        self._drawn_at = -_BETWEEN_PLOTS
+        self._results = {}
+        self._described = set()
+        self._written = None
+        self._tables_pace, self._pictures_pace = Pace(_BETWEEN_TABLES), Pace(_BETWEEN_PICTURES)
         names = tables.columns(swept)
         self._flags = names[1 : names.index("test_accuracy_last")]
+
+    def refresh(self, state):
+        """Writes the files if `state` has changed and the last writing is some seconds ago."""
+        if state != self._written and self._tables_pace.is_due:
+            self.write(state)
 
     def write(self, state, is_last=False):
         """Writes all files, the pictures only if some time has passed or `is_last`.
@@ -70,24 +105,40 @@ class Report:
         Returns:
             The text of `summary.md`.
         """
-        rows = tables.collect(self._sweep_dir, self._swept, self._runs, state)
-        tables.write(self._path(tables.NAME), rows)
+        with self._tables_pace.writing():
+            rows = tables.collect(self._swept, self._runs, state, self._result_of)
+            tables.write(self._path(tables.NAME), rows)
+            self._describe_runs(rows)
+            lines = summary.summarize(rows, self._flags, self._compare_with)
+            tables.write(self._path(SUMMARY), lines)
+            text = self._text(rows, lines)
+            with files.replacing(self._path(TEXT), "w") as file:
+                file.write(text)
+        self._written = dict(state)
+        curves = summary.curves(lines)
+        is_due = is_last or self._pictures_pace.is_due
+        if is_due and any(len(points) > 1 for points in curves.values()):
+            with self._pictures_pace.writing():
+                for suffix in (".png", ".pdf"):
+                    plots.budget_curve(curves, self._path(CURVE + suffix))
+        return text
+
+    def _result_of(self, name):
+        """Returns the result of a run, which does not change once it is there."""
+        if name not in self._results:
+            result = folder.result_of(self._sweep_dir, name)
+            if result is None:
+                return None
+            self._results[name] = {key: result[key] for key in tables.RESULT}
+        return self._results[name]
+
+    def _describe_runs(self, rows):
+        """Tells TensorBoard the flags of every finished run."""
         for row in rows:
-            if row["status"] == "finished":
+            if row["status"] == "finished" and row["name"] not in self._described:
                 values = {flag: row[flag] for flag in self._flags}
                 hparams.write(os.path.join(self._sweep_dir, row["run_dir"]), values)
-        lines = summary.summarize(rows, self._flags, self._compare_with)
-        tables.write(self._path(SUMMARY), lines)
-        text = self._text(rows, lines)
-        with files.replacing(self._path(TEXT), "w") as file:
-            file.write(text)
-        curves = summary.curves(lines)
-        is_due = is_last or time.monotonic() - self._drawn_at > _BETWEEN_PLOTS
-        if is_due and any(len(points) > 1 for points in curves.values()):
-            for suffix in (".png", ".pdf"):
-                plots.budget_curve(curves, self._path(CURVE + suffix))
-            self._drawn_at = time.monotonic()
-        return text
+                self._described.add(row["name"])
 
     def _path(self, name):
         return os.path.join(self._sweep_dir, name)

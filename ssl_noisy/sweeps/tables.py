@@ -14,6 +14,7 @@ SEEDS = ("seed", "label_seed", "noise_seed")
 # Flags that have a column even if they are not swept.
 _ALWAYS = ("method", "num_labels", "seed")
 PROTOCOLS = ("last", "median_of_last_20", "validation_choice", "best_on_test_oracle")
+RESULT = ("test_accuracy", "labels_sha256", "num_labels")  # what a row takes from a result
 _AFTER = ("status", "seconds", "attempts", "labels_sha256", "run_dir", "reason")
 
 
@@ -23,18 +24,18 @@ def columns(swept):
     return ["name", *flags, *(f"test_accuracy_{name}" for name in PROTOCOLS), *_AFTER]
 
 
-def collect(sweep_dir, swept, runs, state):
+def collect(swept, runs, state, result_of):
     """Returns the rows of `sweep.csv`, dicts from column to value. None is an empty cell.
 
     Args:
-        sweep_dir: Path of the folder.
         swept: Names of the swept flags.
         runs: List of `plan.Run`.
         state: What `folder.read_state` returns.
+        result_of: Function of the name of a run that returns a dict with `RESULT`, or None.
     """
     rows, all_labels = [], {}
     for run in runs:
-        known, result = state.get(run.name, {}), folder.result_of(sweep_dir, run.name)
+        known, result = state.get(run.name, {}), result_of(run.name)
         row = dict.fromkeys(columns(swept))
         row.update({flag: getattr(run.settings, flag) for flag in _ALWAYS})
         row.update(run.values)
