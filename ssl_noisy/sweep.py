@@ -56,8 +56,9 @@ def define_flags(values):
     flags.DEFINE_multi_string(
         "over",
         [],
-        "FLAG=VALUE,VALUE,... Values of an integer flag may be ranges START:STOP[:STEP]; the stop "
-        "is excluded. May be repeated.",
+        "FLAG=VALUE,VALUE,... with any flag of a run but "
+        f"{', '.join(plan.PLACES)}. Values of an integer flag may be ranges START:STOP[:STEP]; the "
+        "stop is excluded. May be repeated.",
         **define,
     )
     flags.DEFINE_string(

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import pathlib
+import sys
 from unittest import mock
 
 from absl import flags
@@ -94,7 +95,14 @@ class PlanTest(parameterized.TestCase):
         (["--over=seed=0,,1"], "empty value"),
         (["--over=seed=1", "--over=seed=2"], "given twice"),
         (["--over=seed=0,00"], "Two runs have the same flags"),
-        (["--over=run_dir=a,b"], "is a place"),
+        (["--over=run_dir=a,b"], "any flag of a run can but run_dir, data_dir, cache_dir"),
+        (["--over=seed=1", "--logger=mlfow"], "The run --seed=1: --logger must be one or more of"),
+        (["--over=network=small_cnn,/no/own.keras"], "There is no file /no/own.keras"),
+        (["--over=network=small_cnn,/no/own.py:net"], "There is no file /no/own.py"),
+        (
+            ["--over=weights=none,/no/w.h5", "--network=keras:MobileNetV2"],
+            "--weights=/no/w.h5: There is no file",
+        ),
         (["--over=seed=1", "--run_dir=x"], "--run_dir has no effect"),
         (["--over=seed=1", "--target_accuracy=0"], r"in \(0, 100\)"),
         ([], "Nothing to sweep"),
@@ -113,6 +121,11 @@ class PlanTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, message):
             self.request(*arguments)
         self.assertFalse(os.path.exists(self.dir))
+
+    def test_a_tracker_without_its_package_is_a_mistake(self):
+        with mock.patch.dict(sys.modules, mlflow=None):
+            with self.assertRaisesRegex(UserError, r"The run --seed=0: --logger=mlflow needs"):
+                self.request("--over=seed=0:2", "--logger=mlflow")
 
     @parameterized.parameters(
         ("", "needs a header"),
@@ -372,6 +385,40 @@ class SummaryTest(parameterized.TestCase):
         self.assertAlmostEqual(other["difference_mean"], 0.12)
         self.assertAlmostEqual(other["difference_low"], 0.12 - 12.7062047 * 0.02, places=6)
         self.assertAlmostEqual(other["difference_high"], 0.12 + 12.7062047 * 0.02, places=6)
+
+    def test_pairs_ignore_arguments_that_one_method_lacks(self):
+        flags = (*FLAGS, "confidence_threshold")
+        rows = [
+            row("supervised", 40, 0, 0.50) | {"confidence_threshold": None},
+            row("fixmatch", 40, 0, 0.60) | {"confidence_threshold": 0.8},
+            row("fixmatch", 40, 0, 0.75) | {"confidence_threshold": 0.95},
+        ]
+        _, low, high = summary.summarize(rows, flags, ("method", "supervised"))
+        self.assertAlmostEqual(low["difference_mean"], 0.10)
+        self.assertAlmostEqual(high["difference_mean"], 0.25)
+        self.assertEqual(summary.Partners(rows, flags, ("method", "supervised")).missing(rows), {})
+
+    @parameterized.named_parameters(
+        ("ambiguous", {}, {}, "several runs .* differ in confidence_threshold"),
+        ("setting", {"learning_rate": 0.1}, {}, "no run with method=fixmatch has the same"),
+        ("labels", {"labels_sha256": "b"}, {"confidence_threshold": 0.8}, "other labeled"),
+        ("unfinished", {"status": "failed"}, {"confidence_threshold": 0.8}, "unfinished"),
+    )
+    def test_runs_without_a_pair_have_a_reason(self, change, second, reason):
+        flags = (*FLAGS, "learning_rate", "confidence_threshold")
+        more = {"learning_rate": None}
+        rows = [
+            row("supervised", 40, 0, 0.50) | more | {"confidence_threshold": None} | change,
+            row("fixmatch", 40, 0, 0.60) | more | {"confidence_threshold": 0.8},
+            row("fixmatch", 40, 1, 0.75) | more | {"confidence_threshold": 0.95},
+        ]
+        if not second:
+            rows[2]["seed"] = 0
+        first, *_ = summary.summarize(rows, flags, ("method", "fixmatch"))
+        self.assertEqual(first["difference_n"], 0)
+        found = summary.Partners(rows, flags, ("method", "fixmatch")).missing(rows)
+        self.assertLen(found, 1)
+        self.assertRegex(list(found)[0], reason)
 
     def test_failed_and_missing_runs_are_counted(self):
         rows = [

@@ -9,10 +9,10 @@ import itertools
 import os
 import re
 
-from ssl_noisy import files, run_flags
+from ssl_noisy import files, networks, run_flags
 from ssl_noisy import settings as run_settings
 from ssl_noisy.errors import UserError, one_line
-from ssl_noisy.runs import removal
+from ssl_noisy.runs import removal, trackers
 from ssl_noisy.settings import Settings
 
 _RANGE = re.compile(r"(-?\d+):(-?\d+)(?::(-?\d+))?")
@@ -35,10 +35,14 @@ class Run:
     settings: Settings
 
 
+# Flags that a sweep cannot change: runs that differ in them alone are equal.
+PLACES = tuple(f.name for f in run_settings.fields() if f.metadata["is_place"])
+
+
 def sweepable():
     """Returns a dict from the name of each flag that a sweep can change to its type."""
     fields = run_settings.fields()
-    kinds = {f.name: f.metadata["argument"].kind for f in fields if not f.metadata["is_place"]}
+    kinds = {f.name: f.metadata["argument"].kind for f in fields if f.name not in PLACES}
     for name, takers in sorted(run_flags.method_flags().items()):
         kinds[name] = takers[min(takers)].kind
     return kinds
@@ -94,8 +98,11 @@ def _integers(value, text):
 
 def _check_flag(flag, received):
     kinds = sweepable()
-    if flag in ("run_dir", "data_dir", "cache_dir"):
-        raise UserError(f"--{flag} is a place and cannot be swept. Received: {received}")
+    if flag in PLACES:
+        raise UserError(
+            f"--{flag} cannot be swept: any flag of a run can but {', '.join(PLACES)}, which only "
+            f"say where files are. Received: {received}"
+        )
     if flag not in kinds:
         nearest = difflib.get_close_matches(flag, kinds, n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
@@ -170,6 +177,8 @@ def choices(over, over_file=None):
 def build(sweep_dir, swept, chosen, settings_of):
     """Returns the list of `Run`, each with checked settings. Writes nothing.
 
+    Trackers and networks must be there, too: their packages, files and functions.
+
     Args:
         sweep_dir: Path of the folder of the sweep.
         swept: Names of the swept flags, in order.
@@ -179,12 +188,17 @@ def build(sweep_dir, swept, chosen, settings_of):
     Raises:
         UserError: For the first run whose settings are wrong, and for equal runs.
     """
-    runs, seen = [], {}
+    runs, seen, there = [], {}, set()
     for values in chosen:
         given = " ".join(f"--{flag}={value}" for flag, value in values.items())
         try:
             settings = settings_of(values)
             removal.check(settings)
+            needed = (settings.logger, settings.network, settings.weights)
+            if needed not in there:
+                trackers.check(settings.logger)
+                networks.check_there(settings.network, settings.weights)
+                there.add(needed)
         except UserError as error:
             raise UserError(f"The run {given}: {error}") from error
         key = tuple(settings.flag_lines(identifying=True))

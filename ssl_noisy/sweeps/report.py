@@ -165,8 +165,13 @@ class Report:
             flag, value = self._compare_with
             parts.append(
                 f"Difference: accuracy minus that of {flag}={value}, in points, over pairs of runs "
-                "with equal seeds and the same labeled examples, with its 95 % t interval."
+                "with equal flags and seeds and the same labeled examples, with its 95 % t "
+                "interval. Arguments of a method that one of the two leaves unset may differ."
             )
+            missing = summary.Partners(rows, self._flags, self._compare_with).missing(rows)
+            parts += [
+                f"{count} runs are in no pair: {reason}." for reason, count in missing.items()
+            ]
         if self._target is not None:
             parts += [f"## Labels for an accuracy of {self._target:.2%}", self._answers(lines)]
         failed = [f"- {row['name']}: {row['reason']}" for row in rows if row["status"] == "failed"]

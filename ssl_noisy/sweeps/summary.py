@@ -7,6 +7,7 @@ import math
 import numpy as np
 from scipy import stats
 
+from ssl_noisy import run_flags
 from ssl_noisy.sweeps.tables import SEEDS
 
 CONFIDENCE = 0.95
@@ -49,8 +50,7 @@ def summarize(rows, flags, compare_with=None):
         rows: Rows of `sweep.csv`.
         flags: Names of the flags that have a column.
         compare_with: Optional tuple of a flag and its value. Each group gets the mean difference
-            of its accuracy and that of the group with this value and otherwise equal flags, over
-            pairs of runs with equal seeds and the same labeled examples.
+            of its accuracy and that of the group with this value, over the pairs of `Partners`.
 
     Returns:
         A list of dicts. Accuracies are fractions in [0, 1].
@@ -59,6 +59,7 @@ def summarize(rows, flags, compare_with=None):
     for row in rows:
         groups.setdefault(settings_of(row, flags), []).append(row)
     common = [flag for flag in flags if flag not in SEEDS]
+    partners = Partners(rows, flags, compare_with) if compare_with else None
     found = []
     for protocol in PROTOCOLS:
         column = f"test_accuracy_{protocol}"
@@ -69,27 +70,83 @@ def summarize(rows, flags, compare_with=None):
             line = dict(zip(common, key)) | {"protocol": protocol} | interval(values)
             for status in ("failed", "missing"):
                 line[status] = sum(row["status"] == status for row in members)
-            if compare_with:
-                line.update(_compared(members, rows, flags, column, compare_with))
+            if partners:
+                line.update(partners.differences(members, column))
             found.append(line)
     return found
 
 
-def _compared(members, rows, flags, column, compare_with):
-    flag, value = compare_with
-    others = {
-        tuple(row[name] for name in flags if name != flag): row
-        for row in rows
-        if row[flag] == value
-    }
-    differences = []
-    for row in members if members[0][flag] != value else ():
-        other = others.get(tuple(row[name] for name in flags if name != flag))
-        if other and row["labels_sha256"] == other["labels_sha256"]:
-            if row[column] is not None and other[column] is not None:
-                differences.append(row[column] - other[column])
-    moments = interval(differences)
-    return {f"difference_{name}": moments[name] for name in _MOMENTS}
+class Partners:
+    """Finds for each run the run to compare it with.
+
+    That is the one with the given value of a flag, the same seeds, the same labeled examples, and
+    otherwise equal flags. The arguments of a method that one of the two leaves unset do not count:
+    often its method has no such argument.
+
+    Args:
+        rows: Rows of `sweep.csv`.
+        flags: Names of the flags that have a column.
+        compare_with: Tuple of a flag and its value.
+    """
+
+    def __init__(self, rows, flags, compare_with):
+        self._flag, self._value = compare_with
+        others = [flag for flag in flags if flag != self._flag]
+        of_methods = run_flags.method_flags()
+        self._exact = [flag for flag in others if flag not in of_methods]
+        self._optional = [flag for flag in others if flag in of_methods]
+        self._candidates = {}
+        for row in rows:
+            if row[self._flag] == self._value:
+                self._candidates.setdefault(self._key(row), []).append(row)
+
+    def _key(self, row):
+        return tuple(row[flag] for flag in self._exact)
+
+    def find(self, row):
+        """Returns the partner of a row and None, or None and a text that says why it has none."""
+        found = [
+            other
+            for other in self._candidates.get(self._key(row), ())
+            if all(
+                row[flag] == other[flag] or None in (row[flag], other[flag])
+                for flag in self._optional
+            )
+        ]
+        named = f"{self._flag}={self._value}"
+        if not found:
+            flags = ", ".join(self._exact + self._optional)
+            return None, f"no run with {named} has the same {flags}"
+        if len(found) > 1:
+            differ = [f for f in self._optional if len({other[f] for other in found}) > 1]
+            return None, f"several runs with {named} fit, which differ in {', '.join(differ)}"
+        if "finished" != row["status"] or "finished" != found[0]["status"]:
+            return None, "one run of each pair is unfinished"
+        if row["labels_sha256"] != found[0]["labels_sha256"]:
+            return None, f"the runs with {named} have other labeled examples"
+        return found[0], None
+
+    def differences(self, members, column):
+        """Returns the moments of the differences of a group, and `difference_n` 0 without pairs.
+
+        Args:
+            members: The rows of the group.
+            column: Name of the column of an accuracy.
+        """
+        found = []
+        for row in members if members[0][self._flag] != self._value else ():
+            other, _ = self.find(row)
+            if other and row[column] is not None and other[column] is not None:
+                found.append(row[column] - other[column])
+        moments = interval(found)
+        return {f"difference_{name}": moments[name] for name in _MOMENTS}
+
+    def missing(self, rows):
+        """Returns why rows have no partner: a dict from reason to the number of runs."""
+        rows = [row for row in rows if row[self._flag] != self._value]
+        reasons = collections.Counter(self.find(row)[1] for row in rows)
+        del reasons[None]
+        return dict(reasons)
 
 
 def curves(lines, protocol="last"):
