@@ -51,7 +51,7 @@ class StepTimer(keras.callbacks.Callback):
 
 def main(settings, timed_steps=20):
     """Times `timed_steps` steps of a run and prints the result as a JSON line."""
-    dataset = labeling.load_dataset(settings)
+    dataset = labeling.correct(settings, labeling.load_dataset(settings))
     labels = labeling.choose(settings, dataset)
     task = Task.from_dataset(dataset, labels.positions, labels.given)
     learner = make_learner(settings, task)

@@ -65,15 +65,17 @@ def read_flags(argv, values):
 def main(request):
     page.check_packages()
     collection = collect.collect(request.places)
-    data = [collect.load_data(run) for run in collection.runs]
+    data = collect.load_data(collection.runs)
     text = page.render(collection, data, request.output)
     with files.replacing(request.output, "w") as file:
         file.write(text)
+    count = len(collection.runs)
+    without = "no pictures" if count == 1 else "wrong labels are not marked"
     for run, one in zip(collection.runs, data):
         if one.missing:
-            print(f"{run.name}: no pictures, because the data cannot be loaded. {one.missing}")
-    size = len(text.encode()) / 1e6
-    print(f"{request.output}: {len(collection.runs)} runs, {size:.1f} MB. Open it in a browser.")
+            print(f"{run.name}: {without}, because the data cannot be loaded. {one.missing}")
+    runs, size = f"{count} run{'' if count == 1 else 's'}", len(text.encode()) / 1e6
+    print(f"{request.output}: {runs}, {size:.1f} MB. Open it in a browser.")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def write(run_dir, settings, *, predicted=None, quality=None, seed=0, accuracy=(
     """
     run_dir = pathlib.Path(run_dir)
     run_dir.mkdir(parents=True)
-    dataset = labeling.load_dataset(settings)
+    dataset = labeling.correct(settings, labeling.load_dataset(settings))
     labels = labeling.choose(settings, dataset)
     (run_dir / folder.FLAGS).write_text("\n".join(settings.flag_lines()) + "\n")
     labeling.write(str(run_dir), dataset, labels)
@@ -91,6 +91,7 @@ def record(path, ids, given, class_names, *, predicted=None, quality=None, seed=
 def result(settings, dataset, labels, accuracy):
     """Returns the content of a `result.json`."""
     names = dataset.class_names
+    noise = labeling.noise_summary(dataset, labels)
     return {
         "method": settings.method,
         "dataset": f"{dataset.name} {dataset.version}",
@@ -107,7 +108,9 @@ def result(settings, dataset, labels, accuracy):
             "validation_choice": None,
             "best_on_test_oracle": max(accuracy),
         },
+        "class_names": list(names),
         "per_class_recall": dict.fromkeys(names, 0.5),
         "confusion_matrix": (np.eye(len(names), dtype=int) * 3 + 1).tolist(),
         "calibration": {"temperature": 1.0, "expected_calibration_error": 0.125},
+        **({} if noise is None else {"noise": noise}),
     }

@@ -3,13 +3,16 @@
 
 import base64
 import contextlib
+import gc
 import gzip
 import io
 import json
 import pathlib
 import re
+import shlex
 import shutil
 import tempfile
+import weakref
 from unittest import mock
 
 import numpy as np
@@ -22,7 +25,7 @@ from ssl_noisy import command, report
 from ssl_noisy.errors import UserError
 from ssl_noisy.labels import detection
 from ssl_noisy.reports import charts, collect, page, review
-from ssl_noisy.runs import folder
+from ssl_noisy.runs import folder, labeling
 from ssl_noisy.settings import Settings
 
 
@@ -172,7 +175,7 @@ class ReportTest(absltest.TestCase):
         many = {
             **run.__dict__,
             "examples": detection.read_examples(path),
-            "result": {**run.result, "per_class_recall": dict.fromkeys(classes, 0.5)},
+            "result": {**run.result, "class_names": classes},
         }
         many["result"]["confusion_matrix"] = rng.integers(0, 100, (100, 100)).tolist()
         # Noise is what compresses worst.
@@ -192,8 +195,77 @@ class ReportTest(absltest.TestCase):
         report_files.write(run_dir, Settings(network="small_cnn", labels_csv=str(path)))
         self.assertEqual(call(run_dir)[0], 0)
         found = rows_of((run_dir / "report.html").read_text(encoding="utf-8"))
-        self.assertEqual(found["earlier"], [["0", "3"], ["4", ""], ["5", "remove"]])
+        expected = [["0", "3"], ["4", ""], ["5", "remove"]]
+        self.assertEqual(found["earlier"], expected)
         self.assertNotIn(5, found["columns"]["example"])
+        path.write_text("index,label\n0,9\n")  # the next round of the user
+        self.assertEqual(call(run_dir)[0], 0)
+        found = rows_of((run_dir / "report.html").read_text(encoding="utf-8"))
+        self.assertEqual(found["earlier"], expected)
+        self.assertEqual(found["thumbnails"]["count"], 1295)
+        path.unlink()
+        self.assertEqual(call(run_dir)[:2], (0, self.line(run_dir)))
+        # A run of an earlier version has no copy, and needs the file.
+        (run_dir / folder.CORRECTIONS).rename(path)
+        self.assertEqual(call(run_dir)[0], 0)
+        found = rows_of((run_dir / "report.html").read_text(encoding="utf-8"))
+        self.assertEqual(found["earlier"], expected)
+        path.unlink()
+        code, _, err = call(run_dir)
+        self.assertEqual(code, 2)
+        self.assertLen(err, 1)
+        self.assertIn("a review of this run would lose them", err[0])
+
+    def line(self, run_dir):
+        """Returns what the command prints about a report of one run."""
+        size = (run_dir / "report.html").stat().st_size / 1e6
+        return f"{run_dir}/report.html: 1 run, {size:.1f} MB. Open it in a browser.\n"
+
+    def test_runs_of_the_same_data_share_it_and_others_load_none(self):
+        sweep, loaded, loads = self.root / "shared", labeling.load_dataset, []
+        for number, (noise, split) in enumerate(
+            [("symmetric:0.4", None), ("symmetric:0.4", "train[:50%]"), (None, "train[:60%]")] * 2
+        ):
+            settings = Settings(network="small_cnn", noise=noise, train_split=split, seed=number)
+            report_files.write(sweep / "runs" / str(number), settings)
+        (sweep / "sweep.json").write_text("{}")
+
+        def load(settings):
+            gc.collect()
+            self.assertEqual([one() for one in loads if one() is not None], [])
+            dataset = loaded(settings)
+            loads.append(weakref.ref(dataset))
+            return dataset
+
+        with mock.patch.object(labeling, "load_dataset", load):
+            self.assertEqual(call(sweep)[0], 0)
+        self.assertLen(loads, 2)
+        figures = json.loads(
+            embedded((sweep / "report.html").read_text(encoding="utf-8"), "figures")
+        )
+        names = {n: [bar["name"] for bar in figures[f"loss-{n}"]["data"][:2]] for n in range(6)}
+        for number in (0, 3):
+            self.assertEqual(names[number], ["right labels (779)", "wrong labels (518)"])
+        for number in (1, 4):
+            self.assertRegex(names[number][1], r"wrong labels \(259\)")
+        for number in (2, 5):
+            self.assertRegex(names[number][0], r"^labels \(")
+
+    def test_class_numbers_do_not_depend_on_the_order_of_keys(self):
+        run_dir = self.root / "sorted"
+        shutil.copytree(self.run_dir, run_dir)
+        result = json.loads((run_dir / folder.RESULT).read_text())
+        recall = result["per_class_recall"]
+        result["per_class_recall"] = {name: recall[name] for name in reversed(recall)}
+        (run_dir / folder.RESULT).write_text(json.dumps(result))
+        self.assertEqual(collect.read_run(str(run_dir)).class_names, self.dataset.class_names)
+        self.write_result_of_an_earlier_version(run_dir, recall)
+        self.assertEqual(collect.read_run(str(run_dir)).class_names, self.dataset.class_names)
+
+    def write_result_of_an_earlier_version(self, run_dir, recall):
+        result = folder.read_result(str(run_dir))
+        del result["class_names"]
+        folder.write_result(str(run_dir), {**result, "per_class_recall": recall})
 
 
 class MistakesTest(parameterized.TestCase):
@@ -222,11 +294,13 @@ class MistakesTest(parameterized.TestCase):
         self.assertIn("has no flags.cfg, so it is not a run", self.refuse(self.run_dir))
 
     def test_unfinished_run(self):
+        self.run_dir = self.root / "my runs"
         self.write()
         (self.run_dir / folder.RESULT).unlink()
         message = self.refuse(self.run_dir)
         self.assertIn("is unfinished", message)
-        self.assertIn(f"--flagfile={self.run_dir}/flags.cfg --run_dir={self.run_dir}", message)
+        words = [f"--flagfile={self.run_dir}/flags.cfg", f"--run_dir={self.run_dir}"]
+        self.assertEqual(shlex.split(message)[-2:], words)
 
     @parameterized.parameters(folder.RESULT, folder.METRICS, folder.EXAMPLES, folder.TIMING)
     def test_damaged_file(self, name):
@@ -255,6 +329,9 @@ class MistakesTest(parameterized.TestCase):
         code, out, _ = call(self.run_dir)
         self.assertEqual(code, 0)
         self.assertIn("no pictures, because the data cannot be loaded", out)
+        with mock.patch.object(labeling, "load_dataset", side_effect=UserError("Two\nlines.")):
+            _, out, _ = call(self.run_dir)
+        self.assertIn("cannot be loaded. Two lines.\n", out)
         text = (self.run_dir / "report.html").read_text(encoding="utf-8")
         self.assertIn("There are no small pictures", text)
         self.assertIsNone(rows_of(text)["thumbnails"])

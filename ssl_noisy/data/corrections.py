@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Corrections of labels that a person made, read from a CSV file."""
 
+import csv
 import dataclasses
 import difflib
+import io
 import pathlib
 
 import numpy as np
 
+from ssl_noisy import files
 from ssl_noisy.data.dataset import Dataset, DatasetError
 from ssl_noisy.data.picture_files import named, read_csv
 
@@ -31,7 +34,22 @@ def rows(path, key):
     return [(row[key], row["label"]) for row in read_csv(path, (key, "label"), _owner(path))]
 
 
-def apply(path, dataset) -> Dataset:
+def key_of(dataset):
+    """Returns the column that names the examples of a `Dataset`: `file`, else `index`."""
+    return "index" if dataset.files is None else "file"
+
+
+def write(path, dataset):
+    """Writes the corrections in a `Dataset` as a file that `apply` reads, atomically."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow((key_of(dataset), "label"))
+    writer.writerows(dataset.corrections)
+    with files.replacing(path, "w") as file:
+        file.write(text.getvalue())
+
+
+def apply(path, dataset, known_as=None) -> Dataset:
     """Returns a data set with the corrections of a CSV file.
 
     The file has a column `label` and a column `file`, or `index` for data without files, as in the
@@ -42,13 +60,14 @@ def apply(path, dataset) -> Dataset:
     Args:
         path: Path of the CSV file.
         dataset: The `Dataset`. Its test and validation examples stay as they are.
+        known_as: The name of the file in the note about it. None: that of `path`.
 
     Raises:
         DatasetError: If the file cannot be read, or names unknown examples or classes.
     """
     path = pathlib.Path(path).expanduser()
     owner = _owner(path)
-    key = "index" if dataset.files is None else "file"
+    key = key_of(dataset)
     names = map(str, dataset.ids) if dataset.files is None else dataset.files
     known = {name: position for position, name in enumerate(names)}
     numbers = {name: number for number, name in enumerate(dataset.class_names)}
@@ -81,9 +100,12 @@ def apply(path, dataset) -> Dataset:
             keep[known[name]] = False
         else:
             labels[known[name]] = numbers[label]
-    changed = int((labels != dataset.labels)[keep].sum())
-    note = f"{path.name}: labels changed: {changed}, examples removed: {int((~keep).sum())}."
+    changed, removed = int((labels != dataset.labels)[keep].sum()), int((~keep).sum())
+    note = f"{known_as or path.name}: labels changed: {changed}, examples removed: {removed}."
+    added = np.where(dataset.labels < 0, labels, dataset.labels)
     changes = {"labels": labels, "notes": (*dataset.notes, note)}
+    changes |= {"corrections": tuple(chosen.items())}
+    changes |= {"uncorrected": dataclasses.replace(dataset, labels=added)}
     if not keep.all():
         changes |= {"labels": labels[keep], "images": dataset.images[keep]}
         changes |= {"ids": dataset.ids[keep]}

@@ -34,6 +34,9 @@ class Dataset:
         fit: How pictures of another size get this one, one of `pictures.FITS`.
         notes: Tuple of sentences about the data that a user should know.
         unreadable: Dict from file to the reason why it was skipped.
+        corrections: Tuple of pairs `(example, label)` of strings, the corrections in this data set.
+        uncorrected: The `Dataset` before them, plus the labels that they add to unlabeled examples.
+            None without corrections. Draws use it, so a correction does not change a draw.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Dataset:
     fit: str = "crop"
     notes: tuple[str, ...] = ()
     unreadable: dict = dataclasses.field(default_factory=dict)
+    corrections: tuple[tuple[str, str], ...] = ()
+    uncorrected: "Dataset | None" = None
 
     def __post_init__(self):
         for part in ("", "test_", "validation_"):

@@ -5,13 +5,14 @@ import csv
 import dataclasses
 import json
 import os
+import shlex
 
 import numpy as np
 
 from ssl_noisy import run_flags
 from ssl_noisy.data import corrections
 from ssl_noisy.data.dataset import Dataset
-from ssl_noisy.errors import UserError
+from ssl_noisy.errors import UserError, one_line
 from ssl_noisy.labels import detection
 from ssl_noisy.runs import folder, labeling
 from ssl_noisy.settings import Settings
@@ -55,8 +56,9 @@ class Run:
 
     @property
     def class_names(self):
-        """Tuple of strings."""
-        return tuple(self.result["per_class_recall"])
+        """Tuple of strings, in the order of the class numbers."""
+        # Results of earlier versions have no list, but wrote this dict in the same order.
+        return tuple(self.result.get("class_names") or self.result["per_class_recall"])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,10 +66,11 @@ class Data:
     """The data of a run.
 
     Attributes:
-        dataset: The `Dataset`, or None if it cannot be loaded.
-        missing: Why it cannot be loaded; empty if it is there.
+        dataset: The `Dataset`, or None if it cannot be loaded or was not asked for.
+        missing: Why it cannot be loaded, in one line; empty if it can.
         is_wrong: Bool array `(num_labels,)` in the order of the ids, or None if nobody knows.
-        earlier: Rows of the corrections that the run was trained with, pairs `(example, label)`.
+        earlier: Tuple of pairs `(example, label)`, the corrections that a single run was trained
+            with. Empty for several runs, which are not reviewed.
     """
 
     dataset: Dataset | None = None
@@ -154,7 +157,7 @@ def read_run(run_dir):
     if not os.path.exists(os.path.join(run_dir, folder.RESULT)):
         raise UserError(
             f"The run {run_dir} is unfinished: it has no {folder.RESULT}. Finish it: python -m "
-            f"ssl_noisy.train --flagfile={flags_path} --run_dir={run_dir}"
+            f"ssl_noisy.train --flagfile={shlex.quote(flags_path)} --run_dir={shlex.quote(run_dir)}"
         )
     examples = os.path.join(run_dir, folder.EXAMPLES)
     baseline = os.path.join(run_dir, "baseline", folder.METRICS)
@@ -191,27 +194,67 @@ def _distinct(runs):
     return [dataclasses.replace(run, name=name) for run, name in zip(runs, relative)]
 
 
-def load_data(run):
-    """Loads the data of a run again. What goes wrong is not an error: see `Data.missing`."""
+def load_data(runs):
+    """Loads the data of runs again. What goes wrong is not an error: see `Data.missing`.
+
+    Several runs show no pictures, so only those with noise load their data, to tell wrong labels
+    from right ones. One data set is in memory at a time, and runs of the same data share it.
+
+    Args:
+        runs: List of `Run`.
+
+    Returns:
+        List with the `Data` of each run. Only a single run keeps its `dataset`.
+
+    Raises:
+        UserError: If the corrections of a single run cannot be read: an export would lose them.
+    """
+    loader = labeling.Loader()
+    if len(runs) == 1:
+        return [dataclasses.replace(_load(runs[0], loader), earlier=_earlier(runs[0]))]
+    found = [Data() for _ in runs]
+    noisy = [number for number, run in enumerate(runs) if "noise" in run.result]
+    for number in sorted(noisy, key=lambda number: _loading(runs[number])):
+        found[number] = dataclasses.replace(_load(runs[number], loader), dataset=None)
+    return found
+
+
+def _loading(run):
+    """Returns a text that is equal for runs of the same data."""
+    return "" if run.settings is None else repr(labeling.loading(run.settings))
+
+
+def _load(run, loader):
     if run.settings is None:
         return Data(missing="This version does not know one of the flags of the run.")
-    earlier = ()
     try:
-        if run.settings.labels_csv:
-            earlier = tuple(corrections.rows(run.settings.labels_csv, run.key))
-        dataset = labeling.load_dataset(run.settings)
+        dataset = labeling.correct(run.settings, loader.load(run.settings), run.run_dir)
         labels = labeling.choose(run.settings, dataset, run.run_dir)
     except (UserError, ImportError) as error:
-        return Data(missing=str(error), earlier=earlier)
+        return Data(missing=f"{one_line(error, 400)}.")
     if run.examples is not None:
-        ids = run.examples["index"]
-        if not np.array_equal(dataset.ids[labels.positions], ids):
-            text = "The data has changed since the run: it has other examples."
-            return Data(missing=text, earlier=earlier)
+        if not np.array_equal(dataset.ids[labels.positions], run.examples["index"]):
+            return Data(missing="The data has changed since the run: it has other examples.")
     is_wrong = None
     if labels.noise is not None:
         is_wrong = labels.given != dataset.labels[labels.positions]
-    return Data(dataset, "", is_wrong, earlier)
+    return Data(dataset, "", is_wrong)
+
+
+def _earlier(run):
+    """Returns the corrections that a run was trained with: its copy, or the file of the user."""
+    if run.examples is None:
+        return ()  # nothing to review
+    path = os.path.join(run.run_dir, folder.CORRECTIONS)
+    if not os.path.exists(path):  # without corrections, or made by an earlier version
+        path = run.settings and run.settings.labels_csv
+    try:
+        return tuple(corrections.rows(path, run.key)) if path else ()
+    except UserError as error:
+        raise UserError(
+            f"Cannot read the corrections that {run.run_dir} was trained with: {error} Restore "
+            "the file: without it, a review of this run would lose them."
+        ) from error
 
 
 def _read_text(path):

@@ -116,6 +116,7 @@ def _run(run, data, is_alone):
         "flags": "\n".join(run.flags),
         "command": f"{command} --run_dir=NEW",
         "correct": f"{command} --labels_csv=corrections.csv --run_dir=NEW",
+        "review": f"python -m ssl_noisy.report {shlex.quote(run.run_dir)}",
         "timing": run.timing,
         "quality": quality,
         "missing": data.missing,

@@ -123,6 +123,7 @@ def result(training, learner, history):
         "steps": settings.steps,
         "backend": keras.backend.backend(),
         "test_accuracy": summarize(history),
+        "class_names": list(dataset.class_names),
         "per_class_recall": {
             name: None if np.isnan(value) else float(value)
             for name, value in zip(dataset.class_names, recall_of(counts))

@@ -13,7 +13,7 @@ from ssl_noisy.runs import folder
 
 # The settings that `load_dataset` depends on.
 LOADING = ("dataset", "data_dir", "cache_dir", "train_split", "validation_split", "test_split")
-LOADING += ("test_share", "image_size", "fit", "skip_unreadable", "labels_csv")
+LOADING += ("test_share", "image_size", "fit", "skip_unreadable")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,6 +22,9 @@ class Labels:
 
     Attributes:
         positions: Increasing int64 array `(num_labels,)`, the labeled examples.
+        drawn: Increasing int64 array, the examples that were chosen, as positions in
+            `Dataset.uncorrected`. Corrections may leave some of them out. Without corrections, it
+            is `positions`.
         given: int32 array `(num_labels,)`, the labels that a learner sees.
         how: How the positions were chosen.
         seed: Integer, the seed of that choice.
@@ -29,6 +32,7 @@ class Labels:
     """
 
     positions: np.ndarray
+    drawn: np.ndarray
     given: np.ndarray
     how: str
     seed: int
@@ -36,16 +40,31 @@ class Labels:
 
 
 def load_dataset(settings):
-    """Returns the `Dataset` of a run.
+    """Returns the `Dataset` of a run, before the corrections of `labels_csv`.
 
     Runs that differ in other settings than those of `LOADING` can share it: see `run.run`.
     """
-    values = {name: getattr(settings, name) for name in LOADING}
-    corrections_file = values.pop("labels_csv")
-    dataset = sources.load(values.pop("dataset"), **values)
-    if corrections_file:
-        dataset = corrections.apply(corrections_file, dataset)
-    return dataset
+    values = loading(settings)
+    return sources.load(values.pop("dataset"), **values)
+
+
+def loading(settings):
+    """Returns the settings of `LOADING`, a dict. Runs for which it is equal have the same data."""
+    return {name: getattr(settings, name) for name in LOADING}
+
+
+class Loader:
+    """Loads the data of one run after the other, and keeps that of the last one."""
+
+    def __init__(self):
+        self._loading = self._dataset = None
+
+    def load(self, settings):
+        """Returns what `load_dataset` returns."""
+        if loading(settings) != self._loading:
+            self._loading = self._dataset = None  # frees its memory first
+            self._dataset, self._loading = load_dataset(settings), loading(settings)
+        return self._dataset
 
 
 def check_dataset(settings, dataset):
@@ -61,22 +80,71 @@ def check_dataset(settings, dataset):
         )
 
 
+def correct(settings, dataset, run_dir=None):
+    """Returns the `Dataset` of a run with its corrections, or `dataset` itself without any.
+
+    A run that has begun applies its own copy of the corrections, so the user may move the file.
+
+    Args:
+        settings: The `Settings`.
+        dataset: What `load_dataset` returns.
+        run_dir: Path of the run folder, which may be missing. None reads the user's file.
+
+    Raises:
+        UserError: If the file cannot be used.
+    """
+    path, own_file = settings.labels_csv, _existing(run_dir, folder.CORRECTIONS)
+    if not path:
+        return dataset
+    if own_file:
+        with _blaming(own_file):
+            return corrections.apply(own_file, dataset, os.path.basename(path))
+    corrected = corrections.apply(path, dataset)
+    if _existing(run_dir, folder.LABELS):
+        # Earlier versions kept no copy and drew from the corrected labels.
+        return dataclasses.replace(corrected, corrections=(), uncorrected=None)
+    return corrected
+
+
+def check_corrections(settings, dataset, run_dir):
+    """Raises a `UserError` if the user's corrections have changed since a run began."""
+    path, own_file = settings.labels_csv, _existing(run_dir, folder.CORRECTIONS)
+    if not path or not own_file or not os.path.exists(path):
+        return
+    key = corrections.key_of(dataset)
+    with _blaming(own_file):
+        own = dict(corrections.rows(own_file, key))
+    if dict(corrections.rows(path, key)) != own:
+        raise UserError(
+            f"{path} has changed since this run began with the corrections in {own_file}. Choose "
+            "another --run_dir to train on the new ones, or restore the file."
+        )
+
+
 def choose(settings, dataset, run_dir=None):
     """Returns the `Labels` of a run: drawn, read from the user's files, or those of `run_dir`.
 
     A resumed run reads the labels that it wrote. Drawing them again could choose others.
 
+    Labels are drawn, and label files read, as if there were no corrections. So a corrected run
+    has the same labels as the run that was reviewed, but for those that the corrections change.
+
     Args:
         settings: The `Settings`.
-        dataset: The `Dataset`.
+        dataset: The `Dataset`, after `correct`.
         run_dir: Path of the run folder, which may be missing. None always draws.
     """
-    positions, how, seed = _choose_positions(settings, dataset, _existing(run_dir, folder.LABELS))
+    original = dataset.uncorrected or dataset
+    drawn, how, seed = _choose_positions(settings, original, _existing(run_dir, folder.LABELS))
+    positions = drawn
+    if original is not dataset:
+        is_drawn = np.isin(dataset.ids, original.ids[drawn])
+        positions = np.flatnonzero(is_drawn & (dataset.labels >= 0))
     noise = None
     if settings.noise:
         noise = _choose_noise(settings, dataset, positions, _existing(run_dir, folder.NOISE))
     given = dataset.labels[positions] if noise is None else noise.given_labels
-    return Labels(positions, given, how, seed, noise)
+    return Labels(positions, drawn, given, how, seed, noise)
 
 
 def _existing(run_dir, name):
@@ -138,10 +206,12 @@ def _blaming(own_file):
 
 
 def write(run_dir, dataset, labels):
-    """Writes `labels.json` and, with noise, `noise.npz`, unless they exist."""
+    """Writes `labels.json` and, with corrections or noise, their files, unless they exist."""
     if not _existing(run_dir, folder.LABELS):
-        path = os.path.join(run_dir, folder.LABELS)
-        label_budget.write(path, dataset, labels.positions, how=labels.how, seed=labels.seed)
+        if dataset.corrections:  # before the labels: `correct` takes the order as a sign
+            corrections.write(os.path.join(run_dir, folder.CORRECTIONS), dataset)
+        path, original = os.path.join(run_dir, folder.LABELS), dataset.uncorrected or dataset
+        label_budget.write(path, original, labels.drawn, how=labels.how, seed=labels.seed)
     if labels.noise is not None and not _existing(run_dir, folder.NOISE):
         path = os.path.join(run_dir, folder.NOISE)
         noise_file.write(path, dataset, labels.positions, labels.noise)
