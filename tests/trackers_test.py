@@ -4,6 +4,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import sys
 import types
@@ -31,13 +32,17 @@ class Notebook(trackers.Tracker):
         self.library.flags = self.flags
 
     def log(self, step, numbers):
-        if self.library.fails:
-            raise OSError("no route\nto host")
+        self.need_a_server()
         self.library.events.append(("log", step, numbers))
         if self.library.signum:
             signal.raise_signal(self.library.signum)
 
+    def need_a_server(self):
+        if self.library.is_down:
+            raise OSError("no route\nto host")
+
     def finish(self, step, numbers, result, paths):
+        self.need_a_server()
         self.library.events.append(("finish", step, numbers, result, paths))
 
     def close(self, is_finished):
@@ -47,7 +52,7 @@ class Notebook(trackers.Tracker):
 class TrackersCase(MistakeCase):
     def setUp(self):
         super().setUp()
-        self.library = types.SimpleNamespace(events=[], fails=False, signum=None)
+        self.library = types.SimpleNamespace(events=[], fails=False, is_down=False, signum=None)
         kinds = {"notebook": Notebook, "other": Notebook}
         self.enterContext(mock.patch.dict(trackers.TRACKERS, kinds))
         self.enterContext(mock.patch.dict(sys.modules, dict.fromkeys(kinds, self.library)))
@@ -96,13 +101,57 @@ class TrackersTest(TrackersCase):
 
     def test_a_failing_tracker_stops_nothing_and_gets_the_rows_later(self):
         one = self.opened()
-        self.library.fails = True
+        self.library.is_down = True
         with self.assertLogs("absl", "WARNING") as logs:
             one.update(ROWS[:1])
         self.assertIn("--logger=notebook failed: no route to host. The next", logs.output[0])
-        self.library.fails = False
+        self.library.is_down = False
         one.update(ROWS)
         self.assertEqual([event[1] for event in self.taken()[1:]], [2, 4])
+
+    def test_a_process_killed_between_rows_repeats_and_loses_none(self):
+        one = self.opened()
+        log = Notebook.log
+
+        def die(tracker, step, numbers):
+            if step == 4:
+                raise KeyboardInterrupt
+            log(tracker, step, numbers)
+
+        with mock.patch.object(Notebook, "log", die), self.assertRaises(KeyboardInterrupt):
+            one.update(ROWS)
+        self.assertEqual([event[1] for event in self.taken()[1:]], [2])
+        two = self.opened()  # without any close of the first one
+        two.update(ROWS)
+        opened, sent = self.taken()
+        self.assertEqual((opened[3], sent[1]), (2, 4))
+
+    def test_the_first_tracker_is_closed_if_the_second_cannot_start(self):
+        class Broken(Notebook):
+            def open(self):
+                raise self.library.error
+
+        for error in (OSError("no disk"), KeyboardInterrupt()):
+            self.library.error = error
+            expected = UserError if isinstance(error, OSError) else KeyboardInterrupt
+            with mock.patch.dict(trackers.TRACKERS, other=Broken), self.assertRaises(expected):
+                self.opened("notebook,other")
+            self.assertEqual([event[0] for event in self.taken()], ["open", "close"])
+
+    @parameterized.parameters("log", "finish")
+    def test_a_run_is_finished_where_everything_has_arrived(self, name):
+        one = self.opened("notebook,other")
+        first = one._opened["notebook"]
+        setattr(first, name, mock.Mock(side_effect=OSError("full")))
+        with self.assertLogs("absl", "WARNING") as logs:
+            one.finish(ROWS, RESULT, [])
+        self.assertLen(logs.output, 1)
+        closed = [event[1] for event in self.taken() if event[0] == "close"]
+        self.assertEqual(closed, [False, True])
+        self.assertEqual(trackers.lacking("notebook,other", self.folder), ["notebook"])
+        self.opened().finish(ROWS, RESULT, [])
+        self.assertEqual(self.taken()[-1], ("close", True))
+        self.assertEqual(trackers.lacking("notebook,other", self.folder), [])
 
     def test_a_tracker_that_cannot_start_is_an_error(self):
         self.library.fails = True
@@ -149,10 +198,31 @@ class RunTest(TrackersCase):
         self.assertEqual(names, ["examples.csv", "flags.cfg", "metrics.csv"])
         self.assertEqual(self.library.flags["steps"], 6)
         # Another tracker does not make another run; it gets all rows of the one that there is.
+        self.assertEqual(call(*run, "--logger=other")[0], 0)
+        self.assertEqual([e[1] for e in self.taken() if e[0] == "log"], [2, 4, 6] * 2)
+        self.assertEqual(read(self.folder, "result.json"), read(plain, "result.json"))
         os.remove(os.path.join(self.folder, "result.json"))
         self.assertEqual(call(*run, "--logger=other")[0], 0)
-        self.assertEqual([e[1] for e in self.taken() if e[0] == "log"], [2, 4, 6])
-        self.assertEqual(read(self.folder, "result.json"), read(plain, "result.json"))
+        self.assertEqual([e[0] for e in self.taken()], ["open", "close"])
+
+    def test_what_a_tracker_missed_is_sent_by_the_command_in_the_warning(self):
+        self.library.is_down = True
+        run = (*SMALL, "--baseline=gce", "--logger=notebook", f"--run_dir={self.folder}")
+        with self.assertLogs("absl", "WARNING") as logs:
+            self.assertEqual(call(*run)[0], 0)
+        closed = [event for event in self.taken() if event[0] == "close"]
+        self.assertEqual(closed, [("close", False)] * 2)
+        result = read(self.folder, "result.json")
+        self.library.is_down = False
+        words = shlex.split(logs.output[-1].partition("python -m ssl_noisy.train ")[2])
+        self.assertEqual(call(*words)[0], 0)
+        events = self.taken()
+        shown = [event[2] if event[0] == "open" else event[1] for event in events]
+        self.assertEqual(shown, ["run/baseline", 2, 4, 6, 6, True, "run", 2, 4, 6, 6, True], events)
+        self.assertEqual(read(self.folder, "result.json"), result)
+        for arguments in (words, run):
+            self.assertEqual(call(*arguments)[0], 0)
+            self.assertEqual(self.taken(), [])
 
     def test_a_stopped_run_closes_its_trackers(self):
         self.library.signum = signal.SIGTERM

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The story of a run, from its settings to its result. The commands call `run`."""
 
+import os
+
 from ssl_noisy import files, networks
 from ssl_noisy.data import label_noise
 from ssl_noisy.data.task import Task
@@ -15,7 +17,7 @@ from ssl_noisy.runs import (
     removal,
     trackers,
 )
-from ssl_noisy.runs.session import Session
+from ssl_noisy.runs.session import Session, track_finished
 from ssl_noisy.runs.training import Training, make_learner
 
 
@@ -48,6 +50,10 @@ def run(settings, stream=None, dataset=None):
     run_dir = settings.run_dir or settings.default_run_dir()
     finished = folder.look_into(run_dir, settings)
     if finished is not None:
+        if settings.baseline:
+            beside = os.path.join(run_dir, folder.BASELINE)
+            track_finished(settings.for_baseline(), beside, finished["baseline"])
+        track_finished(settings, run_dir, finished)
         return finished
     networks.check_there(settings.network, settings.weights)
     trackers.check(settings.logger)
@@ -100,7 +106,10 @@ def _baseline(training):
         return None
     baseline = training.part(folder.BASELINE, training.settings.for_baseline())
     finished = folder.look_into(baseline.run_dir, baseline.settings)
-    return _train(baseline) if finished is None else finished
+    if finished is None:
+        return _train(baseline)
+    track_finished(baseline.settings, baseline.run_dir, finished)
+    return finished
 
 
 def _notes(training, removed):

@@ -64,22 +64,13 @@ class Session(keras.callbacks.Callback):
         self.done_before = self.done
         self.tensorboard = TensorBoard(self.run_dir, self.done)
         self._introduce()
-        self.trackers = self._open_trackers()
+        self.trackers = open_trackers(self.settings, self.run_dir, self.settings.logger)
         try:
+            self.trackers.update(self.history)
             self._fit()
         except BaseException:
             self.trackers.close()
             raise
-
-    def _open_trackers(self):
-        parent, name = os.path.split(self.run_dir)
-        if name == folder.BASELINE:
-            name = f"{os.path.basename(parent)}/{name}"
-        opened = trackers.Trackers(
-            self.settings.logger, self.run_dir, name, self.settings.written()
-        )
-        opened.update(self.history)
-        return opened
 
     def _fit(self):
         steps, length = self.settings.steps, self.settings.steps_per_epoch
@@ -241,3 +232,32 @@ class Session(keras.callbacks.Callback):
             **machine.environment(),
         }
         folder.write_text(self.run_dir, folder.TIMING, json.dumps(timing, indent=2) + "\n")
+
+
+def open_trackers(settings, run_dir, logger):
+    """Returns the `Trackers` of a training. A baseline is named after its run, too."""
+    parent, name = os.path.split(run_dir)
+    if name == folder.BASELINE:
+        name = f"{os.path.basename(parent)}/{name}"
+    return trackers.Trackers(logger, run_dir, name, settings.resolved().written())
+
+
+def track_finished(settings, run_dir, result):
+    """Sends a finished training to those of its trackers that lack something.
+
+    Args:
+        settings: Its `Settings`.
+        run_dir: Its folder.
+        result: The content of its `result.json`.
+
+    Raises:
+        UserError: If a tracker cannot be opened.
+    """
+    lacking = ",".join(trackers.lacking(settings.logger, run_dir))
+    if not lacking:
+        return
+    trackers.check(lacking)
+    history = [{**row, "step": int(row["step"])} for row in read_metrics(run_dir)]
+    with folder.only_process(run_dir):
+        opened = open_trackers(settings, run_dir, lacking)
+        opened.finish(history, result, folder.results(run_dir))

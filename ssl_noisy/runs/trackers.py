@@ -15,6 +15,7 @@ import io
 import json
 import math
 import os
+import shlex
 import time
 import uuid
 
@@ -234,77 +235,103 @@ class Trackers:
     """
 
     def __init__(self, logger, run_dir, name, flags):
-        self._path = os.path.join(run_dir, NAME)
+        self._run_dir = run_dir
         self._opened = {}
         if not logger:
             return
-        self._saved = self._read()
+        self._saved = _read(run_dir)
         self._write()
-        for kind in names(logger):
-            sent = self._saved["sent"].get(kind, -1)
-            try:
-                tracker = TRACKERS[kind](_library(kind), self._saved["id"], name, flags, sent)
-            except Exception as error:  # servers, databases, files: each library has its own
-                raise UserError(
-                    f"--logger={kind} cannot start: {one_line(error)}. Check its settings, or "
-                    "leave it out."
-                ) from error
-            self._opened[kind] = tracker
-
-    def _read(self):
         try:
-            with open(self._path, encoding="utf-8") as file:
-                saved = json.load(file)
-            sent = {kind: int(step) for kind, step in saved["sent"].items()}
-            return {"id": str(saved["id"]), "sent": sent, "finished": list(saved["finished"])}
-        except FileNotFoundError:
-            return {"id": uuid.uuid4().hex, "sent": {}, "finished": []}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            for kind in names(logger):
+                self._opened[kind] = self._open(kind, name, flags)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, kind, name, flags):
+        sent = self._saved["sent"].get(kind, -1)
+        try:
+            return TRACKERS[kind](_library(kind), self._saved["id"], name, flags, sent)
+        except Exception as error:  # servers, databases, files: each library has its own
             raise UserError(
-                f"Cannot read {self._path}, which names the run in its trackers: {error}. Delete "
-                "it to track the run as a new one."
+                f"--logger={kind} cannot start: {one_line(error)}. Check its settings, or leave it "
+                "out."
             ) from error
 
     def _write(self):
-        with files.replacing(self._path, "w") as file:
+        with files.replacing(os.path.join(self._run_dir, NAME), "w") as file:
             file.write(json.dumps(self._saved, indent=2) + "\n")
 
     def update(self, history):
         """Sends the rows that the trackers lack. `history` is that of the last checkpoint."""
         for kind, tracker in self._opened.items():
-            with _warning(kind, "The next evaluation tries again."):
-                for row in history:
-                    if row["step"] > tracker.sent:
-                        tracker.log(row["step"], _numbers(row))
-                        tracker.sent = self._saved["sent"][kind] = row["step"]
-        if self._opened:
-            self._write()
+            self._send(kind, tracker, history, "The next evaluation tries again.")
+
+    def _send(self, kind, tracker, history, advice):
+        """Sends the rows that a tracker lacks. Returns whether it has all of them now."""
+        for row in history:
+            if row["step"] > tracker.sent:
+                if not _succeeds(kind, advice, tracker.log, row["step"], _numbers(row)):
+                    return False
+                tracker.sent = self._saved["sent"][kind] = row["step"]
+                self._write()  # after each row: a process killed later does not send it again
+        return True
 
     def finish(self, history, result, paths):
-        """Sends the result of a run and ends it.
+        """Sends the result of a run and ends it. A run is finished where everything has arrived.
 
         Args:
             history: List of dicts, the rows of metrics.csv.
             result: The content of result.json.
             paths: Paths of files to keep as artifacts, where a tracker keeps files.
         """
-        self.update(history)
         figures = {f"test_accuracy_{k}": v for k, v in result["test_accuracy"].items()}
-        for kind, tracker in self._opened.items():
-            with _warning(kind, f"The run folder of {self._path} has it."):
-                if kind not in self._saved["finished"]:
-                    tracker.finish(history[-1]["step"], _numbers(figures), result, paths)
-                    self._saved["finished"].append(kind)
-        if self._opened:
-            self._write()
-        self.close(is_finished=True)
+        end = (history[-1]["step"], _numbers(figures), result, paths)
+        flagfile = shlex.quote(os.path.join(self._run_dir, "flags.cfg"))
+        command = f"python -m ssl_noisy.train --flagfile={flagfile}"
+        command += f" --run_dir={shlex.quote(self._run_dir)}"
+        finished = self._saved["finished"] if self._opened else []
+        for kind in list(self._opened):
+            tracker = self._opened[kind]
+            advice = f"The run folder has everything. Send it: {command} --logger={kind}"
+            has_all = self._send(kind, tracker, history, advice)
+            if has_all and kind not in finished and _succeeds(kind, advice, tracker.finish, *end):
+                finished.append(kind)
+                self._write()
+            self._close(kind, is_finished=has_all and kind in finished)
 
-    def close(self, is_finished=False):
-        """Ends this process's part of the runs."""
-        for kind, tracker in self._opened.items():
-            with _warning(kind, "The run may look unfinished there."):
-                tracker.close(is_finished)
-        self._opened = {}
+    def close(self):
+        """Ends this process's part of the runs, which are unfinished."""
+        for kind in list(self._opened):
+            self._close(kind, is_finished=False)
+
+    def _close(self, kind, is_finished):
+        advice = "The run may look unfinished there."
+        _succeeds(kind, advice, self._opened.pop(kind).close, is_finished)
+
+
+def _read(run_dir):
+    """Returns the content of the file `NAME` of a run folder, or that of a new one."""
+    path = os.path.join(run_dir, NAME)
+    try:
+        with open(path, encoding="utf-8") as file:
+            saved = json.load(file)
+        sent = {kind: int(step) for kind, step in saved["sent"].items()}
+        return {"id": str(saved["id"]), "sent": sent, "finished": list(saved["finished"])}
+    except FileNotFoundError:
+        return {"id": uuid.uuid4().hex, "sent": {}, "finished": []}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"Cannot read {path}, which names the run in its trackers: {error}. Delete it to track "
+            "the run as a new one."
+        ) from error
+
+
+def lacking(logger, run_dir):
+    """Returns those trackers of `logger` to which a finished run has not sent everything."""
+    wanted = names(logger)
+    finished = _read(run_dir)["finished"] if wanted else []
+    return [kind for kind in wanted if kind not in finished]
 
 
 def _numbers(row):
@@ -316,10 +343,11 @@ def _numbers(row):
     }
 
 
-@contextlib.contextmanager
-def _warning(kind, advice):
-    """Turns an error of a tracker into a warning: a server that is down stops no training."""
+def _succeeds(kind, advice, function, *arguments):
+    """Calls a tracker. An error becomes a warning: a server that is down stops no training."""
     try:
-        yield
+        function(*arguments)
     except Exception as error:
         logging.warning("--logger=%s failed: %s. %s", kind, one_line(error), advice)
+        return False
+    return True
