@@ -11,7 +11,7 @@ from ssl_noisy.data import label_budget
 from ssl_noisy.labels import detection
 from ssl_noisy.runs import folder, labeling
 
-HOSTILE = ("<script>alert(1)</script>", "</script>", '"quoted", & <b>')  # names of classes
+HOSTILE = ("<script>alert(1)</script>", "</script>", '--"quoted", & <b>')  # names of classes
 
 
 def write(run_dir, settings, *, predicted=None, quality=None, seed=0, accuracy=(0.5, 0.75)):

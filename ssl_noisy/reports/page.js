@@ -14,14 +14,16 @@ function tellProblem(text) {
   place.hidden = false;
 }
 
-/** Replaces names of CSS variables in a figure by their values. */
+/** Replaces the colors in a figure, which are names of CSS variables, by their values. */
 function colored(value, style) {
-  if (typeof value === "string") return value.startsWith("--") ? style.getPropertyValue(value).trim() : value;
-  if (Array.isArray(value)) return typeof value.at(-1) === "number" ? value : value.map((part) => colored(part, style));
-  if (value && typeof value === "object") {
-    return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, colored(part, style)]));
-  }
-  return value;
+  const color = (name) => style.getPropertyValue(name).trim();
+  if (Array.isArray(value)) return typeof value.at(-1) === "object" ? value.map((part) => colored(part, style)) : value;
+  if (!value || typeof value !== "object") return value;
+  return Object.fromEntries(Object.entries(value).map(([key, part]) => {
+    if (key === "color") return [key, color(part)];
+    if (key === "colorscale") return [key, part.map(([place, name]) => [place, color(name)])];
+    return [key, colored(part, style)];
+  }));
 }
 
 function layoutOf(figure, style) {

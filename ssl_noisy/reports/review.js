@@ -17,9 +17,9 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-function storage() {
+function storage(name) {
   try {
-    return window.localStorage;
+    return window[name];
   } catch {
     return null; // a browser may forbid it to files
   }
@@ -32,7 +32,7 @@ class Review {
   constructor(review, sheet) {
     Object.assign(this, { review, sheet, columns: review.columns });
     this.at = (id) => document.getElementById(id);
-    this.decisions = new Decisions(review, storage());
+    this.decisions = new Decisions(review, storage("localStorage"), storage("sessionStorage"));
     this.losses = this.columns.mean_loss.filter((loss) => loss !== null).sort((a, b) => a - b);
     this.rows = [];
     this.active = 0; // place in `rows`
@@ -87,6 +87,12 @@ class Review {
     });
     this.at("class").addEventListener("input", () => this.at("class").setCustomValidity(""));
     this.at("review").addEventListener("keydown", (event) => this.press(event));
+    window.addEventListener("storage", (event) => {
+      if (this.decisions.follow(event)) this.refreshAll();
+    });
+    window.addEventListener("pageshow", (event) => {
+      if (event.persisted) window.location.reload(); // it came back, and has missed the other tabs
+    });
   }
 
   press(event) {
@@ -252,11 +258,11 @@ class Review {
   }
 
   why(row) {
-    const c = this.columns, given = this.className(c.given[row]), looks = c.observations[row];
-    if (!looks) return "The network has not seen this label during training.";
-    const right = looks - c.wrong_predictions[row];
+    const c = this.columns, given = this.className(c.given[row]), count = c.observations[row];
+    if (!count) return "The network has not seen this label during training.";
+    const right = count - c.wrong_predictions[row];
     const often = right === 0 ? "never" : right === 1 ? "once" : `${right} times`;
-    let text = `In ${plural(looks, "look")} during training, the network predicted “${given}” ${often} and other classes ${plural(c.wrong_predictions[row], "time")}.`;
+    let text = `In ${plural(count, "prediction")} during training, the network chose “${given}” ${often} and other classes ${plural(c.wrong_predictions[row], "time")}.`;
     const label = this.suggestion(row);
     text += label === null ? " On average it agrees with the label." : ` On average it favors “${this.className(label)}”.`;
     if (c.mean_loss[row] !== null) {
@@ -340,6 +346,11 @@ class Review {
     const tile = this.at("tiles").querySelector(`[data-place="${place}"]`);
     if (tile) tile.querySelector(".mark").textContent = this.markText(this.rows[place]);
     if (place === this.active) this.at("decision").textContent = this.decisionText(this.rows[place]);
+  }
+
+  refreshAll() {
+    for (const tile of this.at("tiles").children) this.refresh(Number(tile.dataset.place));
+    this.showProgress();
   }
 
   showProgress() {

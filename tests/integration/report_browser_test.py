@@ -103,14 +103,18 @@ class BrowserTest(parameterized.TestCase):
             place.scroll_into_view_if_needed()
             name = place.get_attribute("data-figure")
             page.wait_for_selector(f"[data-figure={name}] .main-svg")
-        text = page.text_content("[data-figure=confusion-0]")
-        self.assertIn(report_files.HOSTILE[0], text)
+        labels = "[data-figure=confusion-0] .xtick"
+        shown = page.eval_on_selector_all(labels, "all => all.map((one) => one.textContent)")
+        self.assertCountEqual(shown, report_files.HOSTILE)
+        line = "[data-figure=accuracy] .js-line"
+        color = page.eval_on_selector(line, "(one) => getComputedStyle(one).stroke")
+        self.assertEqual(color, "rgb(31, 95, 139)")  # --series-1
         self.assertIn("75.00 %", page.text_content("#accuracy"))
 
     def test_review_by_keyboard_survives_a_reload(self):
         page = self.open()
         self.assertEqual(self.name(page), "file <i>/5</i>.png")
-        self.assertIn("In 20 looks during training", page.text_content("#why"))
+        self.assertIn("In 20 predictions during training", page.text_content("#why"))
         self.focus(page)
         suggested = page.text_content("#suggested")
         page.keyboard.press("t")
@@ -146,6 +150,57 @@ class BrowserTest(parameterized.TestCase):
         self.assertEqual(found["<i>/7</i>.png"], "")
         self.assertEqual(found["<i>/8</i>.png"], report_files.HOSTILE[1])
         self.assertLen(found, 4)
+
+    def test_two_tabs_share_their_decisions(self):
+        first = self.open()
+        second = self.another_tab(first)
+        mark = "document.querySelectorAll('.mark')[{}].textContent === '{}'"
+        first.click("[data-act=remove]")
+        second.wait_for_function(mark.format(0, "removed"))
+        self.assertEqual(second.text_content("#decision"), "Decided: removed")
+        second.click(".tile >> nth=1")
+        second.click("[data-act=keep]")
+        second.click("[data-act=keep]")
+        first.wait_for_function(mark.format(2, "kept"))
+        self.assertIn("3 of", first.text_content("#progress-text"))
+        with open(self.export(first), encoding="utf-8", newline="") as file:
+            found = {row["file"]: row["label"] for row in csv.DictReader(file)}
+        self.assertEqual(list(found), [f"<i>/{n}</i>.png" for n in (5, 6, 7)])
+        # Each tab takes back what was decided there, unless the other one has decided anew.
+        second.click("#undo")
+        first.wait_for_function(mark.format(2, ""))
+        second.click(".tile >> nth=0")
+        second.click("[data-act=unlabel]")
+        first.wait_for_function(mark.format(0, "unlabeled"))
+        self.assertTrue(first.is_disabled("#undo"))
+        third = self.another_tab(first)
+        marks = third.eval_on_selector_all(".mark", "all => all.map((one) => one.textContent)")
+        self.assertEqual(marks[:4], ["unlabeled", "kept", "", ""])
+
+    def another_tab(self, page):
+        other = page.context.new_page()
+        other.on("console", lambda message: self.trouble.append(message.text))
+        other.on("pageerror", lambda error: self.trouble.append(str(error)))
+        other.goto(page.url)
+        self.wait(other)
+        return other
+
+    def test_decisions_of_an_earlier_version(self):
+        page = self.open()
+        page.evaluate(
+            """() => {
+              const { place } = window.labelReview.decisions;
+              const made = [[1, { act: "unlabel", label: null }], [3, { act: "class", label: 2 }]];
+              localStorage.setItem(place, JSON.stringify({ made, past: [] }));
+            }"""
+        )
+        for _ in range(2):
+            page.reload()
+            self.wait(page)
+            with open(self.export(page), encoding="utf-8", newline="") as file:
+                found = {row["file"]: row["label"] for row in csv.DictReader(file)}
+            names = sorted(report_files.HOSTILE)
+            self.assertEqual(found, {"<i>/6</i>.png": "", "<i>/8</i>.png": names[2]})
 
     def test_filters_and_order(self):
         page = self.open()
@@ -249,14 +304,14 @@ class BrowserTest(parameterized.TestCase):
         self.assertTrue(page.is_visible("#storage"))
 
     def test_several_runs(self):
-        other = self.root / "other"
+        other = self.root / "--other"
         report_files.write(other, Settings(network="small_cnn", noise="symmetric:0.4"))
         output = self.root / "both.html"
         make(self.run_dir, other, f"--output={output}")
         page = self.open(output)
         page.click("#runs summary >> nth=1")
         page.wait_for_selector("[data-figure=loss-1] .main-svg")
-        self.assertIn("other", page.text_content("[data-figure=accuracy]"))
+        self.assertIn("--other", page.text_content("[data-figure=accuracy]"))
 
 
 if __name__ == "__main__":
