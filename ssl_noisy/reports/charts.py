@@ -2,8 +2,8 @@
 """The charts of a report, as Plotly figures without colors.
 
 A color is the name of a CSS variable of the page, such as `--accent`, which the page replaces, so
-charts follow its light and dark theme. Text comes from users: `html.escape` keeps Plotly from
-reading it as markup.
+charts follow its light and dark theme. Text comes from users: `_text` keeps Plotly from reading it
+as markup.
 """
 
 import html
@@ -18,6 +18,10 @@ SERIES = ("--series-1", "--series-2", "--series-3", "--series-4", "--series-5", 
 MOST_NUMBERS = 20  # classes of a matrix whose cells show their counts
 BARS = 40
 FEW = 30  # points of a curve that are marked
+
+
+def _text(name):
+    return html.escape(name, quote=False)  # Plotly would show &quot; as it is
 
 
 def accuracy(runs):
@@ -63,7 +67,7 @@ def _curve(history, name, title, color):
     return {
         "type": "scatter",
         "mode": "lines+markers" if len(history) <= FEW else "lines",
-        "name": html.escape(title),
+        "name": _text(title),
         "x": [row["step"] for row in history],
         "y": [row.get(name) for row in history],
         "line": {"color": color, "width": 2},
@@ -83,7 +87,7 @@ def matrix(counts, class_names, rows, columns):
     """
     counts = np.asarray(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [html.escape(name) for name in class_names]
+    names = [_text(name) for name in class_names]
     ticks = {
         "type": "category",  # or classes named 0 to 9 would be numbers
         "tickmode": "array",
