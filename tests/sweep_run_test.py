@@ -1,27 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real sweeps: killed and resumed, and with runs that fail."""
+"""Real sweeps: stopped, killed and resumed, and with runs that fail."""
 
+import contextlib
+import functools
+import io
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 
+import pytest
+from absl import flags
 from absl.testing import absltest
-from commands import ROOT, call, read, wait_for
+from commands import ROOT, read, wait_for
 
+from ssl_noisy import sweep
+from ssl_noisy.errors import UserError
 from ssl_noisy.runs import checkpoint, folder
-from ssl_noisy.sweeps import tables
+from ssl_noisy.sweeps import conduct, local, tables, worker
 
 SMALL = (
     "--dataset=digits",
     "--method=supervised",
     "--network=small_cnn",
     "--batch_size=8",
-    "--steps=60",
+    "--steps=40",
     "--steps_per_epoch=20",
     "--noplots",
+)
+OVER = (
+    "--checkpoint_seconds=0",  # after every step, which makes the steps slow enough to stop
+    "--over=num_labels=20,40",
+    "--over=seed=1:3",
+    "--max_parallel=2",
+    "--target_accuracy=50",
 )
 
 
@@ -36,74 +52,172 @@ def start(sweep_dir, *arguments):
     )
 
 
+class ThisProcess:
+    """A pool without workers: it trains in this process."""
+
+    most_attempts, is_full = 1, False
+
+    def __init__(self):
+        self.running = {}
+        self._trainer = worker.Trainer()
+
+    def begin(self, task):
+        self.running[task.name] = task.settings
+        self.is_full = True
+
+    def wait(self, seconds):
+        name, settings = self.running.popitem()
+        self.is_full = False
+        return [local.Attempt(name, **self._trainer.train(settings))]
+
+    def close(self):
+        pass
+
+
+def here(sweep_dir):
+    """Trains the sweep of `OVER` in this process."""
+    values = flags.FlagValues()
+    sweep.define_flags(values)
+    wanted = sweep.read_flags(["sweep", *SMALL, *OVER, f"--sweep_dir={sweep_dir}"], values)
+    with contextlib.redirect_stdout(io.StringIO()):
+        conduct.conduct(
+            sweep_dir,
+            wanted.swept,
+            wanted.runs,
+            lambda parallel, lock: ThisProcess(),
+            parallel=1,
+            target=wanted.target,
+        )
+
+
+@functools.cache
+def undisturbed():
+    """Returns the folder of the sweep that nobody stopped, the same for all tests."""
+    made = tempfile.TemporaryDirectory()
+    path = os.path.join(made.name, "sweep")
+    here(path)
+    return path, made  # which removes the folder when this process ends
+
+
+def children(process):
+    text = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(pid) for pid in text.split()]
+
+
 class SweepRunTest(absltest.TestCase):
     def setUp(self):
         super().setUp()
         self.dir = os.path.join(self.create_tempdir().full_path, "sweep")
 
-    def rows(self):
-        return {row["name"]: row for row in tables.read(self.dir)}
-
-    def test_a_killed_sweep_resumes_to_the_results_of_single_runs(self):
-        arguments = (
-            "--checkpoint_seconds=0",
-            "--over=num_labels=20,40",
-            "--over=seed=1:3",
-            "--max_parallel=2",
-            "--target_accuracy=50",
-        )
+    def start(self, *arguments):
         process = start(self.dir, *arguments)
         self.addCleanup(process.communicate)
-        wait_for(process, lambda: list(pathlib.Path(self.dir).glob(f"runs/*/{checkpoint.NAME}")))
-        second = start(self.dir, *arguments)
-        _, errors = second.communicate()
-        self.assertEqual(second.returncode, 2)
-        self.assertRegex(errors, r"^ssl_noisy.sweep: Another process is training in .*\n$")
-        os.killpg(process.pid, signal.SIGKILL)
+        self.addCleanup(process.kill)
+        return process
 
-        # The workers of the killed sweep save and exit; the new sweep waits for them.
-        again = start(self.dir, *arguments)
+    def rows(self, path=None):
+        return {row["name"]: row for row in tables.read(path or self.dir)}
+
+    def unfinished(self):
+        """Returns the folders of the runs that have a checkpoint and no result."""
+        found = pathlib.Path(self.dir).glob(f"runs/*/{checkpoint.NAME}")
+        return [path.parent for path in found if not (path.parent / folder.RESULT).exists()]
+
+    def train_until_one_is_finished(self):
+        """Returns the process of a sweep with a finished run and another one on its way."""
+        process = self.start(*OVER)
+        finished = lambda: list(pathlib.Path(self.dir).glob(f"runs/*/{folder.RESULT}"))  # noqa: E731
+        wait_for(process, lambda: finished() and self.unfinished())
+        return process
+
+    def stop(self, signum):
+        """Stops a sweep, checks that it is saved, and resumes it."""
+        process = self.train_until_one_is_finished()
+        with self.assertRaisesRegex(UserError, "Another process is training in"):
+            here(self.dir)
+        workers = children(process)
+        self.assertLen(workers, 2)
+        process.send_signal(signum)
+        _, errors = process.communicate()
+        self.assertEqual(process.returncode, 128 + signum, errors)
+        self.assertRegex(
+            errors,
+            r"^\nStopped with [1-3] of 4 runs finished\. The sweep is saved in .*\. Run the same "
+            r"command to resume\.\n$",
+        )
+        for pid in workers:
+            self.assertFalse(os.path.exists(f"/proc/{pid}"))
+        self.assertNotEmpty(self.unfinished())
+        statuses = {row["status"] for row in self.rows().values()}
+        self.assertEqual(statuses, {"finished", "missing"})
+        self.assertEqual(json.loads(read(self.dir, "state.json")).keys(), self.finished())
+        self.resume()
+
+    def finished(self):
+        return {name for name, row in self.rows().items() if row["status"] == "finished"}
+
+    def resume(self):
+        """Resumes a sweep, and compares all results with those of the undisturbed one."""
+        resumed = [path.name for path in self.unfinished()]
+        again = self.start(*OVER)
         out, errors = again.communicate()
         self.assertEqual(again.returncode, 0, errors)
         self.assertIn("4 of 4 runs finished", out)
-        self.assertLen(self.rows(), 4)
-        for name, row in self.rows().items():
-            alone = os.path.join(self.create_tempdir().full_path, "run")
-            flags = (f"--num_labels={row['num_labels']}", f"--seed={row['seed']}")
-            code, _, errors = call(*SMALL, *flags, f"--run_dir={alone}")
-            self.assertEqual(code, 0, errors)
-            run_dir = os.path.join(self.dir, "runs", name)
+        for name in resumed:
+            log = read(self.dir, f"logs/{name}.log")
+            self.assertTrue(re.search(r"resuming at step \d+$", log, re.MULTILINE), log)
+        expected, _ = undisturbed()
+        rows, others = self.rows(), self.rows(expected)
+        self.assertLen(rows, 4)
+        for name, row in rows.items():
+            differing = {key for key in row if row[key] != others[name][key]}
+            self.assertLessEqual(differing, {"seconds", "attempts"})
             for file in (folder.METRICS, folder.LABELS, folder.RESULT):
-                self.assertEqual(read(run_dir, file), read(alone, file), (name, file))
-            self.assertLen(list(pathlib.Path(run_dir, "tensorboard").glob("*.hparams")), 1)
-        for file in ("summary.csv", "summary.md", "budget_curve.png", "budget_curve.pdf"):
-            self.assertGreater(os.path.getsize(os.path.join(self.dir, file)), 100)
+                path = os.path.join("runs", name, file)
+                self.assertEqual(read(self.dir, path), read(expected, path), path)
+            events = pathlib.Path(self.dir, "runs", name, "tensorboard")
+            self.assertLen(list(events.glob("*.hparams")), 1)
+        for file in ("summary.csv", "summary.md"):
+            self.assertEqual(read(self.dir, file), read(expected, file))
+        for file in ("budget_curve.png", "budget_curve.pdf"):
+            self.assertGreater(os.path.getsize(os.path.join(self.dir, file)), 1000)
+
+    def test_sigterm_saves_and_the_sweep_resumes(self):
+        self.stop(signal.SIGTERM)
+
+    @pytest.mark.slow
+    def test_sigint_saves_and_the_sweep_resumes(self):
+        self.stop(signal.SIGINT)
+
+    @pytest.mark.slow
+    def test_a_killed_sweep_resumes(self):
+        process = self.train_until_one_is_finished()
+        os.killpg(process.pid, signal.SIGKILL)
+        # The workers save and exit; the new sweep waits for them.
+        self.resume()
 
     def test_a_run_that_fails_takes_only_itself_down(self):
         code = self.create_tempfile(
             "own.py",
-            "import os, signal\nimport keras\n\n\n"
-            "def fine(image_shape, num_classes):\n"
-            "    layers = [keras.Input(image_shape), keras.layers.Flatten()]\n"
-            "    return keras.Sequential([*layers, keras.layers.Dense(num_classes)])\n\n\n"
+            "import os, signal\n\n\n"
             "def dies(image_shape, num_classes):\n"
             "    print('about to die', flush=True)\n"
             "    os.kill(os.getpid(), signal.SIGKILL)\n",
         ).full_path
         table = self.create_tempfile(
             content="network,learning_rate,num_labels\n"
-            f"{code}:dies,0.03,20\n{code}:fine,1e30,20\n{code}:fine,0.03,20\n"
+            f"{code}:dies,0.03,20\nsmall_cnn,0.03,20\nsmall_cnn,1e30,20\n"
         ).full_path
-        process = start(self.dir, f"--over_file={table}", "--steps=20", "--max_parallel=2")
+        process = self.start(f"--over_file={table}", "--max_parallel=2")
         out, errors = process.communicate()
         self.assertEqual(process.returncode, 2, errors)
         self.assertRegex(errors, r"^ssl_noisy.sweep: 2 runs failed: .*\n$")
         self.assertIn("trying again", out)
         found = list(self.rows().values())
-        self.assertEqual([row["status"] for row in found], ["failed", "failed", "finished"])
+        self.assertEqual([row["status"] for row in found], ["failed", "finished", "failed"])
         self.assertEqual([row["attempts"] for row in found], [2, 1, 1])
         self.assertEqual(found[0]["reason"], "killed by SIGKILL")
-        self.assertRegex(found[1]["reason"], "not finite")
+        self.assertRegex(found[2]["reason"], "not finite")
         self.assertIsNone(found[0]["test_accuracy_last"])
         state = json.loads(read(self.dir, "state.json"))
         self.assertIn("about to die", state[found[0]["name"]]["last_lines"])
