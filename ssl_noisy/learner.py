@@ -330,6 +330,9 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
             if kwargs.get("steps_per_epoch") is None:
                 raise UserError(self.right_call("steps_per_epoch=None, of endless batches"))
             kwargs.setdefault("shuffle", False)  # they are in random order; Keras would warn
+        if self.compiled:
+            # TensorFlow traces a step twice if the first trace creates variables.
+            self.optimizer.build(self.trainable_variables)
         self.validates = True
         try:
             return super().fit(x, *args, **kwargs)
