@@ -11,6 +11,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 import toy
 from absl.testing import absltest
 from keras import ops
@@ -182,6 +183,7 @@ class MethodTest(absltest.TestCase):
         for key in (*methods.arguments(self.method), "seed", "steps"):
             self.assertEqual(getattr(copy, key), getattr(learner, key))
 
+    @pytest.mark.slow
     def test_half_precision_stays_finite_and_the_record_can_be_left_out(self):
         for policy in ("mixed_bfloat16", "mixed_float16"):
             before = keras.config.dtype_policy()

@@ -8,6 +8,7 @@ import signal
 from unittest import mock
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from commands import MistakeCase, call, read, start, wait_for
 
@@ -115,6 +116,7 @@ class NoisyRunTest(absltest.TestCase):
 
 
 class PassesTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_a_run_killed_in_each_of_its_three_trainings_resumes_to_identical_results(self):
         undisturbed, folder = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
         arguments = [*AUM, "--checkpoint_seconds=0"]

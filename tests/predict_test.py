@@ -12,6 +12,7 @@ import tempfile
 
 import keras
 import numpy as np
+import pytest
 import toy
 from absl import flags
 from absl.testing import absltest, parameterized
@@ -117,6 +118,7 @@ class PredictTest(Case):
         self.assertEqual(row["predicted_class"], NAMES[best])
         self.assertEqual(row["file"], str(path))
 
+    @pytest.mark.slow
     def test_a_real_process(self):
         save_model(self.model)
         self.pictures(2)

@@ -7,6 +7,7 @@ import io
 import os
 import re
 
+import pytest
 from absl import flags
 from absl.testing import absltest, parameterized
 
@@ -171,6 +172,7 @@ class RecipeTest(parameterized.TestCase):
         elr = {"--target_momentum=0.9", "--early_learning_weight=1.0", "--steps=42240"}
         self.assertLessEqual(elr, set(lines("elr_cifar10_asym40_authors")))
 
+    @pytest.mark.slow
     def test_every_network_builds(self):
         names = set()
         for _, path in RECIPES:

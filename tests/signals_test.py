@@ -10,6 +10,7 @@ import sys
 import time
 from unittest import mock
 
+import pytest
 from absl import logging
 from absl.testing import absltest
 from commands import ROOT, call, read, wait_for
@@ -58,6 +59,7 @@ class SignalCase(absltest.TestCase):
             self.assertFalse(any(files.is_left_over(name) for name in names), names)
 
 
+@pytest.mark.slow
 class ProcessTest(SignalCase):
     def wait_for_checkpoint(self, process, *names):
         """Waits until a checkpoint is replaced by another."""

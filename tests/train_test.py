@@ -10,6 +10,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 import toy
 from absl import logging
 from absl.testing import absltest, parameterized
@@ -143,6 +144,7 @@ class ResumeTest(absltest.TestCase):
             return os.stat(path).st_mtime_ns
         return 0
 
+    @pytest.mark.slow
     def test_a_run_killed_at_any_moment_resumes_to_identical_results(self):
         """SIGKILL before a checkpoint, within an epoch, after it and at the end; SIGINT between."""
         undisturbed, folder = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
