@@ -3,6 +3,7 @@ import contextlib
 import io
 import json
 
+import pytest
 from absl.testing import absltest
 
 from ssl_noisy import benchmark
@@ -30,6 +31,7 @@ class BenchmarkTest(absltest.TestCase):
         self.assertGreater(report["seconds_to_first_step"], 0)
         self.assertIn("--batch_size=4", report["flags"])
 
+    @pytest.mark.slow
     def test_several_steps_per_execution_are_timed_by_the_step(self):
         out = io.StringIO()
         settings = Settings(**SMALL, steps=6, steps_per_execution=3)

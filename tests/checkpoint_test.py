@@ -11,11 +11,18 @@ from ssl_noisy.runs import checkpoint
 
 
 class CheckpointTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.learner, true_labels = toy.learner("supervised")
+        toy.fit(cls.learner, true_labels, steps=1)
+        cls.after_one_step = toy.state(cls.learner)
+
     def setUp(self):
         super().setUp()
+        for variable, value in zip(toy.variables(self.learner), self.after_one_step, strict=True):
+            variable.assign(value)
         self.folder = self.create_tempdir().full_path
-        self.learner, self.true_labels = toy.learner("supervised")
-        toy.fit(self.learner, self.true_labels, steps=1)
 
     def path(self, name=checkpoint.NAME):
         return os.path.join(self.folder, name)

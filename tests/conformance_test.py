@@ -114,6 +114,7 @@ class MethodTest(absltest.TestCase):
         if self.method != "flexmatch":  # whose thresholds begin at 0
             self.assertEqual((logs["mask_rate"], logs["unsupervised_loss"]), (0, 0))
 
+    @pytest.mark.slow
     def test_the_compiled_step_is_the_eager_one(self):
         unmixed = lambda size, *_, **__: (ops.arange(size), ops.ones((size,)))  # noqa: E731
         for module in (augment, interpolation):  # methods call it, and so does `mixup`
@@ -129,6 +130,7 @@ class MethodTest(absltest.TestCase):
         self.assertTrue(np.isfinite(losses[0]))
         np.testing.assert_allclose(*losses, rtol=1e-3)
 
+    @pytest.mark.slow
     def test_several_steps_per_execution_are_the_same_steps(self):
         many, _ = toy.learner(self.method, seed=3, steps_per_execution=2)
         toy.fit(many, self.true_labels, steps=2)

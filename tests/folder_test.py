@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from unittest import mock
 
+import pytest
 from absl import logging
 from absl.testing import absltest, parameterized
 from commands import call, largest_file, read
@@ -185,6 +186,7 @@ class DamagedTest(FolderCase):
         self.remove("tensorboard")
         self.assert_same_results()
 
+    @pytest.mark.slow
     def test_a_run_checks_all_files_that_it_writes(self):
         names = set(os.listdir(self.folder))
         self.assertContainsSubset(names, folder.FILES | folder.FOLDERS)
@@ -277,6 +279,7 @@ class FailedStartTest(FolderCase):
 class PassesTest(FolderCase):
     arguments = (*SMALL, "--method=aum", "--pass_batch_size=20", "--baseline=supervised")
 
+    @pytest.mark.slow
     def test_damaged_files_of_passes_and_baseline(self):
         self.remove("result.json")
         names = ("pass_1/result.json", "pass_2/examples.csv", "baseline/result.json")

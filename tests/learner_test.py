@@ -10,6 +10,7 @@ from absl.testing import absltest, parameterized
 from keras import ops
 
 from ssl_noisy import Learner, Supervised, Task, augment, losses, methods, networks
+from ssl_noisy.augment import views as augment_views
 from ssl_noisy.errors import UserError
 
 
@@ -203,7 +204,7 @@ class StepTest(absltest.TestCase):
 class KerasModelTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        self.enter_context(mock.patch.object(augment, "rand_augment", toy.noise))
+        self.enter_context(mock.patch.object(augment_views, "rand_augment", toy.noise))
 
     def test_it_is_its_network_on_images(self):
         learner, _ = toy.learner("fixmatch")
@@ -295,7 +296,7 @@ class KerasModelTest(parameterized.TestCase):
 class UsersNetworkTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        self.enter_context(mock.patch.object(augment, "rand_augment", toy.noise))
+        self.enter_context(mock.patch.object(augment_views, "rand_augment", toy.noise))
 
     @parameterized.parameters(*toy.USERS_NETWORKS, "group_norm")
     def test_it_trains_is_validated_saved_and_loaded(self, kind):
@@ -457,7 +458,7 @@ class FitTest(parameterized.TestCase):
 class DataTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        self.enter_context(mock.patch.object(augment, "rand_augment", toy.noise))
+        self.enter_context(mock.patch.object(augment_views, "rand_augment", toy.noise))
 
     def test_images_and_labels_are_taken_by_index(self):
         learner, _ = toy.learner("supervised")

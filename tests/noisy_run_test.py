@@ -115,8 +115,8 @@ class NoisyRunTest(absltest.TestCase):
         np.testing.assert_array_equal(examples["is_label_issue"], examples["label_quality"] < 0.5)
 
 
+@pytest.mark.slow
 class PassesTest(absltest.TestCase):
-    @pytest.mark.slow
     def test_a_run_killed_in_each_of_its_three_trainings_resumes_to_identical_results(self):
         undisturbed, folder = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
         arguments = [*AUM, "--checkpoint_seconds=0"]

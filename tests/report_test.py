@@ -16,6 +16,7 @@ import weakref
 from unittest import mock
 
 import numpy as np
+import pytest
 import report_files
 from absl import flags
 from absl.testing import absltest, parameterized
@@ -163,6 +164,7 @@ class ReportTest(absltest.TestCase):
         names = json.loads(embedded(text, "figures"))["given-0"]["data"][0]["x"]
         self.assertIn("&lt;script&gt;alert(1)&lt;/script&gt;", names)  # Plotly reads markup
 
+    @pytest.mark.slow
     def test_50_000_examples_fit_into_10_mb(self):
         rng = np.random.default_rng(0)
         n, classes = 50_000, [f"class {n}" for n in range(100)]

@@ -203,6 +203,11 @@ def fit(made, true_labels=None, steps=3, start=0):
     return {key: values[-1] for key, values in history.items()}
 
 
+def variables(made):
+    """Returns all variables that a training depends on."""
+    return [*made.variables, *made.optimizer.variables]
+
+
 def state(made):
-    """Returns all values that a training depends on, as arrays."""
-    return [np.array(v.numpy()) for v in [*made.variables, *made.optimizer.variables]]
+    """Returns the values of `variables`, as arrays."""
+    return [np.array(v.numpy()) for v in variables(made)]

@@ -128,6 +128,7 @@ class DefaultRecipeTest(parameterized.TestCase):
     def test_flags_that_choose_what_to_train(self, arguments):
         self.assertFalse(train.is_open(arguments.split()))
 
+    @pytest.mark.slow
     def test_the_first_line_names_the_recipe(self):
         folder = os.path.join(self.create_tempdir().full_path, "run")
         out, errors = start("--steps=2", f"--run_dir={folder}").communicate()
@@ -205,6 +206,7 @@ class ResumeTest(absltest.TestCase):
         self.assertLen(errors, 1)
         self.assertIn("labels.json", errors[0])
 
+    @pytest.mark.slow
     def test_a_damaged_checkpoint_falls_back_with_a_warning(self):
         folder, whole = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
         call(*SMALL, f"--run_dir={whole}")
@@ -380,6 +382,7 @@ class MistakeTest(MistakeCase):
         self.assertEqual(len(errors.splitlines()), 1, errors)
         self.assertStartsWith(errors, "ssl_noisy.train: Unknown method 'fixmtach'.")
 
+    @pytest.mark.slow
     def test_a_process_prints_one_line_about_an_unknown_data_set(self):
         folder = f"--run_dir={self.create_tempdir().full_path}/run"
         _, errors = start("--dataset=digts", folder).communicate()
