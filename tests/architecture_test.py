@@ -60,7 +60,7 @@ FLOORS = [
     {"sweeps.summary"},
     {"sweeps.report"},
     {"sweeps.conduct"},
-    {"reports.collect", "reports.charts"},
+    {"reports.collect", "reports.charts", "reports.summary"},
     {"reports.review"},
     {"reports.page"},
     {"command"},

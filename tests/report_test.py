@@ -5,6 +5,7 @@ import base64
 import contextlib
 import gc
 import gzip
+import html
 import io
 import json
 import pathlib
@@ -25,7 +26,7 @@ from PIL import Image
 from ssl_noisy import command, report
 from ssl_noisy.errors import UserError
 from ssl_noisy.labels import detection
-from ssl_noisy.reports import charts, collect, page, review
+from ssl_noisy.reports import charts, collect, page, review, summary
 from ssl_noisy.runs import folder, labeling
 from ssl_noisy.settings import Settings
 
@@ -268,6 +269,78 @@ class ReportTest(absltest.TestCase):
         result = folder.read_result(str(run_dir))
         del result["class_names"]
         folder.write_result(str(run_dir), {**result, "per_class_recall": recall})
+
+
+class SweepTest(absltest.TestCase):
+    HEADER = (
+        "method,num_labels,protocol,mean,std,n,low,high,failed,missing,difference_mean,"
+        "difference_std,difference_n,difference_low,difference_high"
+    )
+
+    def write(self, **settings):
+        """Writes a sweep of two methods and two seeds and returns its folder."""
+        sweep = pathlib.Path(self.create_tempdir().full_path) / "few labels"
+        for method in ("fixmatch", "supervised"):
+            for seed in (0, 1):
+                made = Settings(
+                    method=method, network="small_cnn", num_labels=20, seed=seed, **settings
+                )
+                report_files.write(sweep / "runs" / f"{method}-{seed}", made)
+        (sweep / "sweep.json").write_text("{}")
+        lines = [
+            self.HEADER,
+            "fixmatch,20,last,0.73249,0.0311,2,0.45,1.01,0,1,0.0449999,0.018,2,-0.12,0.21",
+            "supervised,20,last,0.6875,,1,,,0,0,,,0,,",
+        ]
+        (sweep / "summary.csv").write_text("\n".join(lines) + "\n")
+        Image.new("RGB", (4, 3)).save(sweep / "budget_curve.png")
+        self.assertEqual(call(sweep)[0], 0)
+        return sweep
+
+    def test_the_summary_is_in_percent_without_empty_columns(self):
+        rows = [row.split(",") for row in (self.write() / "summary.csv").read_text().splitlines()]
+        found = summary.table(rows, {"last": "Last checkpoint"})
+        names = ["method", "num labels", "protocol", "mean ± std, %", "95 % interval", "runs"]
+        names += ["missing", "difference", "its 95 % interval", "pairs"]
+        first = ["fixmatch", "20", "Last checkpoint", "73.25 ± 3.11", "45.00 to 101.00", "2", "1"]
+        first += ["+4.50", "-12.00 to 21.00", "2"]
+        second = ["supervised", "20", "Last checkpoint", "68.75", "", "1", "0", "", "", ""]
+        self.assertEqual(found, [names, first, second])
+        own = [["method", "mean"], ["<b>", "0.5"]]
+        self.assertEqual(summary.table(own, {}), own)
+
+    def test_the_page_of_a_sweep(self):
+        sweep = self.write()
+        text = (sweep / "report.html").read_text(encoding="utf-8")
+        self.assertIn("4 runs of a sweep, which have in common:", text)
+        self.assertIn("73.25 ± 3.11", text)
+        picture = base64.b64encode((sweep / "budget_curve.png").read_bytes()).decode()
+        self.assertIn(picture, text)
+        # No run has these accuracies.
+        self.assertNotIn("Median of the last 20", text)
+        self.assertNotIn("Chosen by validation", text)
+        review = f"python -m ssl_noisy.report {shlex.quote(str(sweep / 'runs' / 'fixmatch-0'))}"
+        self.assertIn(html.escape(review).replace("&#x27;", "&#39;"), text)
+
+    def test_runs_that_differ_in_seeds_share_a_color(self):
+        sweep = self.write()
+        figures = json.loads(
+            embedded((sweep / "report.html").read_text(encoding="utf-8"), "figures")
+        )
+        lines = figures["accuracy"]["data"]
+        names = ["fixmatch, 20 labels"] * 2 + ["supervised, 20 labels"] * 2
+        self.assertEqual([line["name"] for line in lines], names)
+        self.assertEqual([line["showlegend"] for line in lines], [True, False] * 2)
+        colors = [line["line"]["color"] for line in lines]
+        self.assertEqual(colors, ["--series-1"] * 2 + ["--series-2"] * 2)
+
+    def test_groups_that_method_and_labels_do_not_tell_apart_keep_their_names(self):
+        runs = [collect.read_run(str(path)) for path in sorted((self.write() / "runs").iterdir())]
+        flags = [*runs[0].flags, "--learning_rate=0.1"]
+        runs[1] = collect.Run(**{**runs[1].__dict__, "flags": flags})
+        self.assertIsNone(charts.seed_groups(runs[:2]))
+        names = [line["name"] for line in charts.accuracy(runs)["data"]]
+        self.assertEqual(names, ["fixmatch-0", "fixmatch-1", "supervised-0", "supervised-1"])
 
 
 class MistakesTest(parameterized.TestCase):

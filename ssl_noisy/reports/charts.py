@@ -13,6 +13,8 @@ import numpy as np
 
 from ssl_noisy.labels import detection
 from ssl_noisy.runs.calibration import BINS
+from ssl_noisy.settings import identifying_lines
+from ssl_noisy.sweeps import tables
 
 SERIES = ("--series-1", "--series-2", "--series-3", "--series-4", "--series-5", "--series-6")
 MOST_NUMBERS = 20  # classes of a matrix whose cells show their counts
@@ -24,25 +26,57 @@ def _text(name):
     return html.escape(name, quote=False)  # Plotly would show &quot; as it is
 
 
+def seed_groups(runs):
+    """Returns the name of each run's group, the runs that differ from it in seeds alone.
+
+    Returns:
+        List of strings; None if there are no such runs, or method and labels do not tell groups
+        apart.
+    """
+    seeds = tuple(f"--{name}=" for name in tables.SEEDS)
+    keys = [
+        tuple(line for line in identifying_lines(run.flags) if not line.startswith(seeds))
+        for run in runs
+    ]
+    names = [f"{run.result['method']}, {run.result['num_labels']:,} labels" for run in runs]
+    groups = set(zip(keys, names))
+    if len(groups) == len(runs) or len(set(names)) < len(groups) or len(set(keys)) < len(groups):
+        return None
+    return names
+
+
 def accuracy(runs):
     """Test accuracy over the steps of all runs, with baselines as dashed lines."""
-    data = []
-    for number, run in enumerate(runs):
-        color = SERIES[number % len(SERIES)]
-        name = run.name if len(runs) > 1 else run.result["method"]
-        data.append(_curve(run.history, "test_accuracy", name, color))
-        if len(runs) == 1:
-            if "validation_accuracy" in run.history[0]:
-                name = "validation (given labels)"
-                data.append(_curve(run.history, "validation_accuracy", name, SERIES[1]))
+    if len(runs) == 1:
+        return _figure(_lines_of_a_run(runs[0]))
+    names, data = seed_groups(runs) or [run.name for run in runs], []
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    for run, name in zip(runs, names):
+        again, place = divmod(numbers[name], len(SERIES))
+        dash, color = "dot" if again % 2 else None, SERIES[place]
+        lines = [_curve(run.history, "test_accuracy", name, color, dash)]
         if run.baseline:
-            name = f"{run.result['baseline']['method']} (baseline)"
-            name = name if len(runs) == 1 else f"{run.name}: {name}"
-            line = _curve(run.baseline, "test_accuracy", name, color)
-            line["line"]["dash"] = "dash"
-            if len(runs) == 1:
-                line["line"]["color"] = line["marker"]["color"] = "--muted"
-            data.append(line)
+            title = f"{name}: {run.result['baseline']['method']} (baseline)"
+            lines.append(_curve(run.baseline, "test_accuracy", title, color, "dash"))
+        for line in lines:
+            line["legendgroup"] = line["name"]
+            line["showlegend"] = all(line["name"] != other["name"] for other in data)
+        data += lines
+    return _figure(data)
+
+
+def _lines_of_a_run(run):
+    data = [_curve(run.history, "test_accuracy", run.result["method"], SERIES[0])]
+    if "validation_accuracy" in run.history[0]:
+        title = "validation (given labels)"
+        data.append(_curve(run.history, "validation_accuracy", title, SERIES[1]))
+    if run.baseline:
+        title = f"{run.result['baseline']['method']} (baseline)"
+        data.append(_curve(run.baseline, "test_accuracy", title, "--muted", "dash"))
+    return data
+
+
+def _figure(data):
     known = [value for line in data for value in line["y"] if value is not None]
     margin = 0.02 + 0.05 * (max(known) - min(known))
     limits = [max(min(known) - margin, 0), min(max(known) + margin, 1.005)]
@@ -63,14 +97,14 @@ def losses(run):
     return {"data": data, "layout": {"xaxis": {"title": "step"}, "yaxis": {"title": "loss"}}}
 
 
-def _curve(history, name, title, color):
+def _curve(history, name, title, color, dash=None):
     return {
         "type": "scatter",
         "mode": "lines+markers" if len(history) <= FEW else "lines",
         "name": _text(title),
         "x": [row["step"] for row in history],
         "y": [row.get(name) for row in history],
-        "line": {"color": color, "width": 2},
+        "line": {"color": color, "width": 2, **({"dash": dash} if dash else {})},
         "marker": {"color": color, "size": 7},
     }
 

@@ -17,7 +17,7 @@ from ssl_noisy.labels import detection
 from ssl_noisy.runs import folder, labeling
 from ssl_noisy.settings import Settings
 
-RUNS, SUMMARY = "runs", "summary.csv"  # in the folder of a sweep
+RUNS, SUMMARY, CURVE = "runs", "summary.csv", "budget_curve.png"  # in the folder of a sweep
 SWEEP = ("sweep.json", "sweep.csv")  # which say that it is one
 
 
@@ -80,6 +80,21 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Sweep:
+    """The results of a sweep.
+
+    Attributes:
+        name: The name of its folder.
+        rows: The rows of `summary.csv`, lists of strings, the header first.
+        curve: The bytes of `budget_curve.png`, or None.
+    """
+
+    name: str
+    rows: list[list[str]]
+    curve: bytes | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Collection:
     """What a report shows.
 
@@ -87,13 +102,13 @@ class Collection:
         title: Its title.
         runs: List of `Run`, not empty.
         notes: List of sentences about what is left out.
-        summaries: List of tables of sweeps; each is a list of rows, the header first.
+        sweeps: List of `Sweep`.
     """
 
     title: str
     runs: list[Run]
     notes: list[str]
-    summaries: list[list[list[str]]]
+    sweeps: list[Sweep]
 
 
 def collect(places):
@@ -109,7 +124,7 @@ def collect(places):
         UserError: If a place is neither, a run is unfinished, or a file is damaged. Unfinished runs
             of a sweep are left out, with a note.
     """
-    runs, notes, summaries = [], [], []
+    runs, notes, sweeps = [], [], []
     for place in places:
         if not is_sweep(place):
             runs.append(read_run(place))
@@ -128,9 +143,10 @@ def collect(places):
             notes.append(f"Unfinished runs of {place}, not in this report: {', '.join(left)}.")
         path = os.path.join(place, SUMMARY)
         if os.path.exists(path):
-            summaries.append(_read_table(path))
+            curve = _read_bytes(os.path.join(place, CURVE))
+            sweeps.append(Sweep(os.path.basename(place), _read_table(path), curve))
     title = os.path.basename(os.path.abspath(places[0])) if len(places) == 1 else "Comparison"
-    return Collection(title, _distinct(runs), notes, summaries)
+    return Collection(title, _distinct(runs), notes, sweeps)
 
 
 def is_sweep(place):

@@ -9,7 +9,7 @@ import typing
 import numpy as np
 
 from ssl_noisy.errors import UserError
-from ssl_noisy.reports import charts, review
+from ssl_noisy.reports import charts, review, summary
 
 
 class Protocol(typing.NamedTuple):
@@ -57,6 +57,8 @@ def render(collection, data, output):
     environment.filters["percent"] = _percent
     is_alone = len(collection.runs) == 1
     shown = [_run(run, one, is_alone) for run, one in zip(collection.runs, data)]
+    protocols = PROTOCOLS if is_alone else _used(shown)
+    names = {key: protocol.name for key, protocol in PROTOCOLS.items()}
     rows = review.make(collection.runs[0], data[0], output) if is_alone else None
     figures = {"accuracy": charts.accuracy(collection.runs)}
     for number, one in enumerate(shown):
@@ -64,7 +66,17 @@ def render(collection, data, output):
     return environment.from_string(_asset("page.html")).render(
         collection=collection,
         runs=shown,
-        protocols=PROTOCOLS,
+        sweeps=[
+            {
+                "name": sweep.name,
+                "rows": summary.table(sweep.rows, names),
+                "curve": sweep.curve and review.data_url(sweep.curve, "image/png"),
+            }
+            for sweep in collection.sweeps
+        ],
+        common=[fact for fact in shown[0]["facts"] if all(fact in one["facts"] for one in shown)],
+        seeds_share=not is_alone and charts.seed_groups(collection.runs) is not None,
+        protocols=protocols,
         oracle=ORACLE,
         figures=figures,
         review=rows,
@@ -74,6 +86,18 @@ def render(collection, data, output):
         scripts=[jinja2.utils.markupsafe.Markup(_asset(name)) for name in SCRIPTS],
         most_thumbnails=review.MOST_THUMBNAILS,
     )
+
+
+def _used(shown):
+    """Returns those of `PROTOCOLS` by which at least one run has an accuracy."""
+    results = [one["result"] for one in shown]
+    results += [result["baseline"] for result in results if "baseline" in result]
+    known = [result["test_accuracy"] for result in results]
+    return {
+        key: protocol
+        for key, protocol in PROTOCOLS.items()
+        if any(accuracy[key] is not None for accuracy in known)
+    }
 
 
 def check_packages():

@@ -241,7 +241,9 @@ class Review {
     this.at("frame").replaceChildren(this.picture(row, true));
     this.at("name").textContent = `${this.review.key} ${this.columns.example[row]}`;
     this.at("given").textContent = this.className(this.columns.given[row]);
-    this.at("suggested").textContent = label === null ? "no other class" : this.className(label);
+    this.at("suggestion").hidden = label === null;
+    this.at("suggested").textContent = label === null ? "" : this.className(label);
+    this.at("why-title").textContent = this.columns.issue[row] ? "Why it is suspicious" : "What the training shows";
     const take = document.querySelector("[data-act=take]");
     take.disabled = label === null;
     take.firstElementChild.textContent = label === null ? "No suggestion" : `Take “${this.className(label)}”`;
