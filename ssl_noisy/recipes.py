@@ -7,6 +7,8 @@ import re
 
 from ssl_noisy.errors import UserError
 
+_FIGURE = re.compile(r"^#   (--(?:num_labels|noise)=\S+?)(?: \(default\))?: (.+)$", re.M)
+
 
 def folder():
     """Returns the folder of recipes: beside the package in a checkout, inside it in a wheel."""
@@ -56,3 +58,18 @@ def title(path):
     """Returns the text before the command in the header of a recipe, in one line."""
     header = path.read_text().partition("\n# Run:")[0]
     return " ".join(line.lstrip("# ") for line in header.splitlines())
+
+
+def header(path):
+    """Returns the comment at the head of a recipe."""
+    text = path.read_text()
+    return text[: text.index("\n--")]
+
+
+def figures(path):
+    """Returns the published figures of a recipe that lists several.
+
+    Returns:
+        A dict from a flag, such as `--num_labels=250`, to the text beside it.
+    """
+    return dict(_FIGURE.findall(header(path)))

@@ -57,7 +57,7 @@ FLOORS = [
     {"sweeps.plan", "sweeps.worker", "sweeps.folder", "sweeps.display", "sweeps.estimate"}
     | {"sweeps.hparams", "sweeps.plots"},
     {"sweeps.local", "sweeps.tables"},
-    {"sweeps.summary"},
+    {"sweeps.summary", "sweeps.published"},
     {"sweeps.report"},
     {"sweeps.conduct"},
     {"reports.collect", "reports.charts", "reports.summary"},

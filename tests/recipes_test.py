@@ -23,7 +23,6 @@ KINDS = {
     "asymmetric": "asym",
     "legacy_blocks": "asym",
 }
-FIGURE = re.compile(r"^#   (--(num_labels|noise)=\S+?)( \(default\))?: (.+)$", re.M)
 
 
 @functools.cache
@@ -34,21 +33,10 @@ def parsed(path, *arguments):
     return command.parse_settings(["train", f"--flagfile={path}", *arguments], values)
 
 
-def header(path):
-    """Returns the comment at the head of a recipe."""
-    text = path.read_text()
-    return text[: text.index("\n--")]
-
-
-def figures(path):
-    """Returns the published figures of a recipe that lists several: a dict from flags."""
-    return {flag: figure for flag, _, _, figure in FIGURE.findall(header(path))}
-
-
 def published(name):
     """Returns the budgets or noise rates whose figures the recipe `name` lists, in its order."""
     path = recipes.folder() / f"{name}.cfg"
-    return tuple(float(re.search(r"[\d.]+$", flag)[0]) for flag in figures(path))
+    return tuple(float(re.search(r"[\d.]+$", flag)[0]) for flag in recipes.figures(path))
 
 
 class RecipeTest(parameterized.TestCase):
@@ -97,7 +85,7 @@ class RecipeTest(parameterized.TestCase):
         noise, _, rate = (made.noise or "").partition(":")
         if made.noise == "cifarn:worse_label":
             labels = "n_worse"
-        elif figures(path):  # the name leaves out what the command chooses
+        elif recipes.figures(path):  # the name leaves out what the command chooses
             labels = f"_{KINDS.get(noise, noise)}_" if noise else "_"
         elif noise:
             labels = f"_{KINDS.get(noise, noise)}{round(float(rate) * 100)}"
@@ -108,9 +96,10 @@ class RecipeTest(parameterized.TestCase):
 
     @parameterized.named_parameters(RECIPES)
     def test_its_header_says_what_to_expect(self, path):
-        lines = header(path).splitlines()
+        header = recipes.header(path)
+        lines = header.splitlines()
         self.assertTrue(all(line.startswith("# ") for line in lines))
-        found = re.findall(r"^# (Run|Published|Departures|Measured)\b.*: \S", header(path), re.M)
+        found = re.findall(r"^# (Run|Published|Departures|Measured)\b.*: \S", header, re.M)
         self.assertEqual(found, ["Run", "Published", "Departures", "Measured"])
         self.assertRegex(recipes.title(path), r"\(.+, (19|20)\d\d\b.*\)")  # the paper
         for line in lines:
@@ -119,19 +108,19 @@ class RecipeTest(parameterized.TestCase):
 
     @parameterized.named_parameters(RECIPES)
     def test_its_command_runs_it(self, path):
-        (shown,) = re.findall("^# Run: python -m ssl_noisy.train (.*)$", header(path), re.M)
+        (shown,) = re.findall("^# Run: python -m ssl_noisy.train (.*)$", recipes.header(path), re.M)
         file, *arguments = shown.split()
         self.assertEqual(file, f"--flagfile=flags/{path.name}")
         made = parsed(path, *arguments)
         self.assertEqual(f"--seed={made.seed}", arguments[-1])
         # Without the flag that the command shows, the recipe does the same.
         self.assertEqual(made, parsed(path, arguments[-1]))
-        self.assertLen(arguments, 2 if figures(path) else 1)
+        self.assertLen(arguments, 2 if recipes.figures(path) else 1)
 
     @parameterized.named_parameters(RECIPES)
     def test_every_figure_that_it_lists_can_be_run(self, path):
-        listed = figures(path)
-        text = header(path)
+        listed = recipes.figures(path)
+        text = recipes.header(path)
         self.assertEqual(text.count(" (default): "), 1 if listed else 0)
         for flag in listed:
             name, value = flag.lstrip("-").split("=")
@@ -149,7 +138,7 @@ class RecipeTest(parameterized.TestCase):
         ("elr_cifar10_sym_authors", "--noise=symmetric_inclusive:0.6", "88.87 % (86.12 %)"),
     )
     def test_published_figures(self, name, flag, figure):
-        self.assertEqual(figures(recipes.folder() / f"{name}.cfg")[flag], figure)
+        self.assertEqual(recipes.figures(recipes.folder() / f"{name}.cfg")[flag], figure)
 
     @parameterized.named_parameters(RECIPES)
     def test_it_falls_in_none_of_absls_traps(self, path):
@@ -233,7 +222,7 @@ class ReferenceTest(absltest.TestCase):
         names = {name for name, _ in RECIPES}
         pattern = rf"\b(?:{'|'.join(methods.names())})_(?:cifar\d+n?|digits)_\w+"
         for name, path in RECIPES:
-            for other in re.findall(pattern, header(path)):
+            for other in re.findall(pattern, recipes.header(path)):
                 self.assertIn(other, names, name)
 
 

@@ -14,12 +14,13 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _MARKERS = "osD^vPX"
 
 
-def budget_curve(curves, path):
+def budget_curve(curves, path, published=None):
     """Draws the test error in % against the number of labels, with 95 % intervals of the mean.
 
     Args:
         curves: What `summary.curves` returns.
         path: The file to write, .png or .pdf.
+        published: Dict from the name of a curve to a list of `published.Mark`, or None.
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -37,12 +38,30 @@ def budget_curve(curves, path):
             marker=_MARKERS[i // len(_COLORS) % len(_MARKERS)],
             capsize=3,
         )
+        for mark in (published or {}).get(name, ()):
+            axes.plot(
+                mark.num_labels,
+                mark.error,
+                marker="*" if mark.is_oracle else "P",
+                color=_COLORS[i % len(_COLORS)],
+                markerfacecolor="none",
+                markersize=9,
+                linestyle="none",
+                label=f"{name}, published" + " (oracle: best on the test set)" * mark.is_oracle,
+            )
     axes.set(xscale="log", xlabel="labels", ylabel="test error in % (last checkpoint)")
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(0, min(axes.get_ylim()[1], 100))  # intervals of few seeds can be wider
     axes.grid(alpha=0.3)
-    axes.legend(title="mean and 95 % interval over seeds", fontsize="small")
+    # One entry for all figures of a curve.
+    entries = {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}
+    axes.legend(
+        entries.values(),
+        entries.keys(),
+        title="mean and 95 % interval over seeds",
+        fontsize="small",
+    )
     is_pdf = pathlib.Path(path).suffix == ".pdf"
     canvas = (backend_pdf.FigureCanvasPdf if is_pdf else backend_agg.FigureCanvasAgg)(figure)
     with replacing(path) as file:

@@ -7,7 +7,7 @@ import time
 
 from ssl_noisy import files
 from ssl_noisy.errors import UserError
-from ssl_noisy.sweeps import folder, hparams, plots, summary, tables
+from ssl_noisy.sweeps import folder, hparams, plots, published, summary, tables
 
 SUMMARY, TEXT, CURVE = "summary.csv", "summary.md", "budget_curve"
 # Seconds between two writings, at least. Training uses all cores, so writing must cost little.
@@ -119,9 +119,19 @@ class Report:
         is_due = is_last or self._pictures_pace.is_due
         if is_due and any(len(points) > 1 for points in curves.values()):
             with self._pictures_pace.writing():
+                marks = self._published(curves, rows)
                 for suffix in (".png", ".pdf"):
-                    plots.budget_curve(curves, self._path(CURVE + suffix))
+                    plots.budget_curve(curves, self._path(CURVE + suffix), marks)
         return text
+
+    def _published(self, curves, rows):
+        """Returns a dict from the name of a curve to the published figures of its runs."""
+        runs, found = {run.name: run for run in self._runs}, {}
+        flags = [flag for flag in self._flags if flag not in (*tables.SEEDS, "num_labels")]
+        for name, (point, *_) in curves.items():
+            row = next(row for row in rows if all(row[flag] == point[flag] for flag in flags))
+            found[name] = published.marks(runs[row["name"]].settings)
+        return found
 
     def _result_of(self, name):
         """Returns the result of a run, which does not change once it is there."""
