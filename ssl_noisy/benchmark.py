@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times the training step as `fit` runs it: python -m ssl_noisy.benchmark [a run's flags]
 
-Prints one JSON line. It takes the flags of ssl_noisy.train and --timed_steps, the number of
-steps to time. It does not evaluate and writes no files.
+Prints one JSON line. It takes the flags of ssl_noisy.train, --timed_steps, the number of steps to
+time, and --timed_evaluations, the number of evaluations, 0 by default. It writes no files.
 """
 
 import json
@@ -17,7 +17,7 @@ from keras import ops
 
 from ssl_noisy import command, machine
 from ssl_noisy.data.task import Task
-from ssl_noisy.runs import labeling
+from ssl_noisy.runs import evaluation, labeling
 from ssl_noisy.runs.training import make_learner
 
 WARM_UP = 5  # calls of the compiled step before the timed ones; the first call compiles
@@ -49,8 +49,9 @@ class StepTimer(keras.callbacks.Callback):
         return time.perf_counter()
 
 
-def main(settings, timed_steps=20):
-    """Times `timed_steps` steps of a run and prints the result as a JSON line."""
+def main(settings, timed_steps=20, timed_evaluations=0):
+    """Times steps and evaluations of a run and prints the result as a JSON line."""
+    imported = seconds_to_now()
     dataset = labeling.correct(settings, labeling.load_dataset(settings))
     labels = labeling.choose(settings, dataset)
     task = Task.from_dataset(dataset, labels.positions, labels.given)
@@ -64,7 +65,29 @@ def main(settings, timed_steps=20):
         verbose=0,
         shuffle=False,
     )
-    print(json.dumps(report(settings, learner, timer.seconds)))
+    result = report(settings, learner, timer.seconds)
+    result["seconds_to_import"] = round(imported, 2)
+    if timed_evaluations:
+        first, *others = time_evaluations(settings, learner, dataset, 1 + timed_evaluations)
+        per_evaluation = statistics.median(others)
+        result["seconds_per_evaluation"] = round(per_evaluation, 6)
+        result["seconds_to_first_evaluation"] = round(max(first - per_evaluation, 0), 6)
+    print(json.dumps(result))
+
+
+def time_evaluations(settings, learner, dataset, count):
+    """Returns the seconds of `count` evaluations; the first one compiles.
+
+    Each uses the test images and the validation images, if any, as a run does.
+    """
+    size, seconds = evaluation.batch_size(settings, dataset), []
+    for _ in range(count):
+        began = time.perf_counter()
+        evaluation.evaluate(learner, dataset.test_images, dataset.test_labels, size)
+        if dataset.validation_images is not None:
+            evaluation.evaluate(learner, dataset.validation_images, dataset.validation_labels, size)
+        seconds.append(time.perf_counter() - began)
+    return seconds
 
 
 def report(settings, learner, seconds):
@@ -122,4 +145,10 @@ def device_memory_mb():
 
 if __name__ == "__main__":
     _TIMED_STEPS = flags.DEFINE_integer("timed_steps", 20, "number of steps to time", lower_bound=1)
-    command.start("ssl_noisy.benchmark", lambda settings: main(settings, _TIMED_STEPS.value))
+    _TIMED_EVALUATIONS = flags.DEFINE_integer(
+        "timed_evaluations", 0, "number of evaluations to time", lower_bound=0
+    )
+    command.start(
+        "ssl_noisy.benchmark",
+        lambda settings: main(settings, _TIMED_STEPS.value, _TIMED_EVALUATIONS.value),
+    )

@@ -190,7 +190,9 @@ def _notes(runs, dropped):
 def main(request):
     progress.tell(request.notes)
     if request.dry_run:
-        estimates = estimate.measure(request.runs, lambda line: progress.tell([line]))
+        estimates = estimate.measure(
+            request.runs, request.parallel, request.devices, lambda line: progress.tell([line])
+        )
         print(estimate.table(request.runs, request.swept, estimates, request.parallel))
         return
     text = conduct(

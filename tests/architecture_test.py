@@ -54,10 +54,10 @@ FLOORS = [
     {"runs.training", "runs.session"},
     {"runs.removal"},
     {"runs.run"},
-    {"sweeps.plan", "sweeps.worker", "sweeps.folder", "sweeps.display", "sweeps.estimate"}
+    {"sweeps.plan", "sweeps.worker", "sweeps.folder", "sweeps.display"}
     | {"sweeps.hparams", "sweeps.plots"},
     {"sweeps.local", "sweeps.tables"},
-    {"sweeps.summary", "sweeps.published"},
+    {"sweeps.summary", "sweeps.published", "sweeps.estimate"},
     {"sweeps.report"},
     {"sweeps.conduct"},
     {"reports.collect", "reports.charts", "reports.summary"},

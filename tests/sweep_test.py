@@ -177,12 +177,48 @@ class PlanTest(parameterized.TestCase):
         self.assertEqual(stopped.exception.code, 2)
         self.assertLen(errors.getvalue().splitlines(), 1)
 
+    def estimates(self, runs, **changes):
+        parts = [part for run in runs for part in estimate.trainings(run.settings)]
+        return {
+            estimate.setting_of(settings): estimate.Estimate(3.0, 10.0, 0.5, 2.0)
+            for _, settings, _ in parts
+        }
+
     def test_an_estimate_adds_up(self):
-        found = self.request("--over=seed=0:4", "--over=method=uda,supervised")
-        times = {estimate.setting_of(run): estimate.Estimate(0.5, 10.0) for run in found.runs}
+        found = self.request("--over=seed=0:4", "--over=method=uda,supervised", "--baseline=")
+        times = self.estimates(found.runs)
         self.assertLen(times, 2)  # seeds do not change the time of a step
+        # A run: 10 s, 40 steps of 0.5 s, and 2 evaluations and the result, 2 s each: 36 s. Two
+        # workers and the command import for 3 s each.
         last = estimate.table(found.runs, found.swept, times, 2).splitlines()[-1]
-        self.assertIn("8 runs over method, seed: about 4.0 min, 2.0 min with 2 at a time", last)
+        total, wall = 8 * 36 + 2 * 3, 3 + (8 * 36 + 2 * 3) / 2
+        self.assertIn(f"about {total / 60:.1f} min, {wall / 60:.1f} min with 2 at a time", last)
+
+    def test_equal_trainings_are_timed_once(self):
+        table = self.table("remove_labels,num_labels\naum,40\n,40\n")
+        runs = self.request(table, "--method=elr", "--over=seed=0:2").runs
+        parts = [part for run in runs for part in estimate.trainings(run.settings)]
+        self.assertLen(parts, 6)
+        self.assertLen(self.estimates(runs), 2)  # ELR with and without removal, and the passes
+
+    def test_an_estimate_has_the_baseline_and_the_passes_of_aum(self):
+        found = self.request(
+            *("--over=seed=0:1", "--method=elr", "--baseline=supervised", "--remove_labels=aum"),
+            *("--batch_size=64", "--pass_batch_size=32", "--pass_share=0.5"),
+        )
+        (run,) = found.runs
+        parts = estimate.trainings(run.settings)
+        self.assertEqual(
+            [(name, settings.resolved().steps, count) for name, settings, count in parts],
+            # A pass sees half as many examples in batches of half the size.
+            [("elr", 40, 1), ("supervised", 40, 1), ("passes of elr", 40, 2)],
+        )
+        # Twice 36 s, and 34 s for a pass, which evaluates once: an epoch has all of its 40 steps.
+        _, line, *_, last = estimate.table(
+            found.runs, found.swept, self.estimates(found.runs), 1
+        ).splitlines()
+        self.assertRegex(line, r"elr \+ supervised \+ 2 passes of elr +160 +2\.3 min$")
+        self.assertIn("fewer steps", last)
 
 
 class FakePool:

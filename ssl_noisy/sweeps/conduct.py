@@ -96,7 +96,7 @@ def by_data(runs):
     """
     groups = {}
     for run in runs:
-        key = tuple(getattr(run.settings, name) for name in labeling.LOADING)
+        key = tuple(labeling.loading(run.settings).values())
         groups.setdefault(key, []).append(run)
     return [run for group in groups.values() for run in group]
 

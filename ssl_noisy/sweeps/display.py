@@ -8,6 +8,7 @@ import time
 import rich.console
 import rich.live
 import rich.table
+import rich.text
 
 from ssl_noisy.runs import progress
 
@@ -80,10 +81,11 @@ class Display:
         return ", ".join(parts)
 
     def _table(self):
-        table = rich.table.Table(title=self.counts(), title_justify="left")
-        table.add_column("running")
-        table.add_column("time", justify="right")
+        """Returns the state, and below it a line per running run. Long names are folded."""
+        table = rich.table.Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(justify="right")
+        table.add_column(overflow="fold")
         for name, began in self._began.items():
             elapsed = datetime.timedelta(seconds=int(time.monotonic() - began))
-            table.add_row(name, str(elapsed))
-        return table
+            table.add_row(str(elapsed), name)
+        return rich.console.Group(rich.text.Text(self.counts(), style="bold"), table)

@@ -37,6 +37,19 @@ def gpus():
     return [str(i) for i, _ in enumerate(line for line in lines if line.startswith("GPU "))]
 
 
+def environment(devices, slot):
+    """Returns the environment of the process that works in a slot, with one of the GPUs if any.
+
+    Args:
+        devices: Identifiers of GPUs, or an empty list.
+        slot: Integer from 0.
+    """
+    found = dict(os.environ)
+    if devices:
+        found[_VISIBLE] = devices[slot % len(devices)]
+    return found
+
+
 def default_parallel(num_gpus, memory):
     """Returns how many runs to train at once: one per GPU, else one per core.
 
@@ -78,14 +91,11 @@ class _Worker:
 
     Args:
         lock: Descriptor that it inherits, or None.
-        gpu: Identifier of its GPU, or None for the environment of this process.
+        environ: Dict, its environment.
         log: Path of the file that gets its output until the first run begins.
     """
 
-    def __init__(self, lock, gpu, log):
-        environment = dict(os.environ)
-        if gpu is not None:
-            environment[_VISIBLE] = gpu
+    def __init__(self, lock, environ, log):
         files.make_folder(os.path.dirname(log))
         with files.writing(log):
             output = open(log, "ab")  # noqa: SIM115
@@ -97,7 +107,7 @@ class _Worker:
                 stdout=output,
                 stderr=output,
                 pass_fds=(answers,) if lock is None else (answers, lock),
-                env=environment,
+                env=environ,
                 start_new_session=True,  # Ctrl-C reaches the sweep alone, which passes it on
             )
         except OSError as error:
@@ -200,8 +210,7 @@ class Pool:
             found.close()
             found = None
         if found is None:
-            gpu = self._devices[slot % len(self._devices)] if self._devices else None
-            found = _Worker(self._lock, gpu, task.log)
+            found = _Worker(self._lock, environment(self._devices, slot), task.log)
         self.running[task.name] = (slot, found)
         self._selector.register(found.answers, selectors.EVENT_READ, found)
         found.begin(task)

@@ -33,7 +33,7 @@ class Trainer:
     """Trains runs one after the other, and keeps the data set that the last one loaded."""
 
     def __init__(self):
-        self._key = self._dataset = None
+        self._loader = labeling.Loader()
 
     def train(self, settings):
         """Trains one run, prints what went wrong, and returns a dict for JSON.
@@ -48,11 +48,7 @@ class Trainer:
         began = time.monotonic()
         outcome, reason = FINISHED, ""
         try:
-            key = [getattr(settings, name) for name in labeling.LOADING]
-            if key != self._key:
-                self._key = self._dataset = None  # frees its memory first
-                self._dataset, self._key = labeling.load_dataset(settings), key
-            run(settings, dataset=self._dataset)
+            run(settings, dataset=self._loader.load(settings))
         except UserError as error:
             outcome, reason = MISTAKE, one_line(error, 400)
             print(reason, file=sys.stderr)
