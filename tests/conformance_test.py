@@ -54,6 +54,11 @@ class MethodTest(absltest.TestCase):
     def images(cls):
         return cls.reference.task.images[:5]
 
+    def every_pseudo_label_counts(self):
+        """Returns the arguments of a learner that trains on every pseudo-label."""
+        has_threshold = "confidence_threshold" in methods.arguments(self.method)
+        return {"confidence_threshold": 0.0} if has_threshold else {}
+
     def test_fit_reports_every_term_and_monitor(self):
         learner = self.reference
         for key in (*learner.term_names, *learner.monitor_names, "weight_decay_loss", "loss"):
@@ -76,10 +81,8 @@ class MethodTest(absltest.TestCase):
 
     def test_each_term_has_a_gradient(self):
         """A loss that does not train went unseen for two years in one kit: ask for a gradient."""
-        kwargs = {}
-        if "confidence_threshold" in methods.arguments(self.method):
-            kwargs["confidence_threshold"] = 0.0  # so that every pseudo-label counts
-        learner, _ = toy.learner(self.method, weight_decay=0.0, compiled=False, **kwargs)
+        kwargs = {"weight_decay": 0.0, "compiled": False, **self.every_pseudo_label_counts()}
+        learner, _ = toy.learner(self.method, **kwargs)
         terms, whole = learner.term_names, learner.objective
 
         def one_term_a_step(**indices):
@@ -123,7 +126,7 @@ class MethodTest(absltest.TestCase):
                 self.enterContext(mock.patch.object(module, "mixing", unmixed))
             losses = []
             for eager in (False, True):
-                learner, true_labels = toy.learner(self.method)
+                learner, true_labels = toy.learner(self.method, **self.every_pseudo_label_counts())
                 learner.compile(learner.optimizer, run_eagerly=eager)
                 # TensorFlow draws other random numbers under XLA: compare without views and mixing.
                 learner.weak_view = lambda images, indices, stream="labeled": images
