@@ -104,6 +104,7 @@ def children(process):
     return [int(pid) for pid in text.split()]
 
 
+@pytest.mark.slow
 class SweepRunTest(absltest.TestCase):
     def setUp(self):
         super().setUp()
@@ -123,16 +124,19 @@ class SweepRunTest(absltest.TestCase):
         found = pathlib.Path(self.dir).glob(f"runs/*/{checkpoint.NAME}")
         return [path.parent for path in found if not (path.parent / folder.RESULT).exists()]
 
-    def train_until_one_is_finished(self):
-        """Returns the process of a sweep with a finished run and another one on its way."""
+    def train_until(self, num_finished):
+        """Returns the process of a sweep with finished runs and another one on its way."""
         process = self.start(*OVER)
-        finished = lambda: list(pathlib.Path(self.dir).glob(f"runs/*/{folder.RESULT}"))  # noqa: E731
-        wait_for(process, lambda: finished() and self.unfinished())
+
+        def condition():
+            finished = list(pathlib.Path(self.dir).glob(f"runs/*/{folder.RESULT}"))
+            return len(finished) >= num_finished and self.unfinished()
+
+        wait_for(process, condition)
         return process
 
-    def stop(self, signum):
-        """Stops a sweep, checks that it is saved, and resumes it."""
-        process = self.train_until_one_is_finished()
+    def stop(self, process, signum):
+        """Stops a sweep and checks that it is saved."""
         with self.assertRaisesRegex(UserError, "Another process is training in"):
             here(self.dir)
         workers = children(process)
@@ -151,7 +155,6 @@ class SweepRunTest(absltest.TestCase):
         statuses = {row["status"] for row in self.rows().values()}
         self.assertEqual(statuses, {"finished", "missing"})
         self.assertEqual(json.loads(read(self.dir, "state.json")).keys(), self.finished())
-        self.resume()
 
     def finished(self):
         return {name for name, row in self.rows().items() if row["status"] == "finished"}
@@ -182,17 +185,9 @@ class SweepRunTest(absltest.TestCase):
         for file in ("budget_curve.png", "budget_curve.pdf"):
             self.assertGreater(os.path.getsize(os.path.join(self.dir, file)), 1000)
 
-    def test_sigterm_saves_and_the_sweep_resumes(self):
-        self.stop(signal.SIGTERM)
-
-    @pytest.mark.slow
-    def test_sigint_saves_and_the_sweep_resumes(self):
-        self.stop(signal.SIGINT)
-
-    @pytest.mark.slow
-    def test_a_killed_sweep_resumes(self):
-        process = self.train_until_one_is_finished()
-        os.killpg(process.pid, signal.SIGKILL)
+    def test_a_sweep_that_is_stopped_and_killed_has_the_results_of_an_undisturbed_one(self):
+        self.stop(self.train_until(num_finished=1), signal.SIGINT)
+        os.killpg(self.train_until(num_finished=2).pid, signal.SIGKILL)
         # The workers save and exit; the new sweep waits for them.
         self.resume()
 
