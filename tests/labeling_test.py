@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The labels of a run with corrections: the draw stays, and a resumed run keeps its copy."""
 
+import json
 import os
 import pathlib
 import signal
@@ -50,7 +51,9 @@ class DrawTest(parameterized.TestCase):
         lines += [f"{others[0]},{new}", f"{others[1]},", f"{others[2]},remove"]
         found = self.chosen(lines, num_labels=40, label_draw=how)
         self.assertEqual(found, ([ids[0], *ids[3:]], [new, *given[3:]]))
-        self.assertEqual(read(self.root, "run/labels.json"), written)
+        again = json.loads(read(self.root, "run/labels.json"))
+        self.assertRegex(again.pop("corrections_sha256"), "^[0-9a-f]{64}$")
+        self.assertEqual(again, json.loads(written))
 
     def test_a_label_file_fits_with_and_without_corrections(self):
         ids, given = self.chosen(num_labels=40)
@@ -131,11 +134,30 @@ class ResumedRunTest(MistakeCase):
         code, _, err = call(*self.command)
         self.assertEqual(code, 2)
         self.assertIn("has changed since this run began", err[-1])
-        with open(f"{self.run_dir}/{folder.CORRECTIONS}", "w") as file:
-            file.write("index\n")
+
+    @parameterized.parameters("index\n", "index,label\n", "index,label\n{id},remove\n")
+    def test_an_edited_copy_is_an_error(self, text):
+        self.stop()
+        copy = pathlib.Path(self.run_dir, folder.CORRECTIONS)
+        copy.write_text(text.format(id=self.ids[1]))
         code, _, err = call(*self.command)
         self.assertEqual(code, 2)
-        self.assertIn("belongs to this run", err[-1])
+        self.assertLen(err, 1)
+        self.assertIn(str(copy), err[0])
+
+    def test_a_lost_copy_is_restored_from_equal_corrections_alone(self):
+        self.stop()
+        copy = pathlib.Path(self.run_dir, folder.CORRECTIONS)
+        text = copy.read_text()
+        copy.unlink()
+        before = self.csv.read_text()
+        self.write_corrections((self.given[0] + 2) % 10)
+        code, _, err = call(*self.command)
+        self.assertEqual(code, 2)
+        self.assertRegex(err[-1], f"Restore {copy}, or choose another --run_dir")
+        self.csv.write_text(before)
+        self.assertEqual(call(*self.command)[0], 0)
+        self.assertEqual(copy.read_text(), text)
 
     def test_a_run_of_an_earlier_version_keeps_its_labels(self):
         settings = Settings(num_labels=40, labels_csv=str(self.csv))

@@ -104,7 +104,6 @@ def children(process):
     return [int(pid) for pid in text.split()]
 
 
-@pytest.mark.slow
 class SweepRunTest(absltest.TestCase):
     def setUp(self):
         super().setUp()
@@ -124,9 +123,9 @@ class SweepRunTest(absltest.TestCase):
         found = pathlib.Path(self.dir).glob(f"runs/*/{checkpoint.NAME}")
         return [path.parent for path in found if not (path.parent / folder.RESULT).exists()]
 
-    def train_until(self, num_finished):
+    def train_until(self, num_finished, process=None):
         """Returns the process of a sweep with finished runs and another one on its way."""
-        process = self.start(*OVER)
+        process = process or self.start(*OVER)
 
         def condition():
             finished = list(pathlib.Path(self.dir).glob(f"runs/*/{folder.RESULT}"))
@@ -137,8 +136,6 @@ class SweepRunTest(absltest.TestCase):
 
     def stop(self, process, signum):
         """Stops a sweep and checks that it is saved."""
-        with self.assertRaisesRegex(UserError, "Another process is training in"):
-            here(self.dir)
         workers = children(process)
         self.assertLen(workers, 2)
         process.send_signal(signum)
@@ -185,8 +182,12 @@ class SweepRunTest(absltest.TestCase):
         for file in ("budget_curve.png", "budget_curve.pdf"):
             self.assertGreater(os.path.getsize(os.path.join(self.dir, file)), 1000)
 
+    @pytest.mark.slow
     def test_a_sweep_that_is_stopped_and_killed_has_the_results_of_an_undisturbed_one(self):
-        self.stop(self.train_until(num_finished=1), signal.SIGINT)
+        process = self.train_until(num_finished=0)
+        with self.assertRaisesRegex(UserError, "Another process is training in"):
+            here(self.dir)
+        self.stop(self.train_until(num_finished=1, process=process), signal.SIGINT)
         os.killpg(self.train_until(num_finished=2).pid, signal.SIGKILL)
         # The workers save and exit; the new sweep waits for them.
         self.resume()

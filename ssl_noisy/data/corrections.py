@@ -4,6 +4,7 @@
 import csv
 import dataclasses
 import difflib
+import hashlib
 import io
 import pathlib
 
@@ -41,12 +42,21 @@ def key_of(dataset):
 
 def write(path, dataset):
     """Writes the corrections in a `Dataset` as a file that `apply` reads, atomically."""
+    with files.replacing(path) as file:
+        file.write(_content(dataset))
+
+
+def digest(dataset):
+    """Returns the SHA-256 of the file that `write` writes, in hexadecimal."""
+    return hashlib.sha256(_content(dataset)).hexdigest()
+
+
+def _content(dataset):
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow((key_of(dataset), "label"))
     writer.writerows(dataset.corrections)
-    with files.replacing(path, "w") as file:
-        file.write(text.getvalue())
+    return text.getvalue().encode()
 
 
 def apply(path, dataset, known_as=None) -> Dataset:

@@ -36,6 +36,8 @@ class LabelFile:
         how: How they were drawn.
         seed: Seed of the draw.
         sha256: `digest` of the examples.
+        corrections_sha256: `corrections.digest` of what a run changes in these labels. Empty, and
+            not in the file, without corrections.
     """
 
     dataset: str
@@ -45,6 +47,7 @@ class LabelFile:
     how: str
     seed: int
     sha256: str
+    corrections_sha256: str = ""
 
 
 def draw(
@@ -109,7 +112,9 @@ def digest(dataset: Dataset, positions) -> str:
     return total.hexdigest()
 
 
-def write(path, dataset: Dataset, positions, *, how: str, seed: int) -> LabelFile:
+def write(
+    path, dataset: Dataset, positions, *, how: str, seed: int, corrections_sha256: str = ""
+) -> LabelFile:
     """Writes a label file, as JSON, atomically, and returns its content.
 
     Args:
@@ -118,13 +123,31 @@ def write(path, dataset: Dataset, positions, *, how: str, seed: int) -> LabelFil
         positions: Integer array of shape `(num_labels,)`, as from `draw`.
         how: How they were drawn, for the record.
         seed: Seed of the draw, for the record.
+        corrections_sha256: As in `LabelFile`.
     """
     indices = tuple(np.sort(dataset.ids[np.asarray(positions, np.int64)]).tolist())
     sha256 = digest(dataset, positions)
-    content = LabelFile(dataset.name, dataset.version, indices, len(indices), how, seed, sha256)
+    content = LabelFile(
+        dataset.name, dataset.version, indices, len(indices), how, seed, sha256, corrections_sha256
+    )
+    written = dataclasses.asdict(content)
+    if not corrections_sha256:
+        del written["corrections_sha256"]
     with files.replacing(path) as file:
-        file.write(json.dumps(dataclasses.asdict(content), indent=1).encode())
+        file.write(json.dumps(written, indent=1).encode())
     return content
+
+
+def corrections_sha256(path) -> str:
+    """Returns that value of a label file; empty if there is none, or no readable file.
+
+    It does not check the file: `read` does.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return str(json.load(file).get("corrections_sha256", ""))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return ""
 
 
 def read(path, dataset: Dataset) -> tuple[np.ndarray, LabelFile]:
@@ -143,7 +166,8 @@ def read(path, dataset: Dataset) -> tuple[np.ndarray, LabelFile]:
     Raises:
         LabelFileError: If the file cannot be read, is malformed, or belongs to other data.
     """
-    owner, names = f"The label file {str(path)!r}", [f.name for f in dataclasses.fields(LabelFile)]
+    owner, fields = f"The label file {str(path)!r}", dataclasses.fields(LabelFile)
+    names = [field.name for field in fields if field.default is dataclasses.MISSING]
     try:
         files.require_regular(path)
         with open(path, encoding="utf-8") as file:

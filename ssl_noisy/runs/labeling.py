@@ -83,7 +83,8 @@ def check_dataset(settings, dataset):
 def correct(settings, dataset, run_dir=None):
     """Returns the `Dataset` of a run with its corrections, or `dataset` itself without any.
 
-    A run that has begun applies its own copy of the corrections, so the user may move the file.
+    A run that has begun applies its own copy of the corrections, so the user may move the file. If
+    the copy is lost, the user's file will do as long as it has the same corrections.
 
     Args:
         settings: The `Settings`.
@@ -96,25 +97,36 @@ def correct(settings, dataset, run_dir=None):
     path, own_file = settings.labels_csv, _existing(run_dir, folder.CORRECTIONS)
     if not path:
         return dataset
-    if own_file:
-        with _blaming(own_file):
-            return corrections.apply(own_file, dataset, os.path.basename(path))
-    corrected = corrections.apply(path, dataset)
-    if _existing(run_dir, folder.LABELS):
-        # Earlier versions kept no copy and drew from the corrected labels.
+    labels_file = _existing(run_dir, folder.LABELS)
+    if labels_file is None:  # the run has not begun
+        return corrections.apply(path, dataset)
+    sha256 = label_budget.corrections_sha256(labels_file)
+    if not sha256:  # earlier versions kept no copy and drew from the corrected labels
+        corrected = corrections.apply(path, dataset)
         return dataclasses.replace(corrected, corrections=(), uncorrected=None)
+    corrected = corrections.apply(own_file or path, dataset, os.path.basename(path))
+    if corrections.digest(corrected) != sha256:
+        copy = os.path.join(run_dir, folder.CORRECTIONS)
+        raise UserError(
+            f"{own_file or path} does not have the corrections with which this run began. Restore "
+            f"{copy}, or choose another --run_dir to train on others."
+        )
     return corrected
 
 
 def check_corrections(settings, dataset, run_dir):
-    """Raises a `UserError` if the user's corrections have changed since a run began."""
+    """Raises a `UserError` if the user's corrections have changed since a run began.
+
+    Args:
+        settings: The `Settings`.
+        dataset: The `Dataset`, after `correct`.
+        run_dir: Path of the run folder, which may be missing.
+    """
     path, own_file = settings.labels_csv, _existing(run_dir, folder.CORRECTIONS)
     if not path or not own_file or not os.path.exists(path):
         return
-    key = corrections.key_of(dataset)
-    with _blaming(own_file):
-        own = dict(corrections.rows(own_file, key))
-    if dict(corrections.rows(path, key)) != own:
+    rows = corrections.rows(path, corrections.key_of(dataset))
+    if _existing(run_dir, folder.LABELS) and dict(rows) != dict(dataset.corrections):
         raise UserError(
             f"{path} has changed since this run began with the corrections in {own_file}. Choose "
             "another --run_dir to train on the new ones, or restore the file."
@@ -126,8 +138,9 @@ def choose(settings, dataset, run_dir=None):
 
     A resumed run reads the labels that it wrote. Drawing them again could choose others.
 
-    Labels are drawn, and label files read, as if there were no corrections. So a corrected run
-    has the same labels as the run that was reviewed, but for those that the corrections change.
+    Labels are drawn, and label files read, as if there were no corrections, but for labels that
+    these give to examples without one. So a corrected run has the labels of the run that was
+    reviewed, but for those that the corrections change.
 
     Args:
         settings: The `Settings`.
@@ -207,11 +220,20 @@ def _blaming(own_file):
 
 def write(run_dir, dataset, labels):
     """Writes `labels.json` and, with corrections or noise, their files, unless they exist."""
-    if not _existing(run_dir, folder.LABELS):
-        if dataset.corrections:  # before the labels: `correct` takes the order as a sign
-            corrections.write(os.path.join(run_dir, folder.CORRECTIONS), dataset)
+    has_begun = _existing(run_dir, folder.LABELS)
+    if dataset.corrections and not (has_begun and _existing(run_dir, folder.CORRECTIONS)):
+        corrections.write(os.path.join(run_dir, folder.CORRECTIONS), dataset)
+    if not has_begun:
         path, original = os.path.join(run_dir, folder.LABELS), dataset.uncorrected or dataset
-        label_budget.write(path, original, labels.drawn, how=labels.how, seed=labels.seed)
+        sha256 = corrections.digest(dataset) if dataset.corrections else ""
+        label_budget.write(
+            path,
+            original,
+            labels.drawn,
+            how=labels.how,
+            seed=labels.seed,
+            corrections_sha256=sha256,
+        )
     if labels.noise is not None and not _existing(run_dir, folder.NOISE):
         path = os.path.join(run_dir, folder.NOISE)
         noise_file.write(path, dataset, labels.positions, labels.noise)

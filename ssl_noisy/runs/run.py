@@ -60,8 +60,8 @@ def run(settings, stream=None, dataset=None):
     if dataset is None:
         dataset = labeling.load_dataset(settings)
     labeling.check_dataset(settings, dataset)
-    labeling.check_corrections(settings, dataset, run_dir)
     dataset = labeling.correct(settings, dataset, run_dir)
+    labeling.check_corrections(settings, dataset, run_dir)
     progress.tell(dataset.notes, stream)
     labels = labeling.choose(settings, dataset, run_dir)
     task = Task.from_dataset(dataset, labels.positions, labels.given)

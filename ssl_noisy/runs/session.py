@@ -6,9 +6,11 @@ import os
 import time
 
 import keras
+from absl import logging
 from keras import ops
 
 from ssl_noisy import files, machine, model_file, networks
+from ssl_noisy.errors import UserError, one_line
 from ssl_noisy.learner import PSEUDO_LABEL_ACCURACY
 from ssl_noisy.runs import checkpoint, cost, evaluation, folder, plots, signals, trackers
 from ssl_noisy.runs.metrics import TensorBoard, read_metrics, write_metrics
@@ -250,6 +252,8 @@ def track_finished(settings, run_dir, result):
         run_dir: Its folder.
         result: The content of its `result.json`.
 
+    It logs a warning if the folder no longer has what they lack.
+
     Raises:
         UserError: If a tracker cannot be opened.
     """
@@ -257,7 +261,11 @@ def track_finished(settings, run_dir, result):
     if not lacking:
         return
     trackers.check(lacking)
-    history = [{**row, "step": int(row["step"])} for row in read_metrics(run_dir)]
+    try:
+        history = [{**row, "step": int(row["step"])} for row in read_metrics(run_dir)]
+    except UserError as error:
+        logging.warning("%s has nothing to send to %s: %s", run_dir, lacking, one_line(error))
+        return
     with folder.only_process(run_dir):
         opened = open_trackers(settings, run_dir, lacking)
         opened.finish(history, result, folder.results(run_dir))

@@ -180,7 +180,8 @@ class Report:
             )
             missing = summary.Partners(rows, self._flags, self._compare_with).missing(rows)
             parts += [
-                f"{count} runs are in no pair: {reason}." for reason, count in missing.items()
+                f"{count} run{' is' if count == 1 else 's are'} in no pair: {reason}."
+                for reason, count in missing.items()
             ]
         if self._target is not None:
             parts += [f"## Labels for an accuracy of {self._target:.2%}", self._answers(lines)]

@@ -123,7 +123,7 @@ class Partners:
         if "finished" != row["status"] or "finished" != found[0]["status"]:
             return None, "one run of each pair is unfinished"
         if row["labels_sha256"] != found[0]["labels_sha256"]:
-            return None, f"the runs with {named} have other labeled examples"
+            return None, f"the run with {named} has other labeled examples"
         return found[0], None
 
     def differences(self, members, column):
