@@ -8,6 +8,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from keras import ops
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
@@ -556,6 +557,7 @@ class StrongViewTest(parameterized.TestCase):
         self.assertGreater(np.abs(states[1] - states[0]).max(), 0)
 
     @parameterized.product(policy=augment.POLICIES)
+    @pytest.mark.slow
     def test_digits_stay_in_range(self, policy):
         seed = keras.random.SeedGenerator(5)
         view = compiled(lambda x: augment.strong_view(x, seed, policy=policy), seed)

@@ -183,6 +183,7 @@ class MethodTest(absltest.TestCase):
         for name, state in self.reference.states.items():
             np.testing.assert_array_equal(state.numpy(), resumed.states[name].numpy(), name)
 
+    @pytest.mark.slow
     def test_save_load_and_train_on(self):
         self.assertLess(os.path.getsize(self.saved), 400_000)
         loaded = keras.models.load_model(self.saved)

@@ -5,6 +5,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from keras import ops
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
@@ -377,6 +378,7 @@ class DrawsTest(parameterized.TestCase):
 
 
 class ViewsTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_compiled_strong_view_of_gray_images(self):
         images = noise((8, 8, 1), 190).astype("float32")
         rates = ctaugment.initial_rates()

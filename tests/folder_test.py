@@ -276,10 +276,10 @@ class FailedStartTest(FolderCase):
         self.assertLen(os.listdir(self.folder), 2)
 
 
+@pytest.mark.slow
 class PassesTest(FolderCase):
     arguments = (*SMALL, "--method=aum", "--pass_batch_size=20", "--baseline=supervised")
 
-    @pytest.mark.slow
     def test_damaged_files_of_passes_and_baseline(self):
         self.remove("result.json")
         names = ("pass_1/result.json", "pass_2/examples.csv", "baseline/result.json")

@@ -3,6 +3,7 @@
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from keras import ops
 
@@ -50,6 +51,7 @@ class ViewTest(parameterized.TestCase):
         np.testing.assert_array_equal(made(name, dtype="float16")(x, training=True), wanted)
 
     @parameterized.parameters(*NAMES)
+    @pytest.mark.slow
     def test_in_a_model_that_is_compiled_trained_saved_and_loaded(self, name):
         # On TensorFlow `fit` does not tell the size of a batch in advance, and 6 is less than 64.
         inputs = keras.Input((8, 8, 3))

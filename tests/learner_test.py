@@ -5,6 +5,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 import toy
 from absl.testing import absltest, parameterized
 from keras import ops
@@ -299,6 +300,7 @@ class UsersNetworkTest(parameterized.TestCase):
         self.enter_context(mock.patch.object(augment_views, "rand_augment", toy.noise))
 
     @parameterized.parameters(*toy.USERS_NETWORKS, "group_norm")
+    @pytest.mark.slow
     def test_it_trains_is_validated_saved_and_loaded(self, kind):
         keras.utils.set_random_seed(0)
         task, _ = toy.task()

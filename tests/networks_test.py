@@ -9,6 +9,7 @@ import tempfile
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from keras import layers, ops
 
@@ -615,6 +616,7 @@ class SavingTest(parameterized.TestCase):
         self.assertTrue(all(type(x).__module__.startswith("keras.") for x in copy.layers))
         np.testing.assert_allclose(copy(pixels), expected, rtol=1e-3, atol=1e-4)
 
+    @pytest.mark.slow
     def test_portable_file_loads_without_the_kit(self):
         network = self.trained("small_cnn")
         pixels = np.full((1, *SHAPE), 200, "uint8")

@@ -87,6 +87,7 @@ class NoisyRunTest(absltest.TestCase):
         self.assertEqual(result_of(third)["labels_sha256"], result_of(first)["labels_sha256"])
         self.assertNotEqual(result_of(third)["noise"], result_of(first)["noise"])
 
+    @pytest.mark.slow
     def test_few_noisy_labels_and_clean_labels(self):
         folder = self.folder()
         small = (*SMALL[:-4], "--steps=20", "--steps_per_epoch=20", "--noplots")

@@ -3,6 +3,7 @@
 
 import keras
 import numpy as np
+import pytest
 import toy
 from absl.testing import absltest, parameterized
 from keras import ops
@@ -90,6 +91,7 @@ class OptimizersTest(parameterized.TestCase):
             optimizers.make("adam", 0.1, [], momentum=0.9, weight_decay=0.1)
 
     @parameterized.parameters("adam", "adamw", "muon")
+    @pytest.mark.slow
     def test_resumed_is_uninterrupted(self, name):
         whole = learner(name)
         start = whole.network.get_weights()[0]

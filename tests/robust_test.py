@@ -7,6 +7,7 @@ from unittest import mock
 import keras
 import look_up
 import numpy as np
+import pytest
 import toy
 from absl.testing import absltest, parameterized
 from keras import ops
@@ -42,6 +43,7 @@ class TwoNetworksTest(parameterized.TestCase):
         self.assertGreater(np.abs(kernels[0] - kernels[2]).max(), 0.01)
 
     @parameterized.named_parameters(PAIRS)
+    @pytest.mark.slow
     def test_both_are_trained_and_the_first_answers(self, method):
         learner, _ = toy.learner(method)
         before = [weights(network) for network in learner.networks]
@@ -62,6 +64,7 @@ class TwoNetworksTest(parameterized.TestCase):
                 self.assertLen(own, expected)
 
     @parameterized.named_parameters(PAIRS)
+    @pytest.mark.slow
     def test_both_are_saved_and_restored(self, method):
         learner, _ = toy.learner(method)
         toy.fit(learner, steps=2)

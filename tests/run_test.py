@@ -6,6 +6,7 @@ import io
 import os
 from unittest import mock
 
+import pytest
 from absl.testing import absltest
 from commands import read
 
@@ -32,6 +33,7 @@ class SharedDatasetTest(absltest.TestCase):
         run_dir = os.path.join(self.create_tempdir().full_path, name)
         return run_dir, run(dataclasses.replace(SMALL, run_dir=run_dir), io.StringIO(), **kwargs)
 
+    @pytest.mark.slow
     def test_the_results_are_those_of_runs_that_load_it(self):
         loaded, expected = self.run_in("loaded")
         dataset = labeling.load_dataset(SMALL)

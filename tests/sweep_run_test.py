@@ -192,6 +192,7 @@ class SweepRunTest(absltest.TestCase):
         # The workers save and exit; the new sweep waits for them.
         self.resume()
 
+    @pytest.mark.slow
     def test_a_run_that_fails_takes_only_itself_down(self):
         code = self.create_tempfile(
             "own.py",

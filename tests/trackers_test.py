@@ -10,6 +10,7 @@ import sys
 import types
 from unittest import mock
 
+import pytest
 from absl.testing import absltest, parameterized
 from commands import MistakeCase, call, read
 
@@ -174,6 +175,7 @@ class TrackersTest(TrackersCase):
 
 
 class RunTest(TrackersCase):
+    @pytest.mark.slow
     def test_a_run_is_the_same_with_and_without_a_tracker(self):
         baseline = "--baseline=gce"
         plain = os.path.join(self.create_tempdir().full_path, "plain")
@@ -232,6 +234,7 @@ class RunTest(TrackersCase):
         self.assertEqual([event[0] for event in events], ["open", "log", "close"])
         self.assertEqual(events[-1], ("close", False))
 
+    @pytest.mark.slow
     def test_the_passes_of_aum_are_not_tracked(self):
         arguments = (*SMALL, "--remove_labels=aum", "--pass_batch_size=20", "--logger=notebook")
         self.assertEqual(call(*arguments, f"--run_dir={self.folder}")[0], 0)
