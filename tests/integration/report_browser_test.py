@@ -13,7 +13,7 @@ import numpy as np
 import report_files
 from absl import flags
 from absl.testing import absltest, parameterized
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from ssl_noisy import report
 from ssl_noisy.settings import Settings
@@ -37,6 +37,7 @@ class BrowserTest(parameterized.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
+        expect.set_options(timeout=60_000)  # ms; a busy machine is slow
         cls.root = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
         cls.data = report_files.write_pictures(cls.root / "photos", count=30)
         cls.settings = Settings(
@@ -154,24 +155,23 @@ class BrowserTest(parameterized.TestCase):
     def test_two_tabs_share_their_decisions(self):
         first = self.open()
         second = self.another_tab(first)
-        mark = "document.querySelectorAll('.mark')[{}].textContent === '{}'"
         first.click("[data-act=remove]")
-        second.wait_for_function(mark.format(0, "removed"))
+        expect(second.locator(".mark").nth(0)).to_have_text("removed")
         self.assertEqual(second.text_content("#decision"), "Decided: removed")
         second.click(".tile >> nth=1")
         second.click("[data-act=keep]")
         second.click("[data-act=keep]")
-        first.wait_for_function(mark.format(2, "kept"))
+        expect(first.locator(".mark").nth(2)).to_have_text("kept")
         self.assertIn("3 of", first.text_content("#progress-text"))
         with open(self.export(first), encoding="utf-8", newline="") as file:
             found = {row["file"]: row["label"] for row in csv.DictReader(file)}
         self.assertEqual(list(found), [f"<i>/{n}</i>.png" for n in (5, 6, 7)])
         # Each tab takes back what was decided there, unless the other one has decided anew.
         second.click("#undo")
-        first.wait_for_function(mark.format(2, ""))
+        expect(first.locator(".mark").nth(2)).to_have_text("")
         second.click(".tile >> nth=0")
         second.click("[data-act=unlabel]")
-        first.wait_for_function(mark.format(0, "unlabeled"))
+        expect(first.locator(".mark").nth(0)).to_have_text("unlabeled")
         self.assertTrue(first.is_disabled("#undo"))
         third = self.another_tab(first)
         marks = third.eval_on_selector_all(".mark", "all => all.map((one) => one.textContent)")
