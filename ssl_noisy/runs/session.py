@@ -247,12 +247,12 @@ def open_trackers(settings, run_dir, logger):
 def track_finished(settings, run_dir, result):
     """Sends a finished training to those of its trackers that lack something.
 
+    It logs a warning if the folder no longer has what they lack.
+
     Args:
         settings: Its `Settings`.
         run_dir: Its folder.
         result: The content of its `result.json`.
-
-    It logs a warning if the folder no longer has what they lack.
 
     Raises:
         UserError: If a tracker cannot be opened.
