@@ -53,7 +53,7 @@ except ModuleNotFoundError as error:
     _require_backend(error.name, is_installed=False)
 _require_backend(keras.backend.backend())
 
-from ssl_noisy import methods, networks  # noqa: E402
+from ssl_noisy import challenge, methods, networks  # noqa: E402
 from ssl_noisy.augment.layers import CTAugment, Cutout, RandAugment, WeakView  # noqa: E402
 from ssl_noisy.data.task import Task  # noqa: E402
 from ssl_noisy.labels.aum import AUMCalculator  # noqa: E402
@@ -63,7 +63,7 @@ from ssl_noisy.recorder import Recorder  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = ["AUMCalculator", "BetaMixtureModel", "Learner", "Recorder", "Task"]
-__all__ += ["CTAugment", "Cutout", "RandAugment", "WeakView", "methods", "networks"]
+__all__ += ["CTAugment", "Cutout", "RandAugment", "WeakView", "challenge", "methods", "networks"]
 
 # Each method's class by its own name; importing it registers it with Keras, for loading.
 for _name in methods.names():

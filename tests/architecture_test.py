@@ -23,6 +23,7 @@ FLOORS = [
         "optimizers",
         "data.dataset",
         "labels.mixture",
+        "challenge",
     }
     | {"augment.operations", "augment.interpolation", "augment.slots"},
     {"augment.policies", "networks.blocks"},
