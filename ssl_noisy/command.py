@@ -129,6 +129,7 @@ def execute(program, main, wanted):
 
 
 def fail(program, error):
-    """Prints the error in one line and returns exit code 2."""
-    print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+    """Prints the error in one line, or each of `UserErrors`, and returns exit code 2."""
+    for line in getattr(error, "lines", [str(error)]):
+        print(f"{program}: {' '.join(line.split())}", file=sys.stderr)
     return 2

@@ -11,6 +11,18 @@ class UserError(ValueError):
     """
 
 
+class UserErrors(UserError):
+    """Several mistakes at once. Commands print a line for each.
+
+    Attributes:
+        lines: Tuple of strings.
+    """
+
+    def __init__(self, lines):
+        self.lines = tuple(lines)
+        super().__init__("\n".join(self.lines))
+
+
 def one_line(error, length=160):
     """Returns the message of an exception as the end of a line, or its type without a message."""
     return " ".join(str(error).split())[:length].rstrip(".") or type(error).__name__

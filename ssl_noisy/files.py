@@ -27,6 +27,7 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DAMAGE = (OSError, EOFError, ValueError, TypeError, SyntaxError, OverflowError, MemoryError)
 _DAMAGE += (RuntimeError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError)
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
 _LEFT_OVER = re.compile(r".+\.[0-9a-f]{32}\.tmp(\.\w+)?")
 
 
@@ -155,6 +156,34 @@ def require_regular(path):
         raise OSError("it is not a regular file")
 
 
+def read_untrusted(path, most):
+    """Reads a file that strangers wrote: a plain file, not a link to one, of limited size.
+
+    Args:
+        path: Path of the file.
+        most: The largest size, in bytes.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        ValueError: With the reason.
+    """
+    try:
+        mode = os.lstat(path).st_mode  # before it is opened: a device may act on that
+        if not stat.S_ISREG(mode):
+            raise ValueError(f"it is {_KINDS.get(stat.S_IFMT(mode), 'a device')}, not a plain file")
+        # Somebody may replace the file now.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            raw = file.read(most + 1)
+    except OSError as error:
+        raise ValueError(error.strerror or type(error).__name__) from error
+    if len(raw) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return raw
+
+
 def read_npz(path):
     """Reads the arrays of an .npz file after a check of its headers. Pickles are refused.
 
@@ -164,7 +193,8 @@ def read_npz(path):
     Raises:
         ValueError: With the reason, if it is not an .npz file or too large for this machine.
     """
-    with _reading(path):
+    with _explaining():
+        require_regular(path)
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not a zip archive, which an .npz file is")
         with zipfile.ZipFile(path) as archive:
@@ -191,16 +221,24 @@ def read_npy(path):
     Raises:
         ValueError: With the reason, if it is not an .npy file.
     """
-    with _reading(path):
+    with _explaining():
+        require_regular(path)
         with open(path, "rb") as file:
             _check_header(file, os.fstat(file.fileno()).st_size)
         return np.load(path, allow_pickle=False)
 
 
+def parse_npy(raw):
+    """Returns the array in the bytes of an .npy file, like `read_npy`."""
+    with _explaining():
+        _check_header(io.BytesIO(raw), len(raw))
+        return np.load(io.BytesIO(raw), allow_pickle=False)
+
+
 @contextlib.contextmanager
-def _reading(path):
+def _explaining():
+    """Turns whatever a damaged file raises into a `ValueError` with the reason."""
     try:
-        require_regular(path)
         yield
     except _DAMAGE as error:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -45,8 +45,8 @@ FLOORS = [
         "example_record",
         "recorded_model",
     },
-    {"learner", "recorder"},
-    {"semi_supervised", "robust", "labels.export"},
+    {"learner", "recorder", "truths", "leaks"},
+    {"semi_supervised", "robust", "labels.export", "entry", "reports.leaderboard"},
     {"methods"},
     {"runs.calibration", "model_file"},
     {"settings", "recipes", "runs.evaluation", "runs.progress", "runs.plots"},
@@ -65,7 +65,7 @@ FLOORS = [
     {"reports.review"},
     {"reports.page"},
     {"command"},
-    {"train", "sweep", "predict", "report", "benchmark", "__main__"},
+    {"train", "sweep", "score", "predict", "report", "benchmark", "__main__"},
 ]
 ROOMS = set().union(*FLOORS)
 

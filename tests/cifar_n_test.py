@@ -224,7 +224,7 @@ class OrderTest(Case):
     """Files in the order of TFDS's, whose literals are those of the published image orders."""
 
     def ordered(self, name):
-        order = cifar_n._tfds_order(name)
+        order = cifar_n._file_order(name)
         self.assertEqual(np.sort(order).tolist(), list(range(SIZE)))
         return order
 

@@ -26,7 +26,17 @@ from keras import ops
 
 import ssl_noisy
 from ssl_noisy import __main__ as listing
-from ssl_noisy import command, methods, networks, predict, recipes, report, run_flags, sweep
+from ssl_noisy import (
+    command,
+    methods,
+    networks,
+    predict,
+    recipes,
+    report,
+    run_flags,
+    score,
+    sweep,
+)
 from ssl_noisy.arguments import fraction
 from ssl_noisy.augment import views as augment_views
 from ssl_noisy.data import label_noise, sources
@@ -352,6 +362,11 @@ class ShellTest(ExampleCase):
                 report.define_flags(values)
                 self.assertTrue(report.read_flags([name, *arguments], values).places, page)
                 continue
+            if name == "ssl_noisy.score":
+                values = flags.FlagValues()
+                score.define_flags(values)
+                self.assertTrue(score.read_flags([name, *arguments], values).entry_dirs, page)
+                continue
             for made in self.filled_in(arguments):
                 with self.subTest(page=page, arguments=made):
                     values = flags.FlagValues()
@@ -388,11 +403,13 @@ class NamesTest(absltest.TestCase):
         report.define_flags(reports := flags.FlagValues())
         sweeps = flags.FlagValues()
         sweep.define_flags(sweeps)
+        score.define_flags(scores := flags.FlagValues())
         known = {
             *values,
             *own,
             *sweeps,
             *reports,
+            *scores,
             "flagfile",
             "help",
             "timed_steps",
@@ -400,7 +417,7 @@ class NamesTest(absltest.TestCase):
             "logdir",
             "no-deps",
         }
-        known |= {f"no{name}" for name in values}
+        known |= {f"no{name}" for name in (*values, *scores)}
         for page, text in PAGES.items():
             if page != "CONTRIBUTING.md":  # it names flags of other programs
                 for name in re.findall(r"(?<![\w-])--([\w-]+\w)", text):

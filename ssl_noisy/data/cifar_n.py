@@ -160,22 +160,38 @@ def _from_file(owner, path, key, name):
                 )
             if _KNOWN.get(checksum, path.name).endswith("_ordered.npy"):
                 ordered, values = values, np.empty_like(values)
-                values[_tfds_order(name)] = ordered
+                values[_file_order(name)] = ordered
         made.append(values)
     return made
 
 
-def _tfds_order(name):
+def tfds_order(split, size):
+    """Returns the published index of each example of CIFAR in the order in which TFDS keeps it.
+
+    TFDS sorts examples by the MD5 hash of split and index. For `train` this equals the published
+    `image_order_c10.npy`.
+
+    Args:
+        split: `train` or `test`.
+        size: Number of its examples.
+
+    Returns:
+        int64 array of shape `(size,)`, a permutation.
+    """
+    names = (f"{split}{index}".encode() for index in range(size))
+    keys = [hashlib.md5(name, usedforsecurity=False).digest() for name in names]
+    return np.array(sorted(range(size), key=keys.__getitem__))
+
+
+def _file_order(name):
     """Returns the published index of each example in the order of the `_ordered.npy` files.
 
-    TFDS sorts examples by the MD5 hash of split and index. This equals the published
-    `image_order_c10.npy`, and `image_order_c100.npy` but for seven pairs of equal images.
+    It is that of TFDS, but for seven pairs of equal images of CIFAR-100.
     """
-    keys = [hashlib.md5(b"train%d" % i, usedforsecurity=False).digest() for i in range(_SIZE)]
     written = np.arange(_SIZE)
     if name == "cifar100":
         written[np.array(_TWINS)] = np.array(_TWINS)[:, ::-1]
-    return written[sorted(range(_SIZE), key=keys.__getitem__)]
+    return written[tfds_order("train", _SIZE)]
 
 
 def _arrays(raw, key):
