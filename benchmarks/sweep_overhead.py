@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures what a sweep costs beyond its runs, and where the time goes.
 
-    python benchmarks/sweep_overhead.py FOLDER    # digits: 24 runs of 200 steps
+    python benchmarks/sweep_overhead.py FOLDER    # digits: 24 runs of 600 steps
 
 Prints one JSON line. All times are in seconds. `overhead` is the time of the command, without the
 imports of its workers, divided by the time of the runs on as many workers, minus 1.
@@ -18,7 +18,7 @@ from ssl_noisy import sweep
 from ssl_noisy.sweeps import local, report
 
 FLAGS = ["--dataset=digits", "--network=small_cnn", "--batch_size=16", "--unlabeled_ratio=3"]
-FLAGS += ["--steps=200", "--steps_per_epoch=50", "--noplots"]
+FLAGS += ["--steps=600", "--steps_per_epoch=50", "--noplots"]
 OVER = ["--over=num_labels=20,40,100,200", "--over=seed=0:2"]
 OVER += ["--over=method=fixmatch,uda,supervised", "--compare_with=method=supervised"]
 

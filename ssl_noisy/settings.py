@@ -110,6 +110,13 @@ class Settings:
         )
     )
     noise_seed: int | None = _setting(arguments.seed(None, "Seed of the noise. Unset: --seed."))
+    noisy_validation: bool | None = _setting(
+        switch(
+            None,
+            "Train as if nobody knew the true labels of the validation split: --noise changes "
+            "them too.",
+        )
+    )
     cifarn_file: str | None = _setting(
         string(
             None, "Published CIFAR-N file, .pt or .npy, for --noise=cifarn:KEY. Unset: TFDS's data."
@@ -290,6 +297,8 @@ class Settings:
                     + (", ".join(f"--{key}" for key in takes) or "no other flag")
                     + f". Received: --{name}={getattr(self, name)}"
                 )
+        if self.noisy_validation and not self.noise:
+            raise UserError("--noisy_validation has no effect without --noise. Leave it out.")
 
     def _check_optimizer(self):
         chosen = self.optimizer or self._defaults()["optimizer"]

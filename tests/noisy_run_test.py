@@ -7,6 +7,7 @@ import os
 import signal
 from unittest import mock
 
+import keras
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
@@ -37,6 +38,42 @@ def result_of(folder):
 class NoisyRunTest(absltest.TestCase):
     def folder(self):
         return os.path.join(self.create_tempdir().full_path, "run")
+
+    def test_noisy_validation_chooses_by_noisy_labels(self):
+        splits = ("--train_split=train[:80%]", "--validation_split=train[80%:]")
+        flags = (*SMALL, *splits, "--noise=symmetric:0.5", "--steps=80")
+        clean, noisy = self.folder(), self.folder() + "_noisy"
+        self.assertEqual(call(*flags, f"--run_dir={clean}")[0], 0)
+        self.assertEqual(call(*flags, "--noisy_validation", f"--run_dir={noisy}")[0], 0)
+        dataset = sources.load("digits", train_split="train[:80%]", validation_split="train[80%:]")
+        noise = result_of(noisy)["validation_noise"]
+        size = len(dataset.validation_labels)
+        self.assertEqual(noise["noise_rate"], (size // 2) / size)
+        np.testing.assert_array_equal(
+            np.sum(noise["transition_counts"], axis=1), np.bincount(dataset.validation_labels)
+        )
+        with np.load(os.path.join(noisy, "validation_noise.npz"), allow_pickle=False) as file:
+            given, ids = file["given_labels"], file["ids"]
+        np.testing.assert_array_equal(ids, dataset.validation_ids)
+        model = keras.saving.load_model(os.path.join(noisy, "model.keras"), compile=False)
+        predicted = np.argmax(model.predict(dataset.validation_images, verbose=0), axis=-1)
+        last = result_of(noisy)["last_epoch"]
+        self.assertAlmostEqual(last["validation_accuracy"], np.mean(predicted == given), places=6)
+        # The training is the same, and so is the test.
+        with (
+            open(os.path.join(clean, "metrics.csv")) as file,
+            open(os.path.join(noisy, "metrics.csv")) as other,
+        ):
+            rows = list(zip(csv.DictReader(file), csv.DictReader(other)))
+        self.assertLen(rows, 4)
+        for one, two in rows:
+            self.assertNotEqual(one.pop("validation_accuracy"), two.pop("validation_accuracy"))
+            self.assertEqual(one, two)
+        # A resumed run reads its labels: others would be drawn from another seed.
+        os.remove(os.path.join(noisy, "result.json"))
+        before = os.path.getmtime(os.path.join(noisy, "validation_noise.npz"))
+        self.assertEqual(call(*flags, "--noisy_validation", f"--run_dir={noisy}")[0], 0)
+        self.assertEqual(os.path.getmtime(os.path.join(noisy, "validation_noise.npz")), before)
 
     def test_noise_is_printed_written_and_trained_on(self):
         folder = self.folder()
@@ -198,6 +235,7 @@ class MistakeTest(MistakeCase):
         ("--noise=matrix:/no/such/matrix.npy", "/no/such/matrix.npy"),
         ("--noise_draw=dice", "exact"),
         ("--cifarn_file=/no/such.pt", "--cifarn_file has no effect with --noise=symmetric:0.4"),
+        ("--noisy_validation", "--noisy_validation needs a validation split"),
         ("--remove_labels=fixmatch", "aum"),
         ("--pass_share=0.5", "--pass_share is not a flag of method 'supervised'"),
     )

@@ -13,6 +13,7 @@ from absl import logging
 from absl.testing import absltest, parameterized
 
 import ssl_noisy
+from ssl_noisy import files
 from ssl_noisy.data import sources, tfds_source
 from ssl_noisy.data.dataset import DatasetError
 
@@ -238,7 +239,20 @@ class TfdsTest(Case):
         self.assertEqual(np.sort(together).tolist(), list(range(30)))
         self.assert_tiles(data, np.sort(data.ids))
         self.assertNotEqual(data.ids.tolist(), list(range(20)))  # TFDS shuffles its files
+        self.assertEqual(data.validation_ids.tolist(), data.validation_images[:, 0, 0, 0].tolist())
         self.assertLen(list(self.cache_dir.iterdir()), 2)
+
+    def test_cache_of_an_earlier_version_gets_validation_ids(self):
+        splits = {"train_split": "train[:20]", "validation_split": "train[20:]"}
+        ids = self.load(**splits).validation_ids
+        (path,) = self.cache_dir.iterdir()
+        arrays = dict(files.read_npz(path))
+        del arrays["validation_ids"]
+        np.savez(path, **arrays)
+        with mock.patch.object(logging, "warning"):
+            np.testing.assert_array_equal(self.load(**splits).validation_ids, ids)
+        with self.no_decoding():
+            np.testing.assert_array_equal(self.load(**splits).validation_ids, ids)
 
     def test_other_data_dir_does_not_use_the_cache(self):
         self.load()
@@ -283,7 +297,7 @@ class TfdsTest(Case):
         with mock.patch.object(logging, "warning") as warning:
             self.assert_tiles(self.load(), range(30))
         warning.assert_called_once()
-        self.assertIn("damaged", warning.call_args[0][0])
+        self.assertIn("Decoding again", warning.call_args[0][0])
         with self.no_decoding():
             self.assert_tiles(self.load(), range(30))
 

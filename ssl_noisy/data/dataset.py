@@ -27,6 +27,7 @@ class Dataset:
         test_labels: int32 array of shape `(num_test,)`.
         validation_images: As `test_images`, or None without a validation split.
         validation_labels: As `test_labels`, or None without a validation split.
+        validation_ids: As `ids`, or None without a validation split.
         class_names: Tuple of `num_classes` strings.
         flip: Whether a mirrored image keeps its class.
         files: Tuple of `num_examples` strings, the file of each training example as the user knows
@@ -56,6 +57,7 @@ class Dataset:
     unreadable: dict = dataclasses.field(default_factory=dict)
     corrections: tuple[tuple[str, str], ...] = ()
     uncorrected: "Dataset | None" = None
+    validation_ids: np.ndarray | None = None
 
     def __post_init__(self):
         for part in ("", "test_", "validation_"):
@@ -76,6 +78,21 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def of_validation(self) -> "Dataset":
+        """Returns the data set whose training examples are the validation examples of this one."""
+        return dataclasses.replace(
+            self,
+            images=self.validation_images,
+            labels=self.validation_labels,
+            ids=self.validation_ids,
+            validation_images=None,
+            validation_labels=None,
+            validation_ids=None,
+            files=None,
+            corrections=(),
+            uncorrected=None,
+        )
 
 
 def check_examples(owner, images, labels, num_classes, image_shape=None, lowest=0):
@@ -196,6 +213,7 @@ def assemble(name, version, class_names, parts, flip, **fields) -> Dataset:
         test_labels=test.labels,
         validation_images=validation and validation.images,
         validation_labels=validation and validation.labels,
+        validation_ids=validation and validation.ids,
         class_names=tuple(class_names),
         flip=flip,
         files=train.files,

@@ -83,10 +83,12 @@ def load(name, data_dir, cache_dir, specs) -> Dataset:
             # Reading checks the CRC-32 that zip keeps of each array.
             fields = files.read_npz(newest)
             fields |= json.loads(str(fields.pop("fields")))
+            if fields["validation_images"] is not None and fields.get("validation_ids") is None:
+                raise LookupError("an earlier version wrote no ids of validation examples")
             return Dataset(**fields | {"class_names": tuple(fields["class_names"])})
         except (ValueError, LookupError, TypeError) as error:
             logging.warning(
-                "Decoding again: cache file %s is damaged: %s.", newest, one_line(error)
+                "Decoding again: cannot use the cache file %s: %s.", newest, one_line(error)
             )
     dataset = _decode(name, data_dir, specs)
     fields = dict(vars(dataset))

@@ -111,7 +111,7 @@ def result(training, learner, history):
     validation = (None, None)
     if dataset.validation_images is not None:
         found = averaged_logits(learner, dataset.validation_images, size)
-        validation = (found, dataset.validation_labels)
+        validation = (found, training.validation_labels)
     return {
         "method": settings.method,
         "dataset": f"{dataset.name} {dataset.version}",

@@ -15,11 +15,12 @@ from ssl_noisy.settings import PLOT_FORMATS, identifying_lines
 
 FLAGS, RESULT = "flags.cfg", "result.json"  # the first and the last file that a run writes
 LABELS, NOISE, MODEL = "labels.json", "noise.npz", "model.keras"
+VALIDATION_NOISE = "validation_noise.npz"
 EXAMPLES, METRICS, TIMING = "examples.csv", "metrics.csv", "timing.json"
 CORRECTIONS = "applied_corrections.csv"  # not corrections.csv, which people put into the folder
 PICTURES = ("aum", "curves", "gallery", "labels", "losses", "views")
 FILES = {FLAGS, RESULT, LABELS, NOISE, MODEL, EXAMPLES, METRICS, TIMING}
-FILES |= {CORRECTIONS}
+FILES |= {CORRECTIONS, VALIDATION_NOISE}
 FILES |= {checkpoint.NAME, checkpoint.PREVIOUS_NAME, trackers.NAME}
 FILES |= {f"{name}.{kind}" for name in PICTURES for kind in PLOT_FORMATS}
 BASELINE = "baseline"

@@ -29,6 +29,7 @@ class Labels:
         how: How the positions were chosen.
         seed: Integer, the seed of that choice.
         noise: The `noise_models.Noise` that turned true labels into `given`, or None.
+        validation_noise: That of the validation examples, or None if their labels are true.
     """
 
     positions: np.ndarray
@@ -37,6 +38,7 @@ class Labels:
     how: str
     seed: int
     noise: noise_models.Noise | None
+    validation_noise: noise_models.Noise | None = None
 
 
 def load_dataset(settings):
@@ -153,11 +155,14 @@ def choose(settings, dataset, run_dir=None):
     if original is not dataset:
         is_drawn = np.isin(dataset.ids, original.ids[drawn])
         positions = np.flatnonzero(is_drawn & (dataset.labels >= 0))
-    noise = None
+    noise = validation_noise = None
     if settings.noise:
         noise = _choose_noise(settings, dataset, positions, _existing(run_dir, folder.NOISE))
+    if settings.noisy_validation:
+        own_file = _existing(run_dir, folder.VALIDATION_NOISE)
+        validation_noise = _choose_validation_noise(settings, dataset, own_file)
     given = dataset.labels[positions] if noise is None else noise.given_labels
-    return Labels(positions, drawn, given, how, seed, noise)
+    return Labels(positions, drawn, given, how, seed, noise, validation_noise)
 
 
 def _existing(run_dir, name):
@@ -204,6 +209,21 @@ def _choose_noise(settings, dataset, positions, own_file):
     )
 
 
+def _choose_validation_noise(settings, dataset, own_file):
+    """Returns the `noise_models.Noise` of the validation examples.
+
+    They get the seed of the training examples: with noise that depends on the image, equal images
+    have equal probabilities then.
+    """
+    if dataset.validation_images is None:
+        raise UserError(
+            f"--noisy_validation needs a validation split, which {dataset.name!r} lacks here. Use "
+            "--validation_split, or leave it out."
+        )
+    dataset = dataset.of_validation()
+    return _choose_noise(settings, dataset, np.arange(len(dataset.labels)), own_file)
+
+
 @contextlib.contextmanager
 def _blaming(own_file):
     """Adds advice to the error of a reader that refuses a file of the run itself, if it is one."""
@@ -237,6 +257,10 @@ def write(run_dir, dataset, labels):
     if labels.noise is not None and not _existing(run_dir, folder.NOISE):
         path = os.path.join(run_dir, folder.NOISE)
         noise_file.write(path, dataset, labels.positions, labels.noise)
+    noise = labels.validation_noise
+    if noise is not None and not _existing(run_dir, folder.VALIDATION_NOISE):
+        path, dataset = os.path.join(run_dir, folder.VALIDATION_NOISE), dataset.of_validation()
+        noise_file.write(path, dataset, np.arange(len(dataset.labels)), noise)
 
 
 def noise_summary(dataset, labels):
@@ -245,3 +269,12 @@ def noise_summary(dataset, labels):
         return None
     true_labels = dataset.labels[labels.positions]
     return label_noise.summary(labels.noise, true_labels, dataset.num_classes)
+
+
+def validation_noise_summary(dataset, labels):
+    """Returns what the noise did to the validation labels, likewise."""
+    if labels.validation_noise is None:
+        return None
+    return label_noise.summary(
+        labels.validation_noise, dataset.validation_labels, dataset.num_classes
+    )

@@ -131,6 +131,9 @@ def _result(training, learner, history, removed, baseline):
     noise = labeling.noise_summary(training.dataset, training.labels)
     if noise is not None:
         result["noise"] = noise
+    noise = labeling.validation_noise_summary(training.dataset, training.labels)
+    if noise is not None:
+        result["validation_noise"] = noise
     label_quality = label_report.examine(training, learner, removed)
     if label_quality is not None:
         result["label_quality"] = label_quality

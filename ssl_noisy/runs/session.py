@@ -41,6 +41,7 @@ class Session(keras.callbacks.Callback):
         self.settings = training.settings.resolved()
         self.learner = learner
         self.dataset = training.dataset
+        self.validation_labels = training.validation_labels
         self.run_dir = training.run_dir
         self.history = []
         self.done = 0
@@ -148,7 +149,7 @@ class Session(keras.callbacks.Callback):
             row[PSEUDO_LABEL_ACCURACY] = None  # no pseudo-label was kept
         if data.validation_images is not None:
             row["validation_accuracy"], _ = evaluation.evaluate(
-                self.learner, data.validation_images, data.validation_labels, batch_size
+                self.learner, data.validation_images, self.validation_labels, batch_size
             )
         row["test_accuracy"], _ = evaluation.evaluate(
             self.learner, data.test_images, data.test_labels, batch_size

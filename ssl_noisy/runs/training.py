@@ -45,6 +45,12 @@ class Training:
             return None
         return self.labels.given != self.dataset.labels[self.labels.positions]
 
+    @property
+    def validation_labels(self):
+        """The labels that validation compares with, or None without a validation split."""
+        noise = self.labels.validation_noise
+        return self.dataset.validation_labels if noise is None else noise.given_labels
+
     def part(self, name, settings, **changes):
         """Returns a training that this one needs first, in the folder `name` of this one."""
         run_dir = os.path.join(self.run_dir, name)
