@@ -208,6 +208,7 @@ class DamagedTest(FolderCase):
 
 
 class UnwritableTest(FolderCase):
+    @pytest.mark.slow
     def test_at_the_end(self):
         self.remove("result.json")
         replace = os.replace
@@ -228,6 +229,7 @@ class UnwritableTest(FolderCase):
                 self.assertEqual(os.stat(self.path(name)).st_mtime_ns, there)
         self.assert_same_results()
 
+    @pytest.mark.slow
     def test_from_the_start(self):
         """With a limit on the size of files, small files are written and large ones fail."""
         self.remove(*os.listdir(self.folder))

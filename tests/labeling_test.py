@@ -8,6 +8,7 @@ import signal
 from unittest import mock
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from commands import MistakeCase, call, read
 
@@ -145,6 +146,7 @@ class ResumedRunTest(MistakeCase):
         self.assertLen(err, 1)
         self.assertIn(str(copy), err[0])
 
+    @pytest.mark.slow
     def test_a_lost_copy_is_restored_from_equal_corrections_alone(self):
         self.stop()
         copy = pathlib.Path(self.run_dir, folder.CORRECTIONS)

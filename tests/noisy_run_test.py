@@ -114,6 +114,7 @@ class NoisyRunTest(absltest.TestCase):
             + ["label_quality", "is_label_issue"],
         )
 
+    @pytest.mark.slow
     def test_the_noise_file_reproduces_the_run_and_another_seed_does_not(self):
         first, second, third = self.folder(), self.folder(), self.folder()
         call(*SMALL, f"--run_dir={first}")

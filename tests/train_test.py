@@ -389,6 +389,7 @@ class MistakeTest(MistakeCase):
         self.assertEqual(len(errors.splitlines()), 1, errors)
         self.assertStartsWith(errors, "ssl_noisy.train: Unknown data set 'digts'. Nearest: digits")
 
+    @pytest.mark.slow
     def test_bugs_keep_their_traceback(self):
         """Some bugs raise ValueError, as mistakes do, or OSError, as full disks do."""
 
