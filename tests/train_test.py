@@ -34,6 +34,7 @@ SMALL = (
     "--steps_per_epoch=20",
     "--noplots",
 )
+LIGHT = (*SMALL, "--method=pseudo_label")  # a step that is traced in half of the time
 
 
 def setUpModule():  # noqa: N802
@@ -102,7 +103,7 @@ class RunTest(absltest.TestCase):
 
     def test_the_flagfile_of_a_run_reproduces_it(self):
         first, second = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
-        call(*SMALL, "--steps=20", "--seed=3", f"--run_dir={first}")
+        call(*LIGHT, "--steps=20", "--seed=3", f"--run_dir={first}")
         call(f"--flagfile={first}/flags.cfg", f"--run_dir={second}")
         self.assertEqual(read(first, "result.json"), read(second, "result.json"))
         self.assertEqual(read(first, "metrics.csv"), read(second, "metrics.csv"))
@@ -110,7 +111,7 @@ class RunTest(absltest.TestCase):
     def test_a_validation_split(self):
         folder = os.path.join(self.create_tempdir().full_path, "run")
         splits = ("--train_split=train[:80%]", "--validation_split=train[80%:]")
-        code, _, errors = call(*SMALL, *splits, f"--run_dir={folder}")
+        code, _, errors = call(*LIGHT, *splits, f"--run_dir={folder}")
         self.assertEqual((code, errors), (0, []))
         self.assertIn("validation_accuracy", read(folder, "metrics.csv"))
         result = json.loads(read(folder, "result.json"))
@@ -195,13 +196,13 @@ class ResumeTest(absltest.TestCase):
 
     def test_a_resumed_run_reads_its_labels(self):
         folder = os.path.join(self.create_tempdir().full_path, "run")
-        call(*SMALL, "--steps=20", f"--run_dir={folder}")
+        call(*LIGHT, "--steps=20", f"--run_dir={folder}")
         os.remove(os.path.join(folder, "result.json"))
         labels = json.loads(read(folder, "labels.json"))
         labels["indices"][0] = 10**6
         with open(os.path.join(folder, "labels.json"), "w") as file:
             json.dump(labels, file)
-        code, _, errors = call(*SMALL, "--steps=20", f"--run_dir={folder}")
+        code, _, errors = call(*LIGHT, "--steps=20", f"--run_dir={folder}")
         self.assertEqual(code, 2)
         self.assertLen(errors, 1)
         self.assertIn("labels.json", errors[0])
@@ -209,14 +210,14 @@ class ResumeTest(absltest.TestCase):
     @pytest.mark.slow
     def test_a_damaged_checkpoint_falls_back_with_a_warning(self):
         folder, whole = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
-        call(*SMALL, f"--run_dir={whole}")
-        call(*SMALL, f"--run_dir={folder}")
+        call(*LIGHT, f"--run_dir={whole}")
+        call(*LIGHT, f"--run_dir={folder}")
         os.remove(os.path.join(folder, "result.json"))
         with open(os.path.join(folder, checkpoint.NAME), "r+b") as file:
             file.seek(2000)
             file.write(b"\xff" * 100)
         with self.assertLogs(level="WARNING") as logs:
-            code, _, _ = call(*SMALL, f"--run_dir={folder}")
+            code, _, _ = call(*LIGHT, f"--run_dir={folder}")
         self.assertEqual(code, 0)
         self.assertRegex(logs.output[0], "checkpoint.npz is damaged .* Falling back")
         self.assertEqual(read(folder, "result.json"), read(whole, "result.json"))
@@ -274,12 +275,12 @@ class MistakeTest(MistakeCase):
         }
         np.savez(other, **arrays)
         folder = os.path.join(self.create_tempdir().full_path, "run")
-        code, _, errors = call(*SMALL, f"--dataset=npz:{other}", "--steps=2", f"--run_dir={folder}")
+        code, _, errors = call(*LIGHT, f"--dataset=npz:{other}", "--steps=2", f"--run_dir={folder}")
         self.assertEqual((code, errors), (0, []))
-        error = self.refuse(*SMALL, f"--label_file={folder}/labels.json")
+        error = self.refuse(*LIGHT, f"--label_file={folder}/labels.json")
         self.assertIn("labels.json", error)
         both = (f"--dataset=npz:{other}", f"--label_file={folder}/labels.json", "--num_labels=30")
-        self.assertIn("labels 20 examples. Received: --num_labels=30", self.refuse(*SMALL, *both))
+        self.assertIn("labels 20 examples. Received: --num_labels=30", self.refuse(*LIGHT, *both))
 
     def test_a_folder_with_other_files(self):
         folder = self.create_tempdir()
@@ -299,7 +300,7 @@ class MistakeTest(MistakeCase):
     def test_a_loss_that_is_not_finite_stops_the_run(self):
         folder = os.path.join(self.create_tempdir().full_path, "run")
         code, _, errors = call(
-            *SMALL, "--learning_rate=1e30", "--checkpoint_seconds=0", f"--run_dir={folder}"
+            *LIGHT, "--learning_rate=1e30", "--checkpoint_seconds=0", f"--run_dir={folder}"
         )
         self.assertEqual(code, 2)
         self.assertLen(errors, 1)
@@ -316,7 +317,7 @@ class MistakeTest(MistakeCase):
         """The update after a finite loss can make weights infinite before a loss shows it."""
         folder = os.path.join(self.create_tempdir().full_path, "run")
         steps = ("--steps=2", "--steps_per_epoch=1", "--checkpoint_seconds=0")
-        code, _, errors = call(*SMALL, *steps, "--learning_rate=1e39", f"--run_dir={folder}")
+        code, _, errors = call(*LIGHT, *steps, "--learning_rate=1e39", f"--run_dir={folder}")
         self.assertEqual(code, 2)
         self.assertLen(errors, 1)
         self.assertIn("no longer finite", errors[0])
@@ -345,7 +346,7 @@ class MistakeTest(MistakeCase):
         folder = self.create_tempdir()
         if left:
             folder.create_file(left)
-        code, _, errors = call(*SMALL, "--steps=2", f"--run_dir={folder.full_path}")
+        code, _, errors = call(*LIGHT, "--steps=2", f"--run_dir={folder.full_path}")
         self.assertEqual((code, errors), (0, []))
         self.assertNotIn(left or "x", os.listdir(folder.full_path))
 
