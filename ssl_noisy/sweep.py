@@ -6,6 +6,11 @@
   python -m ssl_noisy.sweep --sweep_dir=DIR --flagfile=RECIPE \\
     --over method=fixmatch,supervised --over num_labels=40,250,4000 --over seed=0:5
 
+--tune lets Optuna choose flags by the validation accuracy, in --trials trials:
+
+  python -m ssl_noisy.sweep --sweep_dir=DIR --flagfile=RECIPE --trials=20 \\
+    --tune learning_rate=log:0.003:0.3 --over seed=0:3
+
 Running the same command again trains what is missing. The results are
 sweep.csv, summary.csv, summary.md and budget_curve.png in DIR.
 """
@@ -18,8 +23,9 @@ from ssl_noisy import command, machine, methods, run_flags
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import progress
 from ssl_noisy.settings import absolute_path
-from ssl_noisy.sweeps import estimate, local, plan
-from ssl_noisy.sweeps.conduct import conduct
+from ssl_noisy.sweeps import estimate, local, plan, study, tune
+from ssl_noisy.sweeps.conduct import Known, conduct
+from ssl_noisy.sweeps.trials import Trials
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +35,14 @@ class Request:
     Attributes:
         sweep_dir: Absolute path of the folder.
         swept: Names of the swept flags.
-        runs: List of `plan.Run`.
+        runs: List of `plan.Run`. With `tuning`, those at the ends of its ranges.
         notes: Lines for the user.
         parallel: Number of runs at a time.
         devices: Identifiers of the GPUs.
         compare_with: `FLAG=VALUE`, or None.
         target: An accuracy in (0, 1), or None.
         dry_run: Whether to print the runs and train nothing.
+        tuning: The `tune.Tuning`, or None.
     """
 
     sweep_dir: str
@@ -47,6 +54,7 @@ class Request:
     compare_with: str | None
     target: float | None
     dry_run: bool
+    tuning: tune.Tuning | None
 
 
 def define_flags(values):
@@ -86,7 +94,24 @@ def define_flags(values):
     )
     flags.DEFINE_boolean("dry_run", False, "Print the runs and their time, then exit.", **define)
     own = ["sweep_dir", "over", "over_file", "max_parallel", "compare_with", "target_accuracy"]
-    return [*own, "dry_run", *run_flags.define_flags(values)]
+    return [*own, "dry_run", *_define_tuning(define), *run_flags.define_flags(values)]
+
+
+def _define_tuning(define):
+    flags.DEFINE_multi_string(
+        "tune",
+        [],
+        "FLAG=LOW:HIGH, FLAG=LOW:HIGH:STEP, FLAG=log:LOW:HIGH or FLAG=VALUE,VALUE,...: let Optuna "
+        "choose the flag. Each trial trains a run for each combination of --over. May be repeated.",
+        **define,
+    )
+    flags.DEFINE_integer(
+        "trials", None, "Number of trials of --tune, in all.", lower_bound=1, **define
+    )
+    flags.DEFINE_enum(
+        "objective", tune.OBJECTIVES[0], tune.OBJECTIVES, "What --tune makes large.", **define
+    )
+    return ["tune", "trials", "objective"]
 
 
 def read_flags(argv, values):
@@ -113,9 +138,18 @@ def read_flags(argv, values):
         )
     sweep_dir = absolute_path(values["sweep_dir"].value)
     over_file = values["over_file"].value and absolute_path(values["over_file"].value)
-    swept, chosen = plan.choices(values["over"].value, over_file)
-    dropped = {}
-    runs = plan.build(sweep_dir, swept, chosen, lambda them: run_settings(argv, them, dropped))
+    axes, dropped, tuning = _axes(values), {}, None
+    swept, chosen = plan.choices(values["over"].value, over_file, [axis.flag for axis in axes])
+
+    def settings_of(them):
+        return run_settings(argv, them, dropped)
+
+    if axes:
+        trials, objective = values["trials"].value, values["objective"].value
+        tuning = tune.Tuning(sweep_dir, axes, chosen, trials, objective, swept, settings_of)
+        runs = tuning.check()
+    else:
+        runs = plan.build(sweep_dir, swept, chosen, settings_of)
     devices = local.gpus()
     parallel = values["max_parallel"].value
     parallel = parallel or local.default_parallel(len(devices), machine.memory())
@@ -130,7 +164,33 @@ def read_flags(argv, values):
         values["compare_with"].value,
         None if target is None else target / 100,
         values["dry_run"].value,
+        tuning,
     )
+
+
+def _axes(values):
+    """Returns the list of `tune.Axis` of `--tune`, after a check of the flags around it."""
+    axes = tune.axes(values["tune"].value)
+    if not axes:
+        for name in ("trials", "objective"):
+            if values[name].present:
+                raise UserError(f"--{name} has no effect without --tune. Leave it out.")
+        return axes
+    if values["trials"].value is None:
+        raise UserError("--tune needs --trials, the number of settings to try. Received: none.")
+    if values["dry_run"].value:
+        ends = " ".join(f"--over={axis.flag}={','.join(axis.ends)}" for axis in axes)
+        raise UserError(
+            "--dry_run needs runs that are known, but --tune chooses them later. Time the ends of "
+            f"the ranges instead: {ends}"
+        )
+    for name in ("compare_with", "target_accuracy"):
+        if values[name].value is not None:
+            raise UserError(
+                f"--{name} compares runs with equal flags, but those of trials differ. Leave it "
+                "out with --tune, or rerun the best trial with it."
+            )
+    return axes
 
 
 def run_settings(argv, chosen, dropped):
@@ -195,10 +255,15 @@ def main(request):
         )
         print(estimate.table(request.runs, request.swept, estimates, request.parallel))
         return
+    source = Known(request.sweep_dir, request.runs)
+    if request.tuning is not None:
+        study.check()
+        tune.check_validation(request.runs)
+        source = Trials(request.tuning, request.tuning.lines(request.runs[0]))
     text = conduct(
         request.sweep_dir,
         request.swept,
-        request.runs,
+        source,
         lambda parallel, lock: local.Pool(parallel, lock, request.devices),
         parallel=request.parallel,
         compare_with=request.compare_with,

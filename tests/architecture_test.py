@@ -58,9 +58,10 @@ FLOORS = [
     {"sweeps.plan", "sweeps.worker", "sweeps.folder", "sweeps.display"}
     | {"sweeps.hparams", "sweeps.plots"},
     {"sweeps.local", "sweeps.tables"},
-    {"sweeps.summary", "sweeps.published", "sweeps.estimate"},
-    {"sweeps.report"},
+    {"sweeps.summary", "sweeps.published", "sweeps.estimate", "sweeps.tune"},
+    {"sweeps.report", "sweeps.study"},
     {"sweeps.conduct"},
+    {"sweeps.trials"},
     {"reports.collect", "reports.charts", "reports.summary"},
     {"reports.review"},
     {"reports.page"},

@@ -83,7 +83,7 @@ def here(sweep_dir):
         conduct.conduct(
             sweep_dir,
             wanted.swept,
-            wanted.runs,
+            conduct.Known(sweep_dir, wanted.runs),
             lambda parallel, lock: ThisProcess(),
             parallel=1,
             target=wanted.target,

@@ -258,10 +258,10 @@ class ConductTest(absltest.TestCase):
 
     def conduct(self, runs, **outcomes):
         outcomes = {f"seed-{seed[1:]}": list(them) for seed, them in outcomes.items()}
-        pool = FakePool(self.dir, outcomes)
+        pool, source = FakePool(self.dir, outcomes), conduct.Known(self.dir, runs)
         with contextlib.redirect_stdout(io.StringIO()) as out:
             try:
-                conduct.conduct(self.dir, ["seed"], runs, lambda n, lock: pool, parallel=1)
+                conduct.conduct(self.dir, ["seed"], source, lambda n, lock: pool, parallel=1)
             except UserError as error:
                 return pool, out.getvalue(), str(error)
         return pool, out.getvalue(), None
@@ -285,7 +285,7 @@ class ConductTest(absltest.TestCase):
 
     def test_results_are_kept_if_no_worker_can_start(self):
         runs = request(f"--sweep_dir={self.dir}", "--over=seed=0:2").runs
-        pool = FakePool(self.dir, {"seed-0": ["bug"]})
+        pool, source = FakePool(self.dir, {"seed-0": ["bug"]}), conduct.Known(self.dir, runs)
         begin = mock.Mock(side_effect=[None, UserError("Cannot start a worker process")])
 
         def begins(task):
@@ -295,7 +295,7 @@ class ConductTest(absltest.TestCase):
         pool.begin = begins
         with self.assertRaisesRegex(UserError, "Cannot start"):
             with contextlib.redirect_stdout(io.StringIO()):
-                conduct.conduct(self.dir, ["seed"], runs, lambda n, lock: pool, parallel=1)
+                conduct.conduct(self.dir, ["seed"], source, lambda n, lock: pool, parallel=1)
         self.assertEqual(list(folder.read_state(self.dir)), ["seed-0"])
         self.assertTrue(pool.closed)
 

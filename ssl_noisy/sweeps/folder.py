@@ -17,7 +17,7 @@ RUNS, LOGS = "runs", "logs"
 _GRACE = 180  # seconds that workers of a killed sweep have to save and exit
 
 
-def look_into(sweep_dir, swept, runs):
+def look_into(sweep_dir, swept, runs, lines=()):
     """Checks that the folder is new, or that this sweep began or can extend it. Writes nothing.
 
     A sweep may gain runs. It may not lose any, and a run keeps its flags.
@@ -26,12 +26,13 @@ def look_into(sweep_dir, swept, runs):
         sweep_dir: Path of the folder.
         swept: Names of the swept flags.
         runs: List of `Run`.
+        lines: With `--tune`, what must not change: the ranges, and the flags of all runs. The
+            runs are those of the study then, and not checked here.
 
     Raises:
         UserError: If the folder has another sweep or other files. The message names the flags.
     """
-    path = os.path.join(sweep_dir, PLAN)
-    if not os.path.lexists(path):
+    if not is_begun(sweep_dir):
         try:
             names = os.listdir(sweep_dir) if os.path.lexists(sweep_dir) else []
         except OSError as error:
@@ -47,34 +48,48 @@ def look_into(sweep_dir, swept, runs):
             f"{sweep_dir} sweeps {', '.join(there['swept'])}. Received: {', '.join(swept)}. Choose "
             "another --sweep_dir."
         )
+    _compare(sweep_dir, there.get("tuning", []), lines)
+    if lines:
+        return
     here = {run.name: run.settings.flag_lines(identifying=True) for run in runs}
-    for name, lines in there["runs"].items():
+    for name, before in there["runs"].items():
         if name not in here:
             raise UserError(
                 f"{sweep_dir} has the run {name}, which these flags leave out. Add it again, or "
                 "choose another --sweep_dir."
             )
-        lines = set(identifying_lines(lines))
-        before, now = lines - set(here[name]), set(here[name]) - lines
-        if before or now:
-            raise UserError(
-                f"{sweep_dir} belongs to a sweep with other flags: "
-                f"{' '.join(sorted(before)) or '(none)'} there, {' '.join(sorted(now)) or '(none)'}"
-                " here. Choose another --sweep_dir."
-            )
+        _compare(sweep_dir, identifying_lines(before), here[name])
+
+
+def _compare(sweep_dir, before, now):
+    """Raises the `UserError` of lists of flags that differ."""
+    there, here = set(before) - set(now), set(now) - set(before)
+    if there or here:
+        raise UserError(
+            f"{sweep_dir} belongs to a sweep with other flags: "
+            f"{' '.join(sorted(there)) or '(none)'} there, {' '.join(sorted(here)) or '(none)'} "
+            "here. Choose another --sweep_dir."
+        )
+
+
+def is_begun(sweep_dir):
+    """Whether the folder is that of a sweep."""
+    return os.path.lexists(os.path.join(sweep_dir, PLAN))
 
 
 def read_plan(sweep_dir):
     """Returns the plan of a sweep: a dict with `swept`, a list of flags, and `runs`.
 
-    `runs` is a dict from the name of each run to its flags, the lines of a flagfile.
+    `runs` is a dict from the name of each run to its flags, the lines of a flagfile. With `--tune`
+    there is also `tuning`, a list of lines.
 
     Raises:
         UserError: If there is none, or it is damaged.
     """
     path = os.path.join(sweep_dir, PLAN)
     content = _read_json(path, f"{sweep_dir} is no sweep folder, or its {PLAN} is damaged.")
-    if not isinstance(content.get("swept"), list) or not isinstance(content.get("runs"), dict):
+    kinds = (("swept", list), ("runs", dict), ("tuning", list))
+    if not all(isinstance(content.get(name, kind()), kind) for name, kind in kinds):
         raise UserError(f"{path} is damaged. Restore it, or choose another --sweep_dir.")
     return content
 
@@ -91,10 +106,11 @@ def _read_json(path, problem):
     return content
 
 
-def begin(sweep_dir, swept, runs):
-    """Writes the plan."""
-    lines = {run.name: run.settings.flag_lines(identifying=True) for run in runs}
-    _write_json(os.path.join(sweep_dir, PLAN), {"swept": list(swept), "runs": lines})
+def begin(sweep_dir, swept, runs, lines=()):
+    """Writes the plan. The arguments are those of `look_into`."""
+    flags = {run.name: run.settings.flag_lines(identifying=True) for run in runs}
+    tuning = {"tuning": list(lines)} if lines else {}
+    _write_json(os.path.join(sweep_dir, PLAN), {"swept": list(swept), **tuning, "runs": flags})
 
 
 def _write_json(path, content):

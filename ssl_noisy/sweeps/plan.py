@@ -62,7 +62,7 @@ def parse_over(text):
     flag = flag.strip().lstrip("-")
     if not equals:
         raise UserError(f"--over must be FLAG=VALUE,VALUE,... Received: --over={text}")
-    _check_flag(flag, f"--over={text}")
+    check_flag(flag, f"--over={text}")
     found = []
     for value in values.split(","):
         value = value.strip()
@@ -96,7 +96,13 @@ def _integers(value, text):
     return [str(number) for number in numbers]
 
 
-def _check_flag(flag, received):
+def check_flag(flag, received):
+    """Raises a `UserError` unless `flag` is one that a sweep can change.
+
+    Args:
+        flag: Name of the flag.
+        received: Where the user named it, for the message.
+    """
     kinds = sweepable()
     if flag in PLACES:
         raise UserError(
@@ -130,7 +136,7 @@ def read_table(path):
         raise UserError(f"--over_file={path} needs a header of flags and a row for each run.")
     header = [name.strip().lstrip("-") for name in lines[0]]
     for flag in header:
-        _check_flag(flag, f"a column of --over_file={path}")
+        check_flag(flag, f"a column of --over_file={path}")
     if len(set(header)) < len(header):
         raise UserError(f"--over_file={path} has a column twice: {', '.join(header)}.")
     for number, line in enumerate(lines[1:], 2):
@@ -142,16 +148,17 @@ def read_table(path):
     return [{flag: value for flag, value in row.items() if value} for row in rows]
 
 
-def choices(over, over_file=None):
+def choices(over, over_file=None, tuned=()):
     """Returns the flags of every run: the rows of the table times the product of the lists.
 
     Args:
         over: List of the texts of `--over`.
         over_file: Path of the table, or None.
+        tuned: Names of the flags of `--tune`.
 
     Returns:
-        A tuple: the names of the swept flags in the order of the flags of a run, and a list of
-        dicts from flag to string.
+        A tuple: the names of the swept and tuned flags in the order of the flags of a run, and a
+        list of dicts from flag to string, without the tuned ones.
     """
     axes = {}
     for flag, values in map(parse_over, over):
@@ -162,14 +169,20 @@ def choices(over, over_file=None):
     columns = {flag for row in rows for flag in row}
     if both := sorted(columns.intersection(axes)):
         raise UserError(f"--over_file and --over both set --{both[0]}. Leave one of them out.")
-    if not axes and not columns:
+    flags = columns.union(axes)
+    if both := sorted(flags.intersection(tuned)):
+        raise UserError(
+            f"--tune and {'--over' if both[0] in axes else '--over_file'} both set --{both[0]}. "
+            "Leave one of them out."
+        )
+    if not flags and not tuned:
         raise UserError("Nothing to sweep. Use --over=FLAG=VALUE,VALUE or --over_file=CSV.")
     count = len(rows)
     for values in axes.values():
         count *= len(values)
     if count > MOST_RUNS:
         raise UserError(f"This sweep has {count:,} runs; the most are {MOST_RUNS:,}.")
-    swept = [flag for flag in sweepable() if flag in axes or flag in columns]
+    swept = [flag for flag in sweepable() if flag in flags.union(tuned)]
     product = [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
     return swept, [{**row, **values} for row in rows for values in product]
 
@@ -190,26 +203,44 @@ def build(sweep_dir, swept, chosen, settings_of):
     """
     runs, seen, there = [], {}, set()
     for values in chosen:
-        given = " ".join(f"--{flag}={value}" for flag, value in values.items())
-        try:
-            settings = settings_of(values)
-            removal.check(settings)
-            needed = (settings.logger, settings.network, settings.weights)
-            if needed not in there:
-                trackers.check(settings.logger)
-                networks.check_there(settings.network, settings.weights)
-                there.add(needed)
-        except UserError as error:
-            raise UserError(f"The run {given}: {error}") from error
-        key = tuple(settings.flag_lines(identifying=True))
+        run = make(sweep_dir, swept, values, settings_of, there)
+        key, given = tuple(run.settings.flag_lines(identifying=True)), _words(values)
         if key in seen:
             raise UserError(f"Two runs have the same flags: {seen[key]} and {given}.")
         seen[key] = given
-        typed = {flag: value_of(settings, flag) if flag in values else None for flag in swept}
-        name = run_name(typed)
-        run_dir = os.path.join(sweep_dir, "runs", name)
-        runs.append(Run(name, typed, dataclasses.replace(settings, run_dir=run_dir)))
+        runs.append(run)
     return runs
+
+
+def make(sweep_dir, swept, values, settings_of, there):
+    """Returns one of the runs of `build`.
+
+    Args:
+        sweep_dir, swept, settings_of: As for `build`.
+        values: Dict from swept flag to string.
+        there: Set of the trackers, networks and weights that have been found. It is updated.
+
+    Raises:
+        UserError: If the settings are wrong.
+    """
+    try:
+        settings = settings_of(values)
+        removal.check(settings)
+        needed = (settings.logger, settings.network, settings.weights)
+        if needed not in there:
+            trackers.check(settings.logger)
+            networks.check_there(settings.network, settings.weights)
+            there.add(needed)
+    except UserError as error:
+        raise UserError(f"The run {_words(values)}: {error}") from error
+    typed = {flag: value_of(settings, flag) if flag in values else None for flag in swept}
+    name = run_name(typed)
+    run_dir = os.path.join(sweep_dir, "runs", name)
+    return Run(name, typed, dataclasses.replace(settings, run_dir=run_dir))
+
+
+def _words(values):
+    return " ".join(f"--{flag}={value}" for flag, value in values.items())
 
 
 def value_of(settings, flag):

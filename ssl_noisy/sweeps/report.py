@@ -72,17 +72,21 @@ class Report:
     Args:
         sweep_dir: Path of the folder.
         swept: Names of the swept flags.
-        runs: List of `plan.Run`.
+        runs: List of `plan.Run`, which may grow.
         compare_with: What `parse_comparison` returns.
         target: Float in (0, 1), an accuracy to reach, or None.
+        section: Function of the rows of `sweep.csv` that returns more paragraphs for the summary.
     """
 
-    def __init__(self, sweep_dir, swept, runs, compare_with=None, target=None):
+    def __init__(
+        self, sweep_dir, swept, runs, compare_with=None, target=None, section=lambda rows: []
+    ):
         self._sweep_dir = sweep_dir
         self._swept = swept
         self._runs = runs
         self._compare_with = compare_with
         self._target = target
+        self._section = section
         self._results = {}
         self._described = set()
         self._written = None
@@ -107,7 +111,7 @@ class Report:
         """
         with self._tables_pace.writing():
             rows = tables.collect(self._swept, self._runs, state, self._result_of)
-            tables.write(self._path(tables.NAME), rows)
+            tables.write(self._path(tables.NAME), rows, tables.columns(self._swept))
             self._describe_runs(rows)
             lines = summary.summarize(rows, self._flags, self._compare_with)
             tables.write(self._path(SUMMARY), lines)
@@ -161,6 +165,7 @@ class Report:
             "# Summary of the sweep",
             f"{counts['finished']} of {len(rows)} runs finished, {counts['failed']} failed, "
             f"{counts['missing']} missing.",
+            *self._section(rows),
         ]
         for protocol in summary.PROTOCOLS:
             chosen = [line for line in lines if line["protocol"] == protocol]

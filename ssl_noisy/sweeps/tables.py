@@ -58,7 +58,7 @@ def collect(swept, runs, state, result_of):
 def write(path, rows, names=None):
     """Writes rows to a CSV file atomically, with the columns `names` or those of the first row."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, names or list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, names or list(*rows[:1]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     with files.replacing(path, "w") as file:
