@@ -164,20 +164,20 @@ class StudyCase(parameterized.TestCase):
 
 class ScriptedTest(StudyCase):
     def test_a_study_that_is_killed_again_and_again_is_that_of_an_undisturbed_one(self):
-        arguments = ("--trials=13", "--over=seed=0:2")  # the first 10 trials are random
+        arguments = ("--trials=12", "--over=seed=0:2")  # the first 10 trials are random
         other = os.path.join(self.folder, "other")
         text, _, pool = self.conduct(*arguments, sweep_dir=other, pool=Scripted(other))
         resumed, attempts = None, 0
         while resumed is None:
             attempts += 1
             with contextlib.suppress(Killed):
-                pool = Scripted(self.dir, killed_at=1 + attempts % 6)
+                pool = Scripted(self.dir, killed_at=1 + attempts % 9)
                 resumed, _, _ = self.conduct(*arguments, pool=pool)
-        self.assertGreater(attempts, 15)
+        self.assertGreater(attempts, 9)
         found = self.trials()
         self.assertEqual(found, self.trials(other))
         self.assertEqual(resumed, text)
-        self.assertEqual([state for _, state, *_ in found], ["COMPLETE"] * 13)
+        self.assertEqual([state for _, state, *_ in found], ["COMPLETE"] * 12)
         for number, _, (value,), params in found:
             expected = accuracy(types.SimpleNamespace(**params, seed=0)) - 0.005
             self.assertAlmostEqual(value, expected, places=12, msg=number)
