@@ -83,8 +83,8 @@ class RecipeTest(parameterized.TestCase):
         made = parsed(path)
         made.resolved()
         noise, _, rate = (made.noise or "").partition(":")
-        if made.noise == "cifarn:worse_label":
-            labels = "n_worse"
+        if noise == "cifarn":
+            labels = {"worse_label": "n_worse", "noisy_label": "n"}[rate]
         elif recipes.figures(path):  # the name leaves out what the command chooses
             labels = f"_{KINDS.get(noise, noise)}_" if noise else "_"
         elif noise:
@@ -200,7 +200,7 @@ class RecipeTest(parameterized.TestCase):
 
     def test_wide_networks_and_decay_of_cifar100(self):
         for name, path in RECIPES:
-            if "cifar100" in name and not name.startswith(("arazo", "beta_mixture", "aum")):
+            if "cifar100_" in name and not name.startswith(("arazo", "beta_mixture", "aum")):
                 self.assertIn("--weight_decay=0.001\n", path.read_text())
             if name.startswith("fixmatch_cifar100"):
                 self.assertRegex(path.read_text(), "--network=wrn_28_8(_torchssl)?\n")
