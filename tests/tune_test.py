@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What --tune accepts, and its mistakes. `tests/integration/real_tune_test.py` has the studies."""
 
+import dataclasses
 import math
 import os
 import sys
@@ -12,7 +13,8 @@ from absl.testing import absltest, parameterized
 
 from ssl_noisy import sweep
 from ssl_noisy.errors import UserError
-from ssl_noisy.sweeps import folder, study, tune
+from ssl_noisy.runs import folder as run_folder
+from ssl_noisy.sweeps import folder, local, study, trials, tune, worker
 from ssl_noisy.sweeps.tune import Axis
 
 SMALL = ("--dataset=digits", "--network=small_cnn", "--steps=40", "--steps_per_epoch=20")
@@ -238,6 +240,111 @@ class CommandTest(parameterized.TestCase):
         tune.check_validation(self.request(RATE, "--trials=3", *SPLITS).runs)
         np.savez(own, **arrays, images_validation=arrays["images_train"], labels_validation=labels)
         tune.check_validation(found.runs)
+
+
+class ListedStudy:
+    """A study without Optuna, which proposes the rates of a list. Its trials outlive a sweep."""
+
+    def __init__(self, rates):
+        self.rates, self.found = rates, []
+
+    def trials(self):
+        return list(self.found)
+
+    def propose(self, problem_of):
+        number = len(self.found)
+        values = {"learning_rate": self.rates[number]}
+        self.found.append(study.Trial(number, values, study.RUNNING, None, problem_of(values)))
+        return self.found[-1]
+
+    def tell(self, number, value):
+        if self.found[number].state != study.RUNNING:
+            raise AssertionError(f"Trial {number} has ended before.")
+        state = study.FAILED if value is None else study.COMPLETE
+        self.found[number] = dataclasses.replace(self.found[number], state=state, value=value)
+
+
+class TrialsTest(absltest.TestCase):
+    def begin(self, rates=("0.1", "0.2", "0.3", "0.4"), found=None):
+        """Returns a source of two runs in each trial, and its study."""
+        self.dir = os.path.join(self.create_tempdir().full_path, "sweep")
+        words = ["sweep", *SMALL, *SPLITS, RATE, f"--trials={len(rates)}", "--over=seed=0:2"]
+        values = flags.FlagValues()
+        sweep.define_flags(values)
+        tuning = sweep.read_flags([*words, f"--sweep_dir={self.dir}"], values).tuning
+        self.listed, self.plans, source = ListedStudy(rates), [], trials.Trials(tuning, ["a"])
+        self.listed.found = found or []
+        self.enter_context(mock.patch.object(study, "Study", lambda *_: self.listed))
+        source.begin(lambda runs: self.plans.append([run.name for run in runs]))
+        return source
+
+    def end(self, source, name, outcome=worker.FINISHED, accuracy=0.5):
+        run = next(run for run in source.runs if run.name == name)
+        if outcome == worker.FINISHED:
+            os.makedirs(run.settings.run_dir)
+            result = {"last_epoch": {"validation_accuracy": accuracy, "test_accuracy": 0.125}}
+            run_folder.write_result(run.settings.run_dir, result)
+        source.ended(local.Attempt(name, outcome, outcome, 1.0))
+
+    def states(self):
+        return [(trial.state, trial.value) for trial in self.listed.found]
+
+    def test_a_trial_is_proposed_when_the_runs_before_it_have_begun(self):
+        source = self.begin()
+        self.assertEqual((source.left, self.plans), (8, [[], []]))
+        names = [source.next().name, source.next().name]
+        self.assertEqual(names, ["learning_rate-0.1_seed-0", "learning_rate-0.1_seed-1"])
+        self.assertEqual(
+            (source.left, self.states(), self.plans[-1]), (6, [("running", None)], names)
+        )
+        self.end(source, names[1], accuracy=0.25)
+        self.assertEqual(self.states(), [("running", None)])
+        third = source.next().name
+        self.assertEqual(third, "learning_rate-0.2_seed-0")
+        self.assertEqual((source.left, self.plans[-1][:3]), (5, [*names, third]))
+        self.end(source, names[0], accuracy=0.5)
+        self.assertEqual(self.states(), [("complete", 0.375), ("running", None)])
+
+    def test_a_failed_run_ends_its_trial_and_leaves_out_its_other_runs(self):
+        source = self.begin()
+        self.end(source, source.next().name, worker.BUG)
+        self.assertEqual((self.states(), source.left), ([("failed", None)], 6))
+        self.assertEqual(source.next().name, "learning_rate-0.2_seed-0")
+
+    def test_a_fault_of_the_machine_ends_no_trial(self):
+        source = self.begin(rates=("0.1",))
+        names = [source.next().name, source.next().name]
+        self.end(source, names[0], local.KILLED)
+        self.end(source, names[1])
+        self.assertEqual((self.states(), source.left), ([("running", None)], 0))
+        self.assertIsNone(source.next())
+        state = {names[0]: {"status": "failed", "reason": "no power"}}
+        self.assertRegex(source.problem(state), r"1 runs failed: .*0.1_seed-0 \(no power\)")
+
+    def test_equal_trials_share_their_runs(self):
+        source = self.begin(rates=("0.1", "0.1", "0.2", "0.1"))
+        names = [source.next().name for _ in range(4)]  # the second trial waits for the first one
+        self.assertLen(set(names), 4)
+        self.assertEqual(
+            [trial.values["learning_rate"] for trial in self.listed.found], ["0.1", "0.1", "0.2"]
+        )
+        for name in names[:2]:
+            self.end(source, name, accuracy=0.75)
+        self.assertEqual(self.states(), 2 * [("complete", 0.75)] + [("running", None)])
+        self.assertIsNone(source.next())  # the last trial ends at once
+        self.assertEqual(self.states()[3], ("complete", 0.75))
+        self.assertEqual(source.left, 0)
+
+    def test_running_trials_continue_and_ended_ones_do_not(self):
+        found = [
+            study.Trial(0, {"learning_rate": "0.1"}, study.FAILED, None, None),
+            study.Trial(1, {"learning_rate": "0.2"}, study.COMPLETE, 0.5, None),
+            study.Trial(2, {"learning_rate": "0.3"}, study.RUNNING, None, None),
+        ]
+        source = self.begin(found=found)
+        self.assertEqual((source.left, len(source.runs)), (4, 6))
+        self.assertEqual([source.next().name[:17] for _ in range(2)], ["learning_rate-0.3"] * 2)
+        self.assertEqual(source.next().name, "learning_rate-0.4_seed-0")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ NAME = "study.db"
 RUNNING, COMPLETE, FAILED = "running", "complete", "failed"
 _STUDY = "sweep"  # its name in the file
 _OWNER, _REASON = "sweep", "reason"  # attributes of the study and of a trial
+# What a damaged file raises: SQLite, SQLAlchemy, Alembic and Optuna have their own types, and a
+# wrong value can raise any other.
+_DAMAGE = Exception
 
 
 def check():
@@ -66,7 +69,7 @@ class Study:
         self._axes = axes
         self._distributions = {axis.flag: _distribution(axis) for axis in axes}
         owner = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-        with self._using():
+        with self._using(_DAMAGE):
             if os.path.lexists(self._path):
                 _check_file(self._path)
             # A connection by path: in a URL, some characters of a path have a meaning.
@@ -91,11 +94,11 @@ class Study:
             )
 
     @contextlib.contextmanager
-    def _using(self):
-        """Turns errors of the file into a `UserError`."""
+    def _using(self, kinds):
+        """Turns exceptions of these kinds into a `UserError` about the file."""
         try:
             yield
-        except Exception as error:  # SQLite, SQLAlchemy, Alembic and Optuna have their own types
+        except kinds as error:
             while error.__cause__ is not None:
                 error = error.__cause__
             raise UserError(
@@ -105,7 +108,7 @@ class Study:
 
     def trials(self):
         """Returns all trials, a list of `Trial` in the order of their numbers."""
-        with self._using():
+        with self._using(_DAMAGE):
             return [self._trial(them) for them in self._study.get_trials(deepcopy=False)]
 
     def _trial(self, found):
@@ -127,18 +130,18 @@ class Study:
         Returns:
             The `Trial`.
         """
-        with self._using():
-            # Optuna adds a trial first and its values later. A copy in memory draws these: a
-            # process that is killed leaves a whole trial in the file, or none.
+        # Optuna adds a trial first and its values later. A copy in memory draws these: a process
+        # that is killed leaves a whole trial in the file, or none.
+        with self._using(_DAMAGE):
             trials = self._study.get_trials(deepcopy=False)
-            sampler = self._optuna.samplers.TPESampler(seed=len(trials), constant_liar=True)
-            copy = self._optuna.create_study(direction="maximize", sampler=sampler)
-            copy.add_trials(trials)
-            drawn = copy.ask(self._distributions).params
+        sampler = self._optuna.samplers.TPESampler(seed=len(trials), constant_liar=True)
+        copy = self._optuna.create_study(direction="maximize", sampler=sampler)
+        copy.add_trials(trials)
+        drawn = copy.ask(self._distributions).params
         params = {axis.flag: axis.rounded(drawn[axis.flag]) for axis in self._axes}
         problem = problem_of({flag: str(value) for flag, value in params.items()})
         states = self._optuna.trial.TrialState
-        with self._using():
+        with self._using(self._optuna.exceptions.StorageInternalError):
             self._study.add_trial(
                 self._optuna.trial.create_trial(
                     state=states.RUNNING if problem is None else states.FAIL,
@@ -152,7 +155,7 @@ class Study:
     def tell(self, number, value):
         """Notes the value of a trial, a float, or with None that it has failed."""
         state = self._optuna.trial.TrialState
-        with self._using():
+        with self._using(self._optuna.exceptions.StorageInternalError):
             self._study.tell(number, value, state=state.FAIL if value is None else state.COMPLETE)
 
 

@@ -122,7 +122,7 @@ class Trials:
                 self._missing[number].discard(attempt.name)
                 if not self._missing[number]:
                     self._complete(number)
-            elif not attempt.is_fault_of_machine:
+            elif attempt.outcome in (worker.MISTAKE, worker.BUG):  # not the machine's fault
                 self._fail(number)
 
     def _complete(self, number):
