@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores entries to the CIFAR-N challenge: python -m ssl_noisy.score --entry_dir=DIR
 
-DIR contains REGIME/seed_N/ with the results of each run, as ssl_noisy.submit
-writes them. Prints accuracy and F1 with ranks, and writes --output=FILE, which
-ends in .json, .md or .html. Several entries are ranked against each other:
+DIR contains REGIME/seed_N/ with the results of each run: docs/challenge.md
+has the files. Prints accuracy and F1 with ranks, and writes --output=FILE,
+which ends in .json, .md or .html. Several entries are ranked against each other:
 
   python -m ssl_noisy.score --entry_dir=mine --entry_dir=yours --output=board.html
 
