@@ -56,9 +56,9 @@ FLOORS = [
     {"runs.removal"},
     {"runs.run"},
     {"sweeps.plan", "sweeps.worker", "sweeps.folder", "sweeps.display"}
-    | {"sweeps.hparams", "sweeps.plots"},
+    | {"sweeps.hparams", "sweeps.plots", "sweeps.copies"},
     {"sweeps.local", "sweeps.tables"},
-    {"sweeps.summary", "sweeps.published", "sweeps.estimate", "sweeps.tune"},
+    {"sweeps.summary", "sweeps.published", "sweeps.estimate", "sweeps.tune", "sweeps.cluster"},
     {"sweeps.report", "sweeps.study"},
     {"sweeps.conduct"},
     {"sweeps.trials"},

@@ -273,8 +273,8 @@ class ReportTest(absltest.TestCase):
 
 class SweepTest(absltest.TestCase):
     HEADER = (
-        "method,num_labels,protocol,mean,std,n,low,high,failed,missing,difference_mean,"
-        "difference_std,difference_n,difference_low,difference_high"
+        "method,num_labels,protocol,mean,std,n,low,high,failed,missing,compared_with,"
+        "difference_mean,difference_std,difference_n,difference_low,difference_high"
     )
 
     def write(self, **settings):
@@ -289,8 +289,8 @@ class SweepTest(absltest.TestCase):
         (sweep / "sweep.json").write_text("{}")
         lines = [
             self.HEADER,
-            "fixmatch,20,last,0.73249,0.0311,2,0.45,1.01,0,1,0.0449999,0.018,2,-0.12,0.21",
-            "supervised,20,last,0.6875,,1,,,0,0,,,0,,",
+            "fixmatch,20,last,0.73249,0.0311,2,0.45,1.01,0,1,method=supervised,0.0449999,0.018,2,-0.12,0.21",
+            "supervised,20,last,0.6875,,1,,,0,0,,,,0,,",
         ]
         (sweep / "summary.csv").write_text("\n".join(lines) + "\n")
         Image.new("RGB", (4, 3)).save(sweep / "budget_curve.png")

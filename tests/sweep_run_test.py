@@ -55,7 +55,7 @@ def start(sweep_dir, *arguments):
 class ThisProcess:
     """A pool without workers: it trains in this process."""
 
-    most_attempts, is_full = 1, False
+    is_full = False
 
     def __init__(self):
         self.running = {}

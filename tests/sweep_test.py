@@ -7,6 +7,8 @@ import io
 import math
 import os
 import pathlib
+import signal
+import subprocess
 import sys
 from unittest import mock
 
@@ -15,7 +17,19 @@ from absl.testing import absltest, parameterized
 
 from ssl_noisy import command, sweep
 from ssl_noisy.errors import UserError
-from ssl_noisy.sweeps import conduct, estimate, folder, local, plan, report, summary, tables
+from ssl_noisy.runs import folder as run_folder
+from ssl_noisy.runs import signals
+from ssl_noisy.sweeps import (
+    cluster,
+    conduct,
+    estimate,
+    folder,
+    local,
+    plan,
+    report,
+    summary,
+    tables,
+)
 
 SMALL = ("--dataset=digits", "--network=small_cnn", "--steps=40", "--steps_per_epoch=20")
 
@@ -105,6 +119,12 @@ class PlanTest(parameterized.TestCase):
         ),
         (["--over=seed=1", "--run_dir=x"], "--run_dir has no effect"),
         (["--over=seed=1", "--target_accuracy=0"], r"in \(0, 100\)"),
+        (["--over=seed=1", "--run_gpus=1"], "--run_gpus has no effect without --ray_address"),
+        (["--over=seed=1", "--ray_address=auto", "--dry_run"], "Leave --ray_address out"),
+        (["--over=seed=1", "--ray_address=auto", "--run_cpus=1.5"], "a whole number or at most 1"),
+        (["--over=seed=1", "--ray_address=auto", "--run_gpus=nan"], "a whole number or at most 1"),
+        (["--over=seed=1", "--ray_address=auto", "--run_gpus=-1"], "a whole number or at most 1"),
+        (["--over=seed=1", "--ray_address=auto", "--run_cpus=0"], "are both 0"),
         ([], "Nothing to sweep"),
         (["--over=learning_rate=1,-1"], "The run --learning_rate=-1: .* above 0"),
         (["--over=precision=float32,half"], "The run --precision=half"),
@@ -121,6 +141,19 @@ class PlanTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, message):
             self.request(*arguments)
         self.assertFalse(os.path.exists(self.dir))
+
+    def test_a_cluster_without_ray_is_a_mistake(self):
+        found = self.request("--over=seed=0:2", "--ray_address=auto")
+        with mock.patch.dict(sys.modules, ray=None):
+            with self.assertRaisesRegex(UserError, "needs Ray. Install it with: pip install"):
+                sweep.main(found)
+        self.assertFalse(os.path.exists(self.dir))
+
+    def test_a_node_has_room_for_as_many_runs_as_its_scarcest_resource(self):
+        self.assertEqual(cluster.Resources("auto", 4, 0.5).fit({"CPU": 16, "GPU": 1}), 2)
+        self.assertEqual(cluster.Resources("auto", 4, 0.5).fit({"CPU": 7, "GPU": 1}), 1)
+        self.assertEqual(cluster.Resources("auto", 4, 1).fit({"CPU": 16}), 0)
+        self.assertEqual(cluster.Resources("auto", 0.1, 0).fit({"CPU": 1}), 10)
 
     def test_a_tracker_without_its_package_is_a_mistake(self):
         with mock.patch.dict(sys.modules, mlflow=None):
@@ -220,11 +253,23 @@ class PlanTest(parameterized.TestCase):
         self.assertRegex(line, r"elr \+ supervised \+ 2 passes of elr +160 +2\.3 min$")
         self.assertIn("fewer steps", last)
 
+    def test_timing_that_cannot_start_or_is_stopped_leaves_no_process(self):
+        runs, popen = self.request("--over=seed=0:2").runs, subprocess.Popen
+        for problem, kind in (
+            (OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)), UserError),
+            (signals.Stopped(signal.SIGTERM), KeyboardInterrupt),
+        ):
+            process = popen(["sleep", "1000"], stdout=subprocess.PIPE)
+            with mock.patch.object(estimate.subprocess, "Popen", side_effect=[process, problem]):
+                with self.assertRaises(kind) as caught:
+                    estimate.measure(runs, 2, [], lambda line: None)
+            self.assertEqual(process.returncode, -signal.SIGKILL)
+            if kind is UserError:
+                self.assertRegex(str(caught.exception), "^Cannot start a worker process: Resource")
+
 
 class FakePool:
     """A pool whose runs end at once. It notes the state of the files when a run begins."""
-
-    most_attempts = 2
 
     def __init__(self, sweep_dir, outcomes, parallel=1):
         self.sweep_dir, self.outcomes, self.parallel = sweep_dir, outcomes, parallel
@@ -303,6 +348,25 @@ class ConductTest(absltest.TestCase):
         found = request("--sweep_dir=x", "--over=seed=0:2", "--over=test_share=0.1,0.2,0.3")
         shares = [run.settings.test_share for run in conduct.by_data(found.runs)]
         self.assertEqual(shares, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3])
+
+
+class WaitTest(absltest.TestCase):
+    def test_a_run_waits_for_the_process_that_trains_in_its_folder(self):
+        path = self.create_tempdir().full_path
+        with contextlib.ExitStack() as stack, mock.patch.object(folder.time, "sleep") as sleep:
+            stack.enter_context(run_folder.only_process(path))
+            sleep.side_effect = [None, None, UserError]
+            with self.assertRaises(UserError):
+                folder.wait_until_free(path)
+            sleep.side_effect = lambda _: stack.close()
+            folder.wait_until_free(path)
+        folder.wait_until_free(os.path.join(path, "missing"))
+        with (
+            run_folder.only_process(path),
+            mock.patch.object(folder.time, "monotonic", side_effect=[0.0, 181.0]),
+            self.assertRaisesRegex(UserError, "Another process is training"),
+        ):
+            folder.wait_until_free(path)
 
 
 class PaceTest(absltest.TestCase):
@@ -415,6 +479,9 @@ class SummaryTest(parameterized.TestCase):
             row("fixmatch", 40, 3, 0.99, "d"),  # no partner
         ]
         base, other = summary.summarize(rows, FLAGS, ("method", "supervised"))
+        self.assertIsNone(base["compared_with"])
+        self.assertEqual(other["compared_with"], "method=supervised")
+        self.assertEqual(list(summary.curves([base, other])), ["supervised", "fixmatch"])
         self.assertEqual(base["difference_n"], 0)
         # Differences 0.10 and 0.14: mean 0.12, std 0.0282843, t(0.975, 1) = 12.7062.
         self.assertEqual(other["difference_n"], 2)

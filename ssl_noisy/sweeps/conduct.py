@@ -18,12 +18,10 @@ class Pool(typing.Protocol):
     """What a sweep asks of its workers: `local.Pool`, or workers elsewhere.
 
     Attributes:
-        most_attempts: Positive integer, how often a run is tried if the machine is at fault.
         running: Collection of the names of the runs that have begun and not ended.
         is_full: Whether no run can begin now.
     """
 
-    most_attempts: int
     running: typing.Collection
     is_full: bool
 
@@ -258,8 +256,7 @@ class Conductor:
         if self._is_stopping and attempt.outcome != worker.FINISHED:
             self._display.end(attempt.name, "stopped")
             return False
-        is_last = self._attempts[attempt.name] >= self._pool.most_attempts
-        if attempt.is_fault_of_machine and not is_last:
+        if self._attempts[attempt.name] < attempt.most_attempts:
             self._display.end(attempt.name, f"{attempt.reason}; trying again")
             return False
         return True

@@ -100,15 +100,16 @@ def _together(examples, devices):
     try:
         for i, (_, settings) in enumerate(examples):
             command = [sys.executable, "-m", "ssl_noisy.benchmark", *settings.flag_lines()]
-            processes.append(
-                subprocess.Popen(
+            with local.starting():
+                process = subprocess.Popen(
                     [*command, f"--timed_steps={_TIMED_STEPS}", "--timed_evaluations=1"],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
                     env=local.environment(devices, i),
+                    start_new_session=True,  # Ctrl-C reaches the sweep alone, which kills them
                 )
-            )
+            processes.append(process)
         return [_estimate(name, process) for (name, _), process in zip(examples, processes)]
     finally:
         for process in processes:

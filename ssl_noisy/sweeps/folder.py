@@ -186,3 +186,22 @@ def workers_lock(sweep_dir, tell):
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def wait_until_free(run_dir):
+    """Waits until no process trains in the folder of a run.
+
+    A worker whose node or sweep was lost saves its run before it exits.
+
+    Raises:
+        UserError: If it still trains after three minutes.
+    """
+    began = time.monotonic()
+    while os.path.isdir(run_dir):
+        try:
+            with run_folder.only_process(run_dir):
+                return
+        except UserError:
+            if time.monotonic() - began > _GRACE:
+                raise
+            time.sleep(0.2)

@@ -68,7 +68,7 @@ class Attempt:
 
     Attributes:
         name: Name of the run.
-        outcome: `worker.FINISHED`, `MISTAKE`, `MEMORY`, `STOPPED`, `BUG`, or `KILLED`.
+        outcome: `worker.FINISHED`, `MISTAKE`, `MEMORY`, `STOPPED` or `BUG`, or `KILLED` or `LOST`.
         reason: A line, empty if it finished.
         seconds: How long it took, without the start of the process.
     """
@@ -79,11 +79,26 @@ class Attempt:
     seconds: float
 
     @property
-    def is_fault_of_machine(self):
-        return self.outcome in (worker.MEMORY, worker.STOPPED, KILLED)
+    def most_attempts(self):
+        """How often to try a run that ends like this."""
+        if self.outcome == LOST:
+            return 10
+        return 2 if self.outcome in (worker.MEMORY, worker.STOPPED, KILLED) else 1
 
 
-KILLED = "killed"
+KILLED, LOST = "killed", "lost"  # a worker process; a machine, which is rarely the run's fault
+
+
+@contextlib.contextmanager
+def starting():
+    """Turns an `OSError` of the block, which starts a process, into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"Cannot start a worker process: {error.strerror}. Free memory or processes, or lower "
+            "--max_parallel, and run the same command again."
+        ) from error
 
 
 class _Worker:
@@ -101,21 +116,19 @@ class _Worker:
             output = open(log, "ab")  # noqa: SIM115
         self.answers, answers = os.pipe()
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "ssl_noisy.sweeps.worker", str(answers)],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                pass_fds=(answers,) if lock is None else (answers, lock),
-                env=environ,
-                start_new_session=True,  # Ctrl-C reaches the sweep alone, which passes it on
-            )
-        except OSError as error:
+            with starting():
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "ssl_noisy.sweeps.worker", str(answers)],
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=(answers,) if lock is None else (answers, lock),
+                    env=environ,
+                    start_new_session=True,  # Ctrl-C reaches the sweep alone, which passes it on
+                )
+        except UserError:
             os.close(self.answers)
-            raise UserError(
-                f"Cannot start a worker process: {error.strerror}. Free memory or processes, or "
-                "lower --max_parallel, and run the same command again."
-            ) from error
+            raise
         finally:
             os.close(answers)
             output.close()
@@ -187,8 +200,6 @@ class Pool:
         lock: Descriptor that all workers inherit, or None.
         devices: List of identifiers of GPUs. Each worker gets one of them, in turn.
     """
-
-    most_attempts = 2
 
     def __init__(self, parallel, lock, devices=()):
         self.parallel = parallel

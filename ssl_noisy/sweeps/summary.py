@@ -14,6 +14,7 @@ CONFIDENCE = 0.95
 # The choice by the test set is in sweep.csv only: it is not a fair estimate.
 PROTOCOLS = ("last", "median_of_last_20", "validation_choice")
 _MOMENTS = ("mean", "std", "n", "low", "high")
+_PARTNER = "compared_with"
 
 
 def interval(values):
@@ -127,19 +128,20 @@ class Partners:
         return found[0], None
 
     def differences(self, members, column):
-        """Returns the moments of the differences of a group, and `difference_n` 0 without pairs.
+        """Returns the columns of the differences of a group, with `difference_n` 0 without pairs.
 
         Args:
             members: The rows of the group.
             column: Name of the column of an accuracy.
         """
-        found = []
-        for row in members if members[0][self._flag] != self._value else ():
+        found, is_partner = [], members[0][self._flag] == self._value
+        for row in () if is_partner else members:
             other, _ = self.find(row)
             if other and row[column] is not None and other[column] is not None:
                 found.append(row[column] - other[column])
         moments = interval(found)
-        return {f"difference_{name}": moments[name] for name in _MOMENTS}
+        named = None if is_partner else f"{self._flag}={self._value}"
+        return {_PARTNER: named} | {f"difference_{name}": moments[name] for name in _MOMENTS}
 
     def missing(self, rows):
         """Returns why rows have no partner: a dict from reason to the number of runs."""
@@ -160,7 +162,7 @@ def curves(lines, protocol="last"):
         A dict from the name of a curve to its list of lines, sorted by `num_labels`.
     """
     moments = {*_MOMENTS, *(f"difference_{name}" for name in _MOMENTS)}
-    outside = moments | {"num_labels", "protocol", "failed", "missing"}
+    outside = moments | {"num_labels", "protocol", "failed", "missing", _PARTNER}
     lines = [line for line in lines if line["protocol"] == protocol]
     varying = [
         flag

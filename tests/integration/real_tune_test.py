@@ -57,8 +57,6 @@ class Scripted:
             a run starts, or after one has ended that the sweep has not heard of.
     """
 
-    most_attempts = 2
-
     def __init__(
         self, sweep_dir, parallel=1, outcomes=(), outcome=worker.FINISHED, killed_at=math.inf
     ):
@@ -112,7 +110,7 @@ def write_result(settings):
 class ThisProcess:
     """A pool without workers: it trains in this process."""
 
-    most_attempts, is_full = 1, False
+    is_full = False
 
     def __init__(self):
         self.running = {}

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the folder of a run on one machine equal to that on another, file by file.
+
+Files travel in the order in which the run wrote them. A copy that breaks off is what a killed run
+leaves.
+"""
+
+import contextlib
+import os
+import stat
+
+from ssl_noisy import files
+from ssl_noisy.errors import UserError
+from ssl_noisy.runs import checkpoint
+from ssl_noisy.runs import folder as run_folder
+
+_MOST_TRIES = 5
+
+
+def look(run_dir):
+    """Returns a dict from the relative path of each file to a tuple that changes with its content.
+
+    The oldest file comes first. Temporary files and links are left out.
+
+    Args:
+        run_dir: Path of the folder of a run. It may be missing.
+    """
+    found = {}
+    for where, _, names in os.walk(run_dir):
+        for name in names:
+            path = os.path.join(where, name)
+            try:
+                status = os.lstat(path)
+            except FileNotFoundError:  # a temporary file
+                continue
+            if stat.S_ISREG(status.st_mode) and not files.is_left_over(name):
+                # A result comes after files of the same moment: it marks the end of a run.
+                when = (status.st_mtime_ns, name == run_folder.RESULT)
+                found[os.path.relpath(path, run_dir)] = (*when, status.st_ino, status.st_size)
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def last_checkpoint(run_dir):
+    """Returns what `look` finds for the newest checkpoint of a run, None without one."""
+    found = look(run_dir).items()
+    return next((k for path, k in reversed(found) if path.endswith(checkpoint.NAME)), None)
+
+
+def changes(run_dir, known):
+    """Yields what makes a copy of the folder of a run equal to it, for `write`.
+
+    The run may go on meanwhile. The files are those of one moment.
+
+    Args:
+        run_dir: Path of the folder.
+        known: What `look` returned when the copy was equal. It is kept up to date.
+
+    Yields:
+        Tuples `(path, content)`: the relative path of a file, and its bytes, the path in the copy
+        of the file that it was before, or None if it is gone.
+    """
+    with contextlib.ExitStack() as stack:
+        now, opened = _freeze(run_dir, known, stack)
+        for path, file in opened.items():
+            # The last checkpoint becomes the previous one.
+            before = next((old for old, kind in known.items() if kind == now[path]), None)
+            yield path, before or file.read()
+            known[path] = now[path]
+    # `flags.cfg` marks a run folder, so it goes last.
+    for path in sorted(known.keys() - now, key=lambda path: (path == run_folder.FLAGS, path)):
+        yield path, None
+        del known[path]
+
+
+def _freeze(run_dir, known, stack):
+    """Opens the files that have changed, all as they are now.
+
+    Returns:
+        A tuple: what `look` finds, and a dict from path to open file. If the run writes too fast,
+        `known` and no files.
+    """
+    for _ in range(_MOST_TRIES):
+        now, opened = look(run_dir), {}
+        with contextlib.suppress(FileNotFoundError):
+            for path in now:
+                if known.get(path) != now[path]:
+                    file = open(os.path.join(run_dir, path), "rb")  # noqa: SIM115
+                    opened[path] = stack.enter_context(file)
+            if look(run_dir) == now:
+                return now, opened
+    return dict(known), {}
+
+
+def write(run_dir, path, content):
+    """Brings a file of a copy up to date, atomically.
+
+    Args:
+        run_dir: Path of the folder, which is created.
+        path, content: An item of `changes`.
+
+    Raises:
+        UserError: If the file cannot be written, another process trains in the folder, or a path
+            leads out of it.
+    """
+    target = _inside(run_dir, path)
+    files.make_folder(run_dir)
+    with run_folder.only_process(run_dir), files.writing(target):
+        if content is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(target)
+            where = os.path.dirname(path)
+            with contextlib.suppress(OSError):  # the folder has other files
+                while where:
+                    os.rmdir(os.path.join(run_dir, where))
+                    where = os.path.dirname(where)
+        elif isinstance(content, str):
+            os.replace(_inside(run_dir, content), target)
+        else:
+            with files.replacing(target) as file:
+                file.write(content)
+
+
+def _inside(run_dir, path):
+    base = os.path.realpath(run_dir)
+    target = os.path.realpath(os.path.join(base, path))
+    if not target.startswith(f"{base}{os.sep}"):
+        raise UserError(f"A node sent a file outside of the folder {run_dir}: {path!r}.")
+    return target
