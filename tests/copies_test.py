@@ -95,14 +95,17 @@ class CopiesTest(parameterized.TestCase):
         self.assertCountEqual(paths[:2], [folder.METRICS, "model.keras"])
         self.assertCountEqual(paths[2:], [folder.RESULT, f"baseline/{folder.RESULT}"])
 
-    def test_the_newest_checkpoint_of_any_part(self):
-        self.assertIsNone(copies.last_checkpoint(self.run_dir))
-        found = set()
-        for name in (f"pass_1/{checkpoint.NAME}", checkpoint.NAME, checkpoint.NAME):
+    def test_temporary_files_of_a_killed_process_go(self):
+        left = f"baseline/metrics.csv.{'0' * 32}.tmp"
+        for name in (folder.FLAGS, left, "mine.tmp"):
             self.put(name, b"x")
-            self.put(folder.METRICS, b"x")
-            found.add(copies.last_checkpoint(self.run_dir))
-        self.assertLen(found, 3)
+        copies.tidy(self.run_dir)
+        copies.tidy(os.path.join(self.run_dir, "new"))
+        names = {folder.FLAGS, "mine.tmp", "baseline", "new"}
+        self.assertEqual(content_of(self.run_dir).keys(), names)
+        with folder.only_process(self.run_dir):
+            with self.assertRaisesRegex(UserError, "Another process is training"):
+                copies.tidy(self.run_dir)
 
     def test_links_and_temporary_files_stay(self):
         os.symlink("/etc/passwd", os.path.join(self.run_dir, "link"))

@@ -186,20 +186,15 @@ class Slot:
             self._has_taken.acquire()
             settings = dataclasses.replace(task.settings, run_dir=self._copy)
             log, known = f"{self._copy}.log", copies.look(self._copy)
-            last = copies.last_checkpoint(self._copy)
             self._begin(local.Task(task.name, settings, log))
             while not ended:
                 ended = self._pool.wait(_BETWEEN_LOOKS)
-                newest = copies.last_checkpoint(self._copy)
-                if not ended and newest == last:
-                    continue
-                last = newest
                 for item in copies.changes(self._copy, known):
                     yield FILE, item
                     self._has_taken.acquire()
-                text = _read_lines(log, sent, is_complete=bool(ended))
-                sent += len(text)
-                yield LOG, text.replace(os.fsencode(self._copy), os.fsencode(run_dir))
+                if text := _read_lines(log, sent, is_complete=bool(ended)):
+                    sent += len(text)
+                    yield LOG, text.replace(os.fsencode(self._copy), os.fsencode(run_dir))
             reason = ended[0].reason.replace(self._copy, run_dir)
             return dataclasses.replace(ended[0], reason=reason)
 
@@ -306,6 +301,7 @@ class Pool:
         if kind == BEGUN:
             job.began = time.monotonic()
         elif kind == AWAY:
+            copies.tidy(run_dir)
             for item in copies.changes(run_dir, {}):  # one file in memory at a time
                 self._ray.get(job.slot.receive.remote(*item))
             job.slot.go_on.remote()

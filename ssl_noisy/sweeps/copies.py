@@ -11,10 +11,21 @@ import stat
 
 from ssl_noisy import files
 from ssl_noisy.errors import UserError
-from ssl_noisy.runs import checkpoint
 from ssl_noisy.runs import folder as run_folder
 
-_MOST_TRIES = 5
+
+def tidy(run_dir):
+    """Creates the folder of a run, or removes the temporary files of a killed process from it."""
+    files.make_folder(run_dir)
+    with run_folder.only_process(run_dir):
+        for path in _paths(run_dir, are_temporary=True):
+            with files.writing(path):
+                os.remove(path)
+
+
+def _paths(run_dir, are_temporary):
+    found = [(where, name) for where, _, names in os.walk(run_dir) for name in names]
+    return [os.path.join(*x) for x in found if files.is_left_over(x[1]) == are_temporary]
 
 
 def look(run_dir):
@@ -26,38 +37,26 @@ def look(run_dir):
         run_dir: Path of the folder of a run. It may be missing.
     """
     found = {}
-    for where, _, names in os.walk(run_dir):
-        for name in names:
-            path = os.path.join(where, name)
-            try:
-                status = os.lstat(path)
-            except FileNotFoundError:  # a temporary file
-                continue
-            if stat.S_ISREG(status.st_mode) and not files.is_left_over(name):
+    for path in _paths(run_dir, are_temporary=False):
+        with contextlib.suppress(FileNotFoundError):  # the run has removed it
+            status = os.lstat(path)
+            if stat.S_ISREG(status.st_mode):
                 # A result comes after files of the same moment: it marks the end of a run.
-                when = (status.st_mtime_ns, name == run_folder.RESULT)
+                when = (status.st_mtime_ns, os.path.basename(path) == run_folder.RESULT)
                 found[os.path.relpath(path, run_dir)] = (*when, status.st_ino, status.st_size)
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def last_checkpoint(run_dir):
-    """Returns what `look` finds for the newest checkpoint of a run, None without one."""
-    found = look(run_dir).items()
-    return next((k for path, k in reversed(found) if path.endswith(checkpoint.NAME)), None)
-
-
 def changes(run_dir, known):
-    """Yields what makes a copy of the folder of a run equal to it, for `write`.
-
-    The run may go on meanwhile. The files are those of one moment.
+    """Yields what makes a copy of the folder of a run equal to it, as of one moment.
 
     Args:
-        run_dir: Path of the folder.
+        run_dir: Path of the folder. The run may go on meanwhile.
         known: What `look` returned when the copy was equal. It is kept up to date.
 
     Yields:
-        Tuples `(path, content)`: the relative path of a file, and its bytes, the path in the copy
-        of the file that it was before, or None if it is gone.
+        Tuples `(path, content)` for `write`: the relative path of a file, and its bytes, the path
+        that it had in the copy, or None if it is gone.
     """
     with contextlib.ExitStack() as stack:
         now, opened = _freeze(run_dir, known, stack)
@@ -73,13 +72,11 @@ def changes(run_dir, known):
 
 
 def _freeze(run_dir, known, stack):
-    """Opens the files that have changed, all as they are now.
+    """Returns what `look` finds and a dict from path to open file, of those that have changed.
 
-    Returns:
-        A tuple: what `look` finds, and a dict from path to open file. If the run writes too fast,
-        `known` and no files.
+    If the run writes too fast, it returns `known` and no files.
     """
-    for _ in range(_MOST_TRIES):
+    for _ in range(5):
         now, opened = look(run_dir), {}
         with contextlib.suppress(FileNotFoundError):
             for path in now:
@@ -96,11 +93,10 @@ def write(run_dir, path, content):
 
     Args:
         run_dir: Path of the folder, which is created.
-        path, content: An item of `changes`.
+        path, content: What `changes` yields.
 
     Raises:
-        UserError: If the file cannot be written, another process trains in the folder, or a path
-            leads out of it.
+        UserError: If it cannot, another process trains in the folder, or a path leads out of it.
     """
     target = _inside(run_dir, path)
     files.make_folder(run_dir)
