@@ -179,7 +179,9 @@ class Slot:
     def _train_away(self, task):
         """Trains in a temporary folder, and yields what changes there."""
         run_dir, ended, sent = task.settings.run_dir, [], 0
-        with tempfile.TemporaryDirectory(prefix="ssl_noisy_") as place:
+        with files.writing("the temporary folder"):
+            temporary = tempfile.TemporaryDirectory(prefix="ssl_noisy_", ignore_cleanup_errors=True)
+        with temporary as place:
             # The last part of the path names the run in trackers.
             self._copy = os.path.join(place, os.path.basename(run_dir))
             yield AWAY, None
