@@ -93,7 +93,7 @@ def connect(resources):
             ray.init(address=address, log_to_driver=False, logging_level="error")
         finally:
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own, which exits at once
-    except (OSError, RuntimeError, ValueError, OverflowError) as error:
+    except (OSError, RuntimeError, ValueError, OverflowError, ray.exceptions.RayError) as error:
         raise UserError(
             f"No Ray cluster at --ray_address={address}: {one_line(error)} Start one with: ray "
             "start --head"

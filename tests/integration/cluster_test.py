@@ -17,6 +17,7 @@ from unittest import mock
 os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).resolve().parents[2])  # for the nodes
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no request to another server
+os.environ["RAY_AUTH_MODE"] = "disabled"  # no token at home
 os.environ["RAY_worker_niceness"] = "0"  # as a local sweep
 os.environ["RAY_health_check_period_ms"] = "1000"  # a lost node is noticed after 5 s, not 15
 
