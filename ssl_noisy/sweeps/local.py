@@ -79,11 +79,15 @@ class Attempt:
     seconds: float
 
     @property
+    def is_fault_of_machine(self):
+        return self.outcome in (worker.MEMORY, worker.STOPPED, KILLED, LOST)
+
+    @property
     def most_attempts(self):
         """How often to try a run that ends like this."""
         if self.outcome == LOST:
             return 10
-        return 2 if self.outcome in (worker.MEMORY, worker.STOPPED, KILLED) else 1
+        return 2 if self.is_fault_of_machine else 1
 
 
 KILLED, LOST = "killed", "lost"  # a worker process; a machine, which is rarely the run's fault
