@@ -80,6 +80,8 @@ def read(entry_dir, truths, num_seeds=challenge.NUM_SEEDS):
     """
     root = pathlib.Path(entry_dir)
     faults = Faults(root)
+    if not root.name.isprintable():
+        faults.add(root, "has a name with control characters. Rename it")
     for name in challenge.TEXTS:
         _read_text(root / name, faults)
     runs = {}

@@ -165,6 +165,8 @@ class FormatTest(absltest.TestCase):
         for name, regime in challenge.REGIMES.items():
             if regime.key != "clean_label":
                 self.assertIn(name, cifar_n.KEYS[regime.dataset][regime.key])
+                names = (regime.key, *cifar_n.KEYS[regime.dataset][regime.key])
+                self.assertIn(regime.tfds_feature, names)
         ranked = [name for name, regime in challenge.REGIMES.items() if regime.is_ranked]
         self.assertEqual(ranked, ["aggre", "rand1", "worst", "noisy100"])
 

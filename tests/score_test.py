@@ -17,6 +17,7 @@ from unittest import mock
 import challenge_entries as entries
 import commands
 import numpy as np
+import pytest
 from absl import flags
 from absl.testing import absltest, parameterized
 
@@ -24,6 +25,9 @@ from ssl_noisy import challenge, command, entry, leaks, score, truths
 from ssl_noisy.data import cifar_n
 from ssl_noisy.errors import UserError
 from ssl_noisy.reports import leaderboard
+
+REAL = os.environ.get("CIFAR_N_DIR", "")  # a folder with the published files
+DATA = os.environ.get("TFDS_DATA_DIR", "")
 
 
 def call(*arguments):
@@ -107,8 +111,8 @@ class ScoreTest(Case):
         self.assertEqual(learning["better|<b>"]["points"], 20)
         text = (self.root / "board.md").read_text()
         self.assertIn(text, out)
-        self.assertIn("| better\\|<b> | 20     | 100.00 (1) | 91.67 (1) |", text)
-        self.assertIn("| good        | 18     | 95.00 (2)  | – (2)     |", text)
+        self.assertIn("| better\\|\\<b> | 20     | 100.00 (1) | 91.67 (1) |", text)
+        self.assertIn("| good         | 18     | 95.00 (2)  | – (2)     |", text)
         page = (self.root / "board.html").read_text()
         self.assertIn("<td>better|&lt;b&gt;</td><td>20</td><td>100.00 (1)</td>", page)
         for part in ("<script", "<b>", "http:", 'src="'):
@@ -159,6 +163,7 @@ class ScoreTest(Case):
         (table, *_) = leaderboard.tables({}, leaderboard.rank(measured, datasets))
         self.assertIn("github.com/Justherozen/ProMix", table.note)
 
+    @pytest.mark.slow
     def test_a_process(self):
         shutil.copytree(self.root / "good", self.root / "bad")
         entries.write_run(self.root / "bad", "b", 2, detection=np.ones(entries.TRAIN, bool))
@@ -218,6 +223,14 @@ class MistakeTest(Case):
             errors,
             [f"score: bad/b/seed_{s}/config.json {where}" for s in (1, 2)]
             + [f"score: bad/b/seed_{s}/{time}" for s in (1, 2)],
+        )
+
+    def test_name_of_an_entry(self):
+        shutil.copytree(self.root / "good", self.root / "a\x1b[2J")
+        code, out, errors = self.call("a\x1b[2J")
+        self.assertEqual((code, out), (2, ""))
+        self.assertEqual(
+            errors, [r"score: 'a\x1b[2J' has a name with control characters. Rename it."]
         )
 
     def test_an_absent_flag_is_not_none(self):
@@ -326,6 +339,34 @@ class CifarTest(Case):
         self.assertLen(faults, 2)
         required = "must have the noise cifarn:worse_label. Received: cifarn:aggre_label"
         self.assertIn(required, faults[0])
+
+
+class RealTest(Case):
+    """The organizers' example, and what the labels of other regimes reveal, on CIFAR-10N."""
+
+    if os.path.isdir(REAL) and os.path.isdir(os.path.join(DATA, "cifar10")):
+
+        def test_cifar10n(self):
+            labels = truths.Truths(cifarn_files=[f"{REAL}/CIFAR-10_human.pt"], data_dir=DATA)
+            worst = labels["worst"]
+            sets = labels.together("worst")
+            self.assertEqual(list(sets), ["aggre", "rand1", "rand2", "rand3", "worst"])
+            toy = worst.corrupted & (np.arange(challenge.NUM_TRAIN) < 25_000)
+            self.assertIsNone(leaks.of_detection(toy, worst, sets))
+            self.assertIsNone(leaks.of_detection(worst.corrupted, worst, sets))  # a perfect one
+            run = entry.Run(toy, worst.test_labels, {})
+            found = leaderboard.measure(entry.Entry("toy", {"worst": {1: run}}), labels)["worst"]
+            self.assertEqual(found["detection"]["f1"], {"mean": 0.6706780837769035})
+            self.assertEqual(found["learning"]["subset_accuracy"], {"mean": 1.0})
+            random = [sets[f"rand{i}"] for i in (1, 2, 3)]
+            for flagged, names, f1 in (
+                (sets["worst"] != sets["aggre"], "aggre, worst", 0.9149395509499136),
+                (np.ptp(random, axis=0) > 0, "rand1, rand2, rand3", 0.9929369333266542),
+            ):
+                score = challenge.detection_score(flagged, worst.corrupted)
+                self.assertAlmostEqual(score["f1"], f1, places=12)
+                text = leaks.of_detection(flagged, worst, sets)
+                self.assertStartsWith(text, f"flags the labels that differ between {names}.")
 
 
 if __name__ == "__main__":

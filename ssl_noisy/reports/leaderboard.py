@@ -3,6 +3,7 @@
 
 import html
 import importlib.resources
+import re
 import typing
 
 import numpy as np
@@ -215,15 +216,20 @@ def markdown(shown, refused):
     """Returns the tables, and the faults of refused entries, as Markdown for a terminal."""
     parts = []
     for table in shown:
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in (table.header, *table.rows)]
+        cells = [list(map(_escaped, row)) for row in (table.header, *table.rows)]
         widths = np.max([[len(cell) for cell in row] for row in cells], axis=0)
         lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in cells]
         lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
         parts.append("\n".join([f"**{table.title}**", "", *lines, "", table.note]))
     if refused:
-        faults = [f"- {fault}" for faults in refused.values() for fault in faults]
+        faults = [f"- {_escaped(fault)}" for faults in refused.values() for fault in faults]
         parts.append("\n".join(["**Refused**", "", *faults]))
     return "\n\n".join(parts) + "\n"
+
+
+def _escaped(text):
+    """Returns text that Markdown shows as it is: no columns, no HTML."""
+    return re.sub("[|<]", r"\\\g<0>", text)
 
 
 def page(shown, refused):
