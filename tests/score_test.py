@@ -26,8 +26,9 @@ from ssl_noisy.data import cifar_n
 from ssl_noisy.errors import UserError
 from ssl_noisy.reports import leaderboard
 
-REAL = os.environ.get("CIFAR_N_DIR", "")  # a folder with the published files
-DATA = os.environ.get("TFDS_DATA_DIR", "")
+# Tests change the working folder. Without the variables, these are folders that do not exist.
+REAL = os.path.abspath(os.environ.get("CIFAR_N_DIR") or os.devnull)  # with the published files
+DATA = os.path.abspath(os.environ.get("TFDS_DATA_DIR") or os.devnull)
 
 
 def call(*arguments):
