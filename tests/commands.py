@@ -15,6 +15,7 @@ from absl.testing import parameterized
 
 from ssl_noisy import command, run_flags, train
 from ssl_noisy.errors import UserError
+from ssl_noisy.sweeps import local, worker
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -37,6 +38,28 @@ def wait_for(process, condition):
         if process.poll() is not None:
             raise AssertionError("The run ended before it could be stopped.")
         time.sleep(0.002)
+
+
+class ThisProcess:
+    """A pool without workers: it trains in this process."""
+
+    is_full = False
+
+    def __init__(self):
+        self.running = {}
+        self._trainer = worker.Trainer()
+
+    def begin(self, task):
+        self.running[task.name] = task.settings
+        self.is_full = True
+
+    def wait(self, seconds):
+        name, settings = self.running.popitem()
+        self.is_full = False
+        return [local.Attempt(name, **self._trainer.train(settings))]
+
+    def close(self):
+        pass
 
 
 def call(*arguments):

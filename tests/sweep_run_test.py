@@ -16,12 +16,12 @@ import tempfile
 import pytest
 from absl import flags
 from absl.testing import absltest
-from commands import ROOT, read, wait_for
+from commands import ROOT, ThisProcess, read, wait_for
 
 from ssl_noisy import sweep
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import checkpoint, folder
-from ssl_noisy.sweeps import conduct, local, tables, worker
+from ssl_noisy.sweeps import conduct, tables
 
 SMALL = (
     "--dataset=digits",
@@ -50,28 +50,6 @@ def start(sweep_dir, *arguments):
         text=True,
         start_new_session=True,
     )
-
-
-class ThisProcess:
-    """A pool without workers: it trains in this process."""
-
-    is_full = False
-
-    def __init__(self):
-        self.running = {}
-        self._trainer = worker.Trainer()
-
-    def begin(self, task):
-        self.running[task.name] = task.settings
-        self.is_full = True
-
-    def wait(self, seconds):
-        name, settings = self.running.popitem()
-        self.is_full = False
-        return [local.Attempt(name, **self._trainer.train(settings))]
-
-    def close(self):
-        pass
 
 
 def here(sweep_dir):

@@ -25,6 +25,9 @@ from ssl_noisy.runs import checkpoint
 from ssl_noisy.runs import folder as run_folder
 from ssl_noisy.sweeps import conduct, folder, local, study, tables, trials, worker
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+from commands import ThisProcess  # noqa: E402
+
 ROOT = str(pathlib.Path(__file__).resolve().parent.parent.parent)
 SMALL = (
     "--dataset=digits",
@@ -105,28 +108,6 @@ def write_result(settings):
     last = {"validation_accuracy": accuracy(settings), "test_accuracy": test["last"]}
     content = {"test_accuracy": test, "labels_sha256": "a", "num_labels": 40, "last_epoch": last}
     run_folder.write_result(settings.run_dir, content)
-
-
-class ThisProcess:
-    """A pool without workers: it trains in this process."""
-
-    is_full = False
-
-    def __init__(self):
-        self.running = {}
-        self._trainer = worker.Trainer()
-
-    def begin(self, task):
-        self.running[task.name] = task.settings
-        self.is_full = True
-
-    def wait(self, seconds):
-        name, settings = self.running.popitem()
-        self.is_full = False
-        return [local.Attempt(name, **self._trainer.train(settings))]
-
-    def close(self):
-        pass
 
 
 class StudyCase(parameterized.TestCase):
