@@ -13,7 +13,7 @@ import ssl_noisy
 from ssl_noisy import command, methods, networks, recipes
 from ssl_noisy.errors import UserError
 
-COMMANDS = ("train", "sweep", "score", "predict", "report", "benchmark")
+COMMANDS = ("train", "sweep", "submit", "score", "predict", "report", "benchmark")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -83,7 +83,8 @@ def time_evaluations(settings, learner, dataset, count):
     size, seconds = evaluation.batch_size(settings, dataset), []
     for _ in range(count):
         began = time.perf_counter()
-        evaluation.evaluate(learner, dataset.test_images, dataset.test_labels, size)
+        if dataset.test_images is not None:
+            evaluation.evaluate(learner, dataset.test_images, dataset.test_labels, size)
         if dataset.validation_images is not None:
             evaluation.evaluate(learner, dataset.validation_images, dataset.validation_labels, size)
         seconds.append(time.perf_counter() - began)

@@ -53,7 +53,7 @@ class Settings:
         string(None, "Training images as a TFDS split, such as 'train[:45000]'.")
     )
     validation_split: str | None = _setting(string(None, "Validation images as a TFDS split."))
-    test_split: str | None = _setting(string(None, "Test images as a TFDS split."))
+    test_split: str | None = _setting(string(None, "Test images as a TFDS split; none: no test."))
     test_share: float | None = _setting(
         arguments.interval(
             "(0, 1)",
@@ -110,6 +110,13 @@ class Settings:
         )
     )
     noise_seed: int | None = _setting(arguments.seed(None, "Seed of the noise. Unset: --seed."))
+    keep_best: bool | None = _setting(
+        switch(
+            None,
+            "The model is that of the best validation accuracy, the first one of equals, not the "
+            "last. Needs a validation split.",
+        )
+    )
     noisy_validation: bool | None = _setting(
         switch(
             None,
@@ -165,6 +172,14 @@ class Settings:
     )
     steps: int | None = _setting(count(None, "Optimizer updates. Unset: the paper's number."))
     steps_per_epoch: int | None = _setting(count(None, "Updates between two evaluations."))
+    max_seconds: float | None = _setting(
+        above(
+            0,
+            None,
+            "End the training after the evaluation before this time is over, with compilation and "
+            "all parts of a resumed run. Unset: no limit.",
+        )
+    )
     optimizer: str | None = _setting(
         choice(
             None,

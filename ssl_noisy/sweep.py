@@ -16,15 +16,14 @@ sweep.csv, summary.csv, summary.md and budget_curve.png in DIR.
 """
 
 import dataclasses
-import functools
 
 from absl import flags
 
-from ssl_noisy import command, machine, methods, run_flags
+from ssl_noisy import command, methods, pool_flags, run_flags
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import progress
 from ssl_noisy.settings import absolute_path
-from ssl_noisy.sweeps import cluster, estimate, local, plan, study, tune
+from ssl_noisy.sweeps import estimate, plan, study, tune
 from ssl_noisy.sweeps.conduct import Known, conduct
 from ssl_noisy.sweeps.trials import Trials
 
@@ -38,9 +37,7 @@ class Request:
         swept: Names of the swept flags.
         runs: List of `plan.Run`. With `tuning`, those at the ends of its ranges.
         notes: Lines for the user.
-        parallel: Number of runs at a time, or None for as many as a cluster has room for.
-        resources: The `cluster.Resources`, or None to train on this machine.
-        devices: Identifiers of the GPUs of this machine.
+        workers: The `pool_flags.Workers`.
         compare_with: `FLAG=VALUE`, or None.
         target: An accuracy in (0, 1), or None.
         dry_run: Whether to print the runs and train nothing.
@@ -51,9 +48,7 @@ class Request:
     swept: list
     runs: list
     notes: list
-    parallel: int | None
-    resources: cluster.Resources | None
-    devices: list
+    workers: pool_flags.Workers
     compare_with: str | None
     target: float | None
     dry_run: bool
@@ -78,13 +73,6 @@ def define_flags(values):
         "A CSV file with a column per flag and a row per run. An empty cell leaves the flag out.",
         **define,
     )
-    flags.DEFINE_integer(
-        "max_parallel",
-        None,
-        "Runs at a time. Unset: one per GPU, or one per core; on a cluster, as many as have room.",
-        lower_bound=1,
-        **define,
-    )
     flags.DEFINE_string(
         "compare_with",
         None,
@@ -96,29 +84,9 @@ def define_flags(values):
         "target_accuracy", None, "Report how many labels reach this test accuracy, in %.", **define
     )
     flags.DEFINE_boolean("dry_run", False, "Print the runs and their time, then exit.", **define)
-    flags.DEFINE_string(
-        "ray_address",
-        None,
-        "Train on the Ray cluster at this address, HOST:PORT or auto, started with `ray start`. "
-        "All nodes must see the data at the same paths.",
-        **define,
-    )
-    flags.DEFINE_float(
-        "run_cpus",
-        1.0,
-        "With --ray_address: CPUs that Ray reserves for a run. A whole number, or at most 1.",
-        **define,
-    )
-    flags.DEFINE_float(
-        "run_gpus",
-        0.0,
-        "With --ray_address: GPUs likewise. A fraction means that runs share one, 0 that runs use "
-        "the CPU.",
-        **define,
-    )
-    own = ["sweep_dir", "over", "over_file", "max_parallel", "compare_with", "target_accuracy"]
-    own += ["dry_run", "ray_address", "run_cpus", "run_gpus"]
-    return [*own, *_define_tuning(define), *run_flags.define_flags(values)]
+    own = ["sweep_dir", "over", "over_file", "compare_with", "target_accuracy", "dry_run"]
+    own += [*pool_flags.define_flags(values), *_define_tuning(define)]
+    return [*own, *run_flags.define_flags(values)]
 
 
 def _define_tuning(define):
@@ -174,19 +142,15 @@ def read_flags(argv, values):
         runs = tuning.check()
     else:
         runs = plan.build(sweep_dir, swept, chosen, settings_of)
-    resources, devices, parallel = _resources(values), [], values["max_parallel"].value
-    if resources is None:
-        devices = local.gpus()
-        parallel = parallel or local.default_parallel(len(devices), machine.memory())
-        local.check(parallel, devices)
+    workers = pool_flags.read(values)
+    if values["dry_run"].value and workers.resources is not None:
+        raise UserError("--dry_run times steps on this machine. Leave --ray_address out.")
     return Request(
         sweep_dir,
         swept,
         runs,
         _notes(runs, dropped),
-        parallel,
-        resources,
-        devices,
+        workers,
         values["compare_with"].value,
         None if target is None else target / 100,
         values["dry_run"].value,
@@ -217,19 +181,6 @@ def _axes(values):
                 "out with --tune, or rerun the best trial with it."
             )
     return axes
-
-
-def _resources(values):
-    """Returns the `cluster.Resources` that the flags ask for, or None."""
-    given = [name for name in ("run_cpus", "run_gpus") if values[name].present]
-    address = values["ray_address"].value
-    if address is None:
-        if given:
-            raise UserError(f"--{given[0]} has no effect without --ray_address. Leave it out.")
-        return None
-    if values["dry_run"].value:
-        raise UserError("--dry_run times steps on this machine. Leave --ray_address out.")
-    return cluster.Resources(address, values["run_cpus"].value, values["run_gpus"].value)
 
 
 def run_settings(argv, chosen, dropped):
@@ -289,25 +240,18 @@ def _notes(runs, dropped):
 def main(request):
     progress.tell(request.notes)
     if request.dry_run:
+        parallel, devices = request.workers.parallel, request.workers.devices
         estimates = estimate.measure(
-            request.runs, request.parallel, request.devices, lambda line: progress.tell([line])
+            request.runs, parallel, devices, lambda line: progress.tell([line])
         )
-        print(estimate.table(request.runs, request.swept, estimates, request.parallel))
+        print(estimate.table(request.runs, request.swept, estimates, parallel))
         return
     source = Known(request.sweep_dir, request.runs)
     if request.tuning is not None:
         study.check()
         tune.check_validation(request.runs)
         source = Trials(request.tuning, request.tuning.lines(request.runs[0]))
-    if request.resources is None:
-        parallel = request.parallel
-        make_pool = functools.partial(local.Pool, devices=request.devices)
-    else:
-        room = cluster.connect(request.resources)
-        parallel = request.parallel or room
-        make_pool = functools.partial(
-            cluster.Pool, resources=request.resources, sweep_dir=request.sweep_dir
-        )
+    make_pool, parallel = request.workers.pool(request.sweep_dir)
     text = conduct(
         request.sweep_dir,
         request.swept,

@@ -32,6 +32,8 @@ def table(result):
     """Returns a text table of the accuracies of a run and its baseline."""
     rows = [result["baseline"], result] if "baseline" in result else [result]
     protocols = [k for k, value in result["test_accuracy"].items() if value is not None]
+    if not protocols:
+        return f"{result['dataset']}, {result['num_labels']} labels, no test images."
     lines = [
         f"{result['dataset']}, {result['num_labels']} labels, test accuracy by protocol:",
         " " * 14 + "".join(f"{key:>22}" for key in protocols),

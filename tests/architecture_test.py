@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ssl_noisy"
 FLOORS = [
     {"errors", "machine", "streams"},
     {"arguments", "contract"},
-    {"files", "schedules", "runs.cost", "runs.signals"},
+    {"files", "schedules", "runs.cost", "runs.signals", "runs.clock"},
     {"runs.trackers"},
     {
         "losses",
@@ -65,8 +65,11 @@ FLOORS = [
     {"reports.collect", "reports.charts", "reports.summary"},
     {"reports.review"},
     {"reports.page"},
-    {"command"},
-    {"train", "sweep", "score", "predict", "report", "benchmark", "__main__"},
+    {"submission.rules"},
+    {"submission.isolation", "submission.clock", "submission.results", "submission.texts"},
+    {"submission.entry_folder"},
+    {"command", "pool_flags"},
+    {"train", "sweep", "submit", "score", "predict", "report", "benchmark", "__main__"},
 ]
 ROOMS = set().union(*FLOORS)
 
@@ -118,6 +121,7 @@ class ImportsTest(absltest.TestCase):
             "reports",
             "runs",
             "sweeps",
+            "submission",
         }
         self.assertEqual(rooms, ROOMS)
         self.assertNotIn("utils", rooms)

@@ -52,7 +52,9 @@ class CifarNError(UserError):
     """CIFAR-N labels that cannot be used. One line: what is required, what was received."""
 
 
-def labels(key: str, dataset: Dataset, *, file=None, data_dir=None) -> np.ndarray:
+def labels(
+    key: str, dataset: Dataset, *, file=None, data_dir=None, compare: bool = True
+) -> np.ndarray:
     """Returns the human labels of the examples of a data set.
 
     Examples are matched by published id, so any subset in any order gets its own labels.
@@ -68,6 +70,8 @@ def labels(key: str, dataset: Dataset, *, file=None, data_dir=None) -> np.ndarra
             `_ordered.npy` means the order of TFDS's files. By default TFDS's `cifar10_n` or
             `cifar100_n` is read.
         data_dir: Where TFDS prepares data.
+        compare: Whether to compare the clean labels beside them with those of `dataset`. False
+            uses no clean label.
 
     Returns:
         int32 labels of shape `(num_examples,)`.
@@ -89,7 +93,7 @@ def labels(key: str, dataset: Dataset, *, file=None, data_dir=None) -> np.ndarra
             f"The label key of {name} must be one of {', '.join(known)}. Received: {key!r}."
         )
     if file is None:
-        owner, ids, given, clean = _from_tfds(found[0], name, data_dir)
+        owner, ids, given, clean = _from_tfds(found[0], name, data_dir, compare)
     else:
         owner, ids = f"The label file {str(file)!r}", np.arange(_SIZE)
         given, clean = _from_file(owner, file, found[0], name)
@@ -100,7 +104,7 @@ def labels(key: str, dataset: Dataset, *, file=None, data_dir=None) -> np.ndarra
             f"{dataset.name!r}. Use its training split or a part of it."
         )
     positions = np.searchsorted(ids, dataset.ids)
-    wrong = 0 if clean is None else int((clean[positions] != dataset.labels).sum())
+    wrong = 0 if clean is None or not compare else int((clean[positions] != dataset.labels).sum())
     if wrong:
         raise CifarNError(
             f"{owner} has labels of another data set than {dataset.name!r}: {wrong} of its "
@@ -109,12 +113,14 @@ def labels(key: str, dataset: Dataset, *, file=None, data_dir=None) -> np.ndarra
     return given[positions].astype(np.int32)
 
 
-def _from_tfds(key, name, data_dir):
+def _from_tfds(key, name, data_dir, with_clean=True):
     owner = f"{name}_n"
     feature = {"noisy_label": "noise_label"}.get(key, key)
     try:
         ids, given = tfds_source.load_feature(owner, feature, data_dir=data_dir)
-        clean = tfds_source.load_feature(owner, "label", data_dir=data_dir)[1]
+        clean = None
+        if with_clean:
+            clean = tfds_source.load_feature(owner, "label", data_dir=data_dir)[1]
     except DatasetError as error:
         number = name.removeprefix("cifar")
         raise CifarNError(

@@ -7,6 +7,8 @@ import numpy as np
 
 from ssl_noisy.errors import UserError
 
+NO_TEST = "none"  # as a test split: load no test images
+
 
 class DatasetError(UserError):
     """Data that cannot be used. One line: what is required, what was received, how to fix it."""
@@ -23,8 +25,9 @@ class Dataset:
         labels: int32 array of shape `(num_examples,)`, as published, in `[-1, num_classes)`; -1
             for an example without a label.
         ids: int64 array of shape `(num_examples,)`, increasing: the published id of each example.
-        test_images: uint8 array of shape `(num_test, height, width, channels)`.
-        test_labels: int32 array of shape `(num_test,)`.
+        test_images: uint8 array of shape `(num_test, height, width, channels)`, or None without a
+            test split.
+        test_labels: int32 array of shape `(num_test,)`, or None without a test split.
         validation_images: As `test_images`, or None without a validation split.
         validation_labels: As `test_labels`, or None without a validation split.
         validation_ids: As `ids`, or None without a validation split.
@@ -45,8 +48,8 @@ class Dataset:
     images: np.ndarray
     labels: np.ndarray
     ids: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
+    test_images: np.ndarray | None
+    test_labels: np.ndarray | None
     validation_images: np.ndarray | None
     validation_labels: np.ndarray | None
     class_names: tuple[str, ...]
@@ -62,7 +65,7 @@ class Dataset:
     def __post_init__(self):
         for part in ("", "test_", "validation_"):
             images, labels = getattr(self, f"{part}images"), getattr(self, f"{part}labels")
-            if part != "validation_" or images is not None:
+            if not part or images is not None:
                 owner = f"{part.rstrip('_') or 'training'} set of {self.name!r}"
                 lowest = 0 if part else -1
                 check_examples(
@@ -174,6 +177,7 @@ class Contents:
         splits: Dict from `train` and perhaps `test`, `validation` and others to `Split`.
         version: String, or None for a hash of the arrays.
         notes, unreadable, fit: As in `Dataset`.
+        flip: Whether a mirrored image keeps its class; None if the source says so.
     """
 
     class_names: tuple[str, ...]
@@ -182,6 +186,7 @@ class Contents:
     notes: tuple[str, ...] = ()
     unreadable: dict = dataclasses.field(default_factory=dict)
     fit: str = "crop"
+    flip: bool | None = None
 
 
 def assemble(name, version, class_names, parts, flip, **fields) -> Dataset:
@@ -189,7 +194,7 @@ def assemble(name, version, class_names, parts, flip, **fields) -> Dataset:
 
     Args:
         name, version, class_names, flip: As in `Dataset`.
-        parts: Training, validation and test `Split`, or None for no validation split.
+        parts: Training, validation and test `Split`; the last two may be None.
         **fields: Other fields of `Dataset`.
 
     Raises:
@@ -209,8 +214,8 @@ def assemble(name, version, class_names, parts, flip, **fields) -> Dataset:
         images=train.images,
         labels=train.labels,
         ids=train.ids,
-        test_images=test.images,
-        test_labels=test.labels,
+        test_images=test and test.images,
+        test_labels=test and test.labels,
         validation_images=validation and validation.images,
         validation_labels=validation and validation.labels,
         validation_ids=validation and validation.ids,

@@ -16,6 +16,7 @@ import numpy as np
 from ssl_noisy import files
 from ssl_noisy.data import decoded, hugging_face, picture_files, pictures, tfds_source
 from ssl_noisy.data.dataset import (
+    NO_TEST,
     Contents,
     Dataset,
     DatasetError,
@@ -58,6 +59,12 @@ def is_pictures(name):
     return source is not None and source.is_pictures
 
 
+def is_tfds(name):
+    """Returns whether a name is that of a data set of TFDS."""
+    kind, colon, _ = name.partition(":")
+    return kind not in SOURCES or bool(colon and not SOURCES[kind].value)
+
+
 def usage() -> str:
     """Returns the sources in one line, for help texts."""
     named = [f"{name}:{source.value}" if source.value else name for name, source in SOURCES.items()]
@@ -86,7 +93,8 @@ def load(
             in `load_digits`), `folder:PATH` (see `picture_files.folder`), `csv:FILE` (see
             `picture_files.table`), `hf:NAME` (see `hugging_face.read`), `npz:FILE`
             (`images_train` and `labels_train`, -1 where unlabeled, optionally `ids_train`, and
-            `images_test`, `labels_test` and the same of `validation`), or a TFDS
+            `images_test`, `labels_test` and the same of `validation`; optionally `class_names`,
+            strings, and `flip`, whether a mirrored image keeps its class), or a TFDS
             image-classification data set with images of one size: `cifar10`, `emnist/letters`,
             `cifar10:3.0.2`. TFDS ids are the trailing numbers of the data set's own `id`
             feature. Without unique numbers, ids are positions in the files of the split, or in
@@ -100,7 +108,8 @@ def load(
         train_split: TFDS split, by default `train`. Other sources accept `train`,
             `train[:1000]`, `train[:90%]`: slices of the split in a fixed shuffled order.
         validation_split: Likewise; by default `validation` of one's own data, if there is one.
-        test_split: Likewise; by default `test`, or `validation` where TFDS has no `test`.
+        test_split: Likewise; by default `test`, or `validation` where TFDS has no `test`. `none`
+            loads no test images.
         test_share: Float in (0, 1). One's own data without a test split keeps this fraction of
             each class of the labeled training examples for the test, always the same ones. None
             means 0.2.
@@ -116,11 +125,11 @@ def load(
         DatasetError: If the data cannot be found, prepared or used.
     """
     specs = (train_split or "train", validation_split, test_split)
-    kind, colon, value = name.partition(":")
-    source = SOURCES.get(kind)
-    if source is None or (colon and not source.value):
+    kind, _, value = name.partition(":")
+    if is_tfds(name):
         _refuse_share(name, test_share)
         return tfds_source.load(name, data_dir, cache_dir, specs)
+    source = SOURCES[kind]
     if source.value and not value:
         raise DatasetError(f"The data set must be {kind}:{source.value}. Received: {name!r}.")
     if source.is_pictures:
@@ -143,12 +152,13 @@ def load(
     else:
         _refuse_share(name, test_share)
     specs = (specs[0], specs[1] or ("validation" in splits and "validation"), test_split or "test")
+    specs = (*specs[:2], None if test_split == NO_TEST else specs[2])
     return assemble(
         name,
         contents.version or _hash(contents.splits),
         contents.class_names,
         [_take(name, splits, spec) if spec else None for spec in specs],
-        source.flip,
+        source.flip if contents.flip is None else contents.flip,
         notes=tuple(notes),
         unreadable=contents.unreadable,
         fit=contents.fit,
@@ -242,7 +252,12 @@ def _npz(path):
         received = ", ".join(arrays)
         raise DatasetError(f"{str(path)!r} must hold {', '.join(missing)}. Received: {received}.")
     splits = {part: _npz_split(path, arrays, part) for part in parts}
-    labels = splits["train"].labels
+    labels, flip = splits["train"].labels, None
+    if "flip" in arrays:
+        flip = bool(_npz_option(path, arrays, "flip", "b", 0))
+    if "class_names" in arrays:
+        names = _npz_option(path, arrays, "class_names", "U", 1)
+        return Contents(tuple(map(str, names)), splits, flip=flip)
     absent = np.setdiff1d(np.arange(labels.max() + 1), labels)
     if absent.size:
         raise DatasetError(
@@ -250,7 +265,19 @@ def _npz(path):
             f"{labels.max()}. Received: none of {absent.size} classes, such as {absent[0]}. Number "
             "the classes without gaps."
         )
-    return Contents(tuple(map(str, range(labels.max() + 1))), splits)
+    return Contents(tuple(map(str, range(labels.max() + 1))), splits, flip=flip)
+
+
+def _npz_option(path, arrays, name, kind, rank):
+    """Returns one of the optional arrays of an .npz file, of this NumPy kind and rank."""
+    value = arrays[name]
+    if value.dtype.kind != kind or value.ndim != rank:
+        required = {"b": "one bool", "U": "strings, one per class"}[kind]
+        raise DatasetError(
+            f"{name} of {str(path)!r} must be {required}. Received: {value.dtype} {value.shape}. "
+            "Write it with np.savez, or leave it out."
+        )
+    return value
 
 
 def _npz_split(path, arrays, part):

@@ -24,7 +24,7 @@ import numpy as np
 from absl import logging
 
 from ssl_noisy import files, streams
-from ssl_noisy.data.dataset import Dataset, DatasetError, Split, assemble
+from ssl_noisy.data.dataset import NO_TEST, Dataset, DatasetError, Split, assemble
 from ssl_noisy.errors import one_line
 
 # The classes of these, digits and letters, change under mirroring.
@@ -186,7 +186,7 @@ def _decode(name, data_dir, specs) -> Dataset:
     _prepare(tfds, name, builder)
     splits = builder.info.splits
     default = "validation" if "validation" in splits and "test" not in splits else "test"
-    specs = (*specs[:2], specs[2] or default)
+    specs = (*specs[:2], None if specs[2] == NO_TEST else specs[2] or default)
     parts = []
     for spec in specs:
         read = spec and _read_split(tfds, builder, spec, [image, label])

@@ -303,7 +303,7 @@ def _read_history(path):
             {name: float(cell) if cell else None for name, cell in zip(header, row, strict=True)}
             for row in rows
         ]
-        if not found or not {"step", "test_accuracy"}.issubset(header):
+        if not found or not {"step", "epoch"}.issubset(header):
             raise ValueError("a column or all rows are missing")
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}. {advice}") from error

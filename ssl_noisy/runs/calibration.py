@@ -78,9 +78,14 @@ def summary(test_logits, test_labels, validation_logits=None, validation_labels=
     """Returns a dict for `result.json`.
 
     Args:
-        test_logits, test_labels: As for `expected_calibration_error`.
-        validation_logits, validation_labels: Likewise, or None. With them a temperature is fitted.
+        test_logits, test_labels: As for `expected_calibration_error`, or None.
+        validation_logits, validation_labels: Likewise. With them a temperature is fitted.
     """
+    if test_logits is None:
+        known = validation_logits is not None
+        return {
+            "temperature": fit_temperature(validation_logits, validation_labels) if known else 1.0
+        }
     before = expected_calibration_error(test_logits, test_labels)
     found = {"temperature": 1.0, "expected_calibration_error": before}
     if validation_logits is not None:

@@ -13,6 +13,7 @@ from ssl_noisy.errors import UserError
 
 NAME = "checkpoint.npz"
 PREVIOUS_NAME = "checkpoint.previous.npz"
+BEST = ("best.npz", "best.previous.npz")  # of `keep_best`, likewise
 _METADATA = "record"  # its key in the file
 
 
@@ -24,7 +25,7 @@ class Diverged(UserError):
     """The loss or the weights of a training are no longer finite."""
 
 
-def save(folder, learner, metadata):
+def save(folder, learner, metadata, names=(NAME, PREVIOUS_NAME)):
     """Writes the learner's whole state and keeps the previous checkpoint.
 
     The state is weights, batch-norm statistics, optimizer, moving average, per-example state,
@@ -33,9 +34,10 @@ def save(folder, learner, metadata):
     has a checksum.)
 
     Args:
-        folder: The folder of `NAME` and `PREVIOUS_NAME`.
+        folder: The folder of the checkpoints.
         learner: A compiled `Learner`, its optimizer built.
         metadata: What else to store, a dict for JSON.
+        names: Names of the file and of the previous one.
 
     Raises:
         Diverged: If a value is not finite. Earlier checkpoints stay.
@@ -46,7 +48,7 @@ def save(folder, learner, metadata):
         raise Diverged(
             "The weights are no longer finite and were not saved. Lower --learning_rate."
         )
-    current, previous = os.path.join(folder, NAME), os.path.join(folder, PREVIOUS_NAME)
+    current, previous = (os.path.join(folder, name) for name in names)
     with files.replacing(current, keep=previous) as file:
         np.savez(file, **{_METADATA: np.array(json.dumps(metadata))}, **state)
 
@@ -88,7 +90,37 @@ def restore(folder, learner, steps=None, steps_per_epoch=None):
     return None
 
 
-def _read(path, learner, steps, steps_per_epoch):
+def restore_best(folder, learner, step):
+    """Reads the checkpoint of the best evaluation, one of `BEST`, into `learner`.
+
+    A process may be killed between writing it and writing the newest checkpoint. The resumed run
+    writes it again, so the previous one is that of the same step then.
+
+    Args:
+        folder: The folder of `BEST`.
+        learner: A compiled `Learner`, its optimizer built.
+        step: Integer, the step of that evaluation.
+
+    Raises:
+        CheckpointError: If there is no such checkpoint.
+    """
+    reasons = []
+    for path in (os.path.join(folder, name) for name in BEST):
+        if not os.path.exists(path):
+            continue
+        try:
+            if _read(path, learner, None, None, step).get("step") == step:
+                return
+            reasons.append(f"The checkpoint {path} is not of step {step}.")
+        except CheckpointError as error:
+            reasons.append(str(error))
+    raise CheckpointError(
+        f"The checkpoint of the best evaluation, step {step}, is lost. {' '.join(reasons)} Choose "
+        "another --run_dir to train again."
+    )
+
+
+def _read(path, learner, steps, steps_per_epoch, wanted=None):
     variables = _variables(learner)
     try:
         state = files.read_npz(path)
@@ -113,8 +145,9 @@ def _read(path, learner, steps, steps_per_epoch):
                 f"The checkpoint {path} is damaged (its metadata does not match step {step} "
                 f"of {steps})."
             )
-    for key, variable in variables.items():
-        variable.assign(state[key])
+    if wanted is None or metadata.get("step") == wanted:
+        for key, variable in variables.items():
+            variable.assign(state[key])
     return metadata
 
 
@@ -134,7 +167,7 @@ def _is_possible(metadata, step, steps, steps_per_epoch):
             return False
         if any(not isinstance(v, (int, float, type(None))) for v in row.values()):
             return False
-        accuracies = [row.get("test_accuracy"), row.get("validation_accuracy", 0.0)]
+        accuracies = [row.get(f"{part}_accuracy", 0.0) for part in ("test", "validation")]
         if any(not isinstance(v, (int, float)) or not 0 <= v <= 1 for v in accuracies):
             return False
     return True

@@ -8,6 +8,8 @@ from sklearn import metrics
 from ssl_noisy.data import label_budget
 from ssl_noisy.runs import calibration
 
+PROTOCOLS = ("last", "median_of_last_20", "validation_choice", "best_on_test_oracle")
+
 
 def averaged_logits(learner, images, batch_size=250):
     """Returns the logits of images by the moving average of a learner's weights.
@@ -63,7 +65,8 @@ def summarize(history):
 
     Args:
         history: List of dicts, one per evaluation, in order, with `test_accuracy` and, if there is
-            a validation split, `validation_accuracy`.
+            a validation split, `validation_accuracy`. Without a test split, all protocols are
+            None.
 
     Returns:
         A dict with `last`, the final checkpoint; `median_of_last_20`, the median of the last 20
@@ -72,10 +75,12 @@ def summarize(history):
         accuracy (None without a validation split); and `best_on_test_oracle`, the best test
         accuracy, which uses the test set to choose and is not a fair estimate.
     """
+    if "test_accuracy" not in history[-1]:
+        return dict.fromkeys(PROTOCOLS)
     test = [row["test_accuracy"] for row in history]
     chosen = None
     if "validation_accuracy" in history[-1]:
-        chosen = test[int(np.argmax([row["validation_accuracy"] for row in history]))]
+        chosen = test[best_of(history)]
     return {
         "last": test[-1],
         "median_of_last_20": float(np.median(test[-20:])) if len(test) >= 20 else None,
@@ -84,10 +89,15 @@ def summarize(history):
     }
 
 
+def best_of(history):
+    """Returns the position of the first row with the best validation accuracy."""
+    return int(np.argmax([row["validation_accuracy"] for row in history]))
+
+
 def batch_size(settings, dataset):
     """Returns the batch size of all evaluations of a run: no larger than the larger set."""
-    validation = dataset.validation_labels
-    largest = max(len(dataset.test_labels), 0 if validation is None else len(validation))
+    sets = [x for x in (dataset.test_labels, dataset.validation_labels) if x is not None]
+    largest = max(map(len, sets), default=settings.evaluation_batch_size)
     return min(settings.evaluation_batch_size, largest)
 
 
@@ -106,8 +116,6 @@ def result(training, learner, history):
     """
     settings, dataset = training.settings.resolved(), training.dataset
     size = batch_size(settings, dataset)
-    logits = averaged_logits(learner, dataset.test_images, size)
-    counts = confusion_matrix(logits, dataset.test_labels)
     validation = (None, None)
     if dataset.validation_images is not None:
         found = averaged_logits(learner, dataset.validation_images, size)
@@ -124,11 +132,22 @@ def result(training, learner, history):
         "backend": keras.backend.backend(),
         "test_accuracy": summarize(history),
         "class_names": list(dataset.class_names),
+        **_of_test(learner, dataset, size, validation),
+        "last_epoch": {k: v for k, v in history[-1].items() if k not in ("step", "epoch")},
+    }
+
+
+def _of_test(learner, dataset, size, validation):
+    """Returns what a result says of the test images beside the accuracy, if there are any."""
+    if dataset.test_images is None:
+        return {"calibration": calibration.summary(None, None, *validation)}
+    logits = averaged_logits(learner, dataset.test_images, size)
+    counts = confusion_matrix(logits, dataset.test_labels)
+    return {
         "per_class_recall": {
             name: None if np.isnan(value) else float(value)
             for name, value in zip(dataset.class_names, recall_of(counts))
         },
         "confusion_matrix": counts.tolist(),
         "calibration": calibration.summary(logits, dataset.test_labels, *validation),
-        "last_epoch": {k: v for k, v in history[-1].items() if k not in ("step", "epoch")},
     }

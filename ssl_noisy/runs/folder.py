@@ -21,7 +21,7 @@ CORRECTIONS = "applied_corrections.csv"  # not corrections.csv, which people put
 PICTURES = ("aum", "curves", "gallery", "labels", "losses", "views")
 FILES = {FLAGS, RESULT, LABELS, NOISE, MODEL, EXAMPLES, METRICS, TIMING}
 FILES |= {CORRECTIONS, VALIDATION_NOISE}
-FILES |= {checkpoint.NAME, checkpoint.PREVIOUS_NAME, trackers.NAME}
+FILES |= {checkpoint.NAME, checkpoint.PREVIOUS_NAME, *checkpoint.BEST, trackers.NAME}
 FILES |= {f"{name}.{kind}" for name in PICTURES for kind in PLOT_FORMATS}
 BASELINE = "baseline"
 FOLDERS = {BASELINE, "pass_1", "pass_2", "tensorboard"}
@@ -154,6 +154,23 @@ def write_text(run_dir, name, text):
     """Writes a text file of a run atomically."""
     with files.replacing(os.path.join(run_dir, name), "w") as file:
         file.write(text)
+
+
+def read_timing(run_dir):
+    """Returns the `training_seconds` of a finished run; 0 if an earlier version did not write them.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    path = os.path.join(run_dir, TIMING)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return float(json.load(file).get("training_seconds", 0.0))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} cannot be read: {error}. Delete {RESULT} beside it and run the same command "
+            "again to restore it."
+        ) from error
 
 
 def write_result(run_dir, result):

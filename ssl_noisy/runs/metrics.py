@@ -36,8 +36,8 @@ def read_metrics(run_dir):
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
-        if not rows or not {"step", "test_accuracy"} <= rows[0].keys():
-            raise ValueError("it has no rows with step and test_accuracy")
+        if not rows or not {"step", "epoch"} <= rows[0].keys():
+            raise ValueError("it has no rows with step and epoch")
         return [{k: float(v) if v else None for k, v in row.items()} for row in rows]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(

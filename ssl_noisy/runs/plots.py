@@ -58,6 +58,32 @@ def curves(history, path, baseline=None):
     return figure
 
 
+def validation_curves(histories, path):
+    """Draws the mean validation accuracy of groups of runs against the epoch.
+
+    Args:
+        histories: Dict from the name of a group to a list of histories, as for `curves`. Epochs
+            that a run did not reach are left out of the mean.
+        path: The file to write.
+
+    Returns:
+        The Matplotlib figure.
+    """
+    figure = _figure(6.4, 4.0)
+    axes = figure.subplots()
+    for name, runs in histories.items():
+        rows = np.full((len(runs), max(map(len, runs))), np.nan)
+        for values, history in zip(rows, runs):
+            values[: len(history)] = [100 * row["validation_accuracy"] for row in history]
+        marker = "." if rows.shape[1] < 30 else None
+        axes.plot(range(1, 1 + rows.shape[1]), np.nanmean(rows, axis=0), label=name, marker=marker)
+    axes.set(xlabel="epoch", ylabel="accuracy on noisy validation labels (%)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+    return figure
+
+
 def views(learner, path, num_images=10):
     """Draws a grid of images, their weak views and, if the method has them, strong views.
 

@@ -38,7 +38,14 @@ def pass_settings(settings):
         schedule="constant",
         plots=False,
         logger=None,
+        keep_best=None,
+        max_seconds=None,
     )
+
+
+def seconds(run_dir):
+    """Returns how long the finished passes of a run trained."""
+    return sum(folder.read_timing(os.path.join(run_dir, f"pass_{number}")) for number in (1, 2))
 
 
 def shortened(settings, fraction):

@@ -63,6 +63,11 @@ def run(settings, stream=None, dataset=None):
     dataset = labeling.correct(settings, dataset, run_dir)
     labeling.check_corrections(settings, dataset, run_dir)
     progress.tell(dataset.notes, stream)
+    if settings.keep_best and dataset.validation_images is None:
+        raise UserError(
+            f"--keep_best needs a validation split, which {dataset.name!r} lacks here. Use "
+            "--validation_split, or leave it out."
+        )
     labels = labeling.choose(settings, dataset, run_dir)
     task = Task.from_dataset(dataset, labels.positions, labels.given)
     try:
@@ -91,13 +96,28 @@ def _train(training):
             removed = remover.find(train=_train)
             training = removed.apply(training, learner)
             learner = make_learner(training.settings, training.task)
-        session = Session(training, learner)
+        spent = 0.0
+        if removed is not None and training.settings.max_seconds is not None:
+            spent = removal.seconds(training.run_dir)
+        session = Session(training, learner, spent)
         for line in [*notes, *_notes(training, removed)]:
             session.progress.note(line)
         session.train()
-        result = _result(training, learner, session.history, removed, baseline)
+        result = _result(training, learner, session, removed, baseline)
         session.finish(result)
     return result
+
+
+def _end(settings, session):
+    """Returns what a result says of its model and its end, if they are not the usual ones."""
+    found = {}
+    if settings.keep_best:
+        names = ("step", "epoch", "validation_accuracy")
+        found["model_of"] = {name: session.chosen[name] for name in names}
+    if settings.max_seconds is not None:
+        is_over = session.clock.is_over
+        found["stopped_by_max_seconds_at_step"] = session.done if is_over else None
+    return found
 
 
 def _baseline(training):
@@ -121,9 +141,10 @@ def _notes(training, removed):
         yield label_noise.describe(noise, training.dataset.class_names)
 
 
-def _result(training, learner, history, removed, baseline):
+def _result(training, learner, session, removed, baseline):
     """Returns the content of `result.json`, after writing the report on the labels."""
-    result = evaluation.result(training, learner, history)
+    result = evaluation.result(training, learner, session.counted)
+    result.update(_end(training.settings, session))
     if training.dataset.notes:
         result["data_notes"] = list(training.dataset.notes)
     if training.dataset.unreadable:

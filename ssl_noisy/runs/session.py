@@ -13,6 +13,7 @@ from ssl_noisy import files, machine, model_file, networks
 from ssl_noisy.errors import UserError, one_line
 from ssl_noisy.learner import PSEUDO_LABEL_ACCURACY
 from ssl_noisy.runs import checkpoint, cost, evaluation, folder, plots, signals, trackers
+from ssl_noisy.runs.clock import Clock
 from ssl_noisy.runs.metrics import TensorBoard, read_metrics, write_metrics
 from ssl_noisy.runs.progress import Progress
 
@@ -34,9 +35,10 @@ class Session(keras.callbacks.Callback):
     Args:
         training: The `Training`.
         learner: Its `Learner`, compiled.
+        spent: Float, the seconds that passes of AUM took before it.
     """
 
-    def __init__(self, training, learner):
+    def __init__(self, training, learner, spent=0.0):
         super().__init__()
         self.settings = training.settings.resolved()
         self.learner = learner
@@ -48,6 +50,7 @@ class Session(keras.callbacks.Callback):
         self.progress = Progress(self.settings.steps, self.settings.method, training.stream)
         self.request = signals.Request()
         self.began_at = time.monotonic()
+        self.clock = Clock(self.settings.max_seconds, spent)
         self._unfinished_epoch = None
 
     def train(self):
@@ -61,8 +64,9 @@ class Session(keras.callbacks.Callback):
         saved = checkpoint.restore(self.run_dir, self.learner, steps, length)
         if saved is not None:
             self.done, self.history = saved["step"], saved["history"]
+            self.clock.resume(saved.get("clock"))
             self._unfinished_epoch = [v.numpy() for v in self._metric_variables()]
-            self.progress.accuracy = self.history[-1]["test_accuracy"] if self.history else None
+            self.progress.accuracy = self.history[-1].get("test_accuracy") if self.history else None
         self.saved_at = time.monotonic()
         self.done_before = self.done
         self.tensorboard = TensorBoard(self.run_dir, self.done)
@@ -71,6 +75,8 @@ class Session(keras.callbacks.Callback):
         try:
             self.trackers.update(self.history)
             self._fit()
+            if self.settings.keep_best:
+                checkpoint.restore_best(self.run_dir, self.learner, self.chosen["step"])
         except BaseException:
             self.trackers.close()
             raise
@@ -78,7 +84,7 @@ class Session(keras.callbacks.Callback):
     def _fit(self):
         steps, length = self.settings.steps, self.settings.steps_per_epoch
         with signals.deferred() as self.request:
-            while self.done < steps:
+            while self.done < steps and not self.clock.is_over:
                 # All epochs of a call of `fit` have the same length. The rest of an interrupted
                 # epoch and a short last epoch are calls of their own.
                 epoch, offset = divmod(self.done, length)
@@ -96,6 +102,17 @@ class Session(keras.callbacks.Callback):
                 )
         self._stop_if_asked()
 
+    @property
+    def counted(self):
+        """The rows of the history that ended in time, of which `keep_best` chooses one."""
+        return self.history[: -1 if self.clock.is_late and self.settings.keep_best else None]
+
+    @property
+    def chosen(self):
+        """The row of the history whose weights are the model."""
+        rows = self.counted
+        return rows[evaluation.best_of(rows)] if self.settings.keep_best else rows[-1]
+
     def _introduce(self):
         network, task, settings = self.learner.network, self.learner.task, self.settings
         where = machine.environment()
@@ -110,6 +127,7 @@ class Session(keras.callbacks.Callback):
         )
 
     def on_epoch_begin(self, epoch, logs=None):
+        self.clock.epoch_begins()
         self._first = epoch * self.settings.steps_per_epoch + self._offset
         if self._offset and self._unfinished_epoch is not None:
             for variable, value in zip(self._metric_variables(), self._unfinished_epoch):
@@ -117,6 +135,7 @@ class Session(keras.callbacks.Callback):
         self._unfinished_epoch = None
 
     def on_train_batch_begin(self, batch, logs=None):
+        self.clock.step_begins()
         self.done = self._first + batch
         if self.request.signum:
             self.save()
@@ -131,11 +150,17 @@ class Session(keras.callbacks.Callback):
         self.done = min((epoch + 1) * self.settings.steps_per_epoch, self.settings.steps)
         self._check_finite()
         self.history.append(self._row(epoch, logs))
+        self.clock.epoch_ends(is_first=len(self.history) == 1)
+        if self.clock.is_over:
+            self.learner.stop_training = True
+        if self.settings.keep_best and self.chosen is self.history[-1]:
+            self._sync()
+            checkpoint.save(self.run_dir, self.learner, {"step": self.done}, checkpoint.BEST)
         write_metrics(self.run_dir, self.history)
         self.tensorboard.write(self.history[-1])
         self.save()
         self.trackers.update(self.history)  # rows that no checkpoint has would be sent again
-        self.progress.accuracy = self.history[-1]["test_accuracy"]
+        self.progress.accuracy = self.history[-1].get("test_accuracy")
         self.progress.show(self.done, self._running_metrics(), is_final=True)
         self._stop_if_asked()
 
@@ -151,9 +176,10 @@ class Session(keras.callbacks.Callback):
             row["validation_accuracy"], _ = evaluation.evaluate(
                 self.learner, data.validation_images, self.validation_labels, batch_size
             )
-        row["test_accuracy"], _ = evaluation.evaluate(
-            self.learner, data.test_images, data.test_labels, batch_size
-        )
+        if data.test_images is not None:
+            row["test_accuracy"], _ = evaluation.evaluate(
+                self.learner, data.test_images, data.test_labels, batch_size
+            )
         return row
 
     def save(self):
@@ -164,7 +190,8 @@ class Session(keras.callbacks.Callback):
         """
         self._sync()
         self._check_finite()
-        checkpoint.save(self.run_dir, self.learner, {"step": self.done, "history": self.history})
+        metadata = {"step": self.done, "history": self.history, "clock": self.clock.state()}
+        checkpoint.save(self.run_dir, self.learner, metadata)
         self.saved_at = time.monotonic()
 
     def _check_finite(self):
@@ -227,8 +254,9 @@ class Session(keras.callbacks.Callback):
     def _write_timing(self):
         """Writes what may differ between two equal runs: times, machine, versions."""
         seconds = time.monotonic() - self.began_at
-        steps = self.settings.steps - self.done_before
+        steps = self.done - self.done_before
         timing = {
+            "training_seconds": round(self.clock.counted, 3),
             "steps_since_last_start": steps,
             "seconds_since_last_start": round(seconds, 2),
             "steps_per_second": round(steps / seconds, 2),

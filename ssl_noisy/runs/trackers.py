@@ -79,7 +79,7 @@ class MLflow(Tracker):
         if found:
             self.own = found[0].info.run_id
             self.client.update_run(self.own, status="RUNNING")
-            sent = self.client.get_metric_history(self.own, "test_accuracy")
+            sent = self.client.get_metric_history(self.own, "learning_rate")
             self.sent = max((metric.step for metric in sent), default=-1)
         else:
             tags = {tag: self.run_id}

@@ -276,7 +276,9 @@ class Conductor:
         if is_finished:
             result = folder.result_of(self._sweep_dir, attempt.name)
             accuracy = result["test_accuracy"]["last"] if result else float("nan")
-            text = f"{accuracy:.2%} in {attempt.seconds:.1f} s"
+            text = f"{attempt.seconds:.1f} s"
+            if accuracy is not None:
+                text = f"{accuracy:.2%} in {text}"
         else:
             log = folder.log_path(self._sweep_dir, attempt.name)
             entry.update(status="failed", reason=attempt.reason, last_lines=last_lines(log))
