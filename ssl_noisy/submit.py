@@ -166,7 +166,7 @@ def _settings(argv, values, regime):
                 "or a stand-in such as --dataset=digits --noise=symmetric:0.4."
             )
     else:
-        forced = _forced(values, regime)
+        forced = _forced(words, values, regime)
         if not any(re.match("--?flagfile(=|$)", word) for word in words):
             path = recipes.folder() / f"{rules.BASELINES[rules.dataset_of(regime)]}.cfg"
             words = [f"--flagfile={path}", *words]
@@ -176,15 +176,16 @@ def _settings(argv, values, regime):
         found([argv[0], *words, *forced])
     except flags.Error as error:
         raise UserError(str(error)) from error
-    if not found["noise"].value:
-        for name in ("cifarn_file", "noisy_validation"):  # of the other regimes
-            found[name].unparse()
-            found[name].present = 0
+    # What a recipe says of noise that the regime replaces, and what is of the other regimes.
+    replaced = ("noise_draw", "noise_seed") if regime != rules.CUSTOM else ()
+    for name in replaced + (() if found["noise"].value else ("cifarn_file", "noisy_validation")):
+        found[name].unparse()
+        found[name].present = 0
     return rules.recipe(run_flags.from_flags(found))
 
 
-def _forced(values, regime):
-    """Returns the words that a regime adds to the command line."""
+def _forced(words, values, regime):
+    """Returns the words that a regime adds to the command line, in place of a recipe's noise."""
     dataset, noise = rules.dataset_of(regime), rules.noise_of(regime)
     given = values["dataset"].value if values["dataset"].present else dataset
     if given.partition(":")[0] != dataset:
@@ -192,11 +193,11 @@ def _forced(values, regime):
             f"--noise_type={regime} is of {dataset}. Received: --dataset={given}. Leave it out, or "
             "leave --noise_type out for a stand-in."
         )
-    own = values["noise"].value
-    if own and not own.startswith("cifarn:"):
+    own = [word for word in words if re.match("--?noise(_draw|_seed)?(=|$)", word)]
+    if own:
         raise UserError(
-            f"--noise_type={regime} has labels of its own. Received: --noise={own}. Leave it out, "
-            "or leave --noise_type out for a stand-in."
+            f"--noise_type={regime} has labels of its own. Received: {own[0]}. Leave it out, or "
+            "leave --noise_type out for a stand-in."
         )
     return [f"--dataset={given}", f"--noise={noise}"]
 

@@ -35,6 +35,7 @@ from ssl_noisy import (
     report,
     run_flags,
     score,
+    submit,
     sweep,
 )
 from ssl_noisy.arguments import fraction
@@ -370,6 +371,11 @@ class ShellTest(ExampleCase):
             for made in self.filled_in(arguments):
                 with self.subTest(page=page, arguments=made):
                     values = flags.FlagValues()
+                    if name == "ssl_noisy.submit":
+                        submit.define_flags(values)
+                        self.assertNotEmpty(submit.read_flags([name, *made], values).regimes, page)
+                        count += 1
+                        continue
                     if name == "ssl_noisy.sweep":
                         sweep.define_flags(values)
                         self.assertNotEmpty(sweep.read_flags([name, *made], values).runs, page)
@@ -404,12 +410,14 @@ class NamesTest(absltest.TestCase):
         sweeps = flags.FlagValues()
         sweep.define_flags(sweeps)
         score.define_flags(scores := flags.FlagValues())
+        submit.define_flags(entries := flags.FlagValues())
         known = {
             *values,
             *own,
             *sweeps,
             *reports,
             *scores,
+            *entries,
             "flagfile",
             "help",
             "timed_steps",

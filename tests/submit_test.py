@@ -17,7 +17,7 @@ from absl import flags
 from absl.testing import absltest, parameterized
 from commands import ThisProcess
 
-from ssl_noisy import challenge, command, pool_flags, score, submit
+from ssl_noisy import challenge, command, pool_flags, recipes, score, submit
 from ssl_noisy.data import dataset, sources
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import folder
@@ -209,12 +209,29 @@ class RulesTest(parameterized.TestCase):
         self.assertTrue(trained.keep_best)
         self.assertEqual(trained.max_seconds, 70)
 
+    def test_the_regime_replaces_the_noise_of_a_recipe(self):
+        splits = {
+            "cores_cifar10_sym40_authors": ("train[:90%]", "train[90%:]"),
+            "elr_cifar10_sym_authors": ("train[:45000]", "train[45000:]"),  # what it leaves unused
+        }
+        for name, expected in splits.items():
+            found = request(
+                f"--flagfile={recipes.folder() / name}.cfg",
+                "--noise_type=rand2",
+                "--entry_dir=x",
+                "--baseline_seconds=7",
+            )
+            settings = found.regimes["rand2"]
+            self.assertEqual((settings.noise, settings.noise_draw), ("cifarn:random_label2", None))
+            self.assertEqual((settings.train_split, settings.validation_split), expected)
+
     @parameterized.parameters(
         ((), "--noise_type=all or others of clean"),
         (("--noise_type=worse",), "must be one or more of clean"),
         (("--noise_type=worst,noisy100",), "regimes of one data set"),
         (("--noise_type=worst", "--dataset=digits"), "is of cifar10. Received: --dataset=digits"),
         (("--noise_type=worst", "--noise=pair:0.2"), "has labels of its own"),
+        (("--noise_type=worst", "--noise", "cifarn:aggre"), "has labels of its own"),
         (("--noise_type=worst", "--seed=3"), "Use --seeds"),
         (("--noise_type=worst", "--seeds=1,x"), "must be integers"),
         (("--noise_type=worst", "--num_seeds=0"), "at least 1"),

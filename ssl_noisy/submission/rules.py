@@ -2,6 +2,7 @@
 """What the runs of an entry may do, and their settings."""
 
 import dataclasses
+import re
 
 from ssl_noisy import challenge, recipes, run_flags
 from ssl_noisy.data.dataset import NO_TEST
@@ -105,6 +106,8 @@ def recipe(settings):
     train, validation = settings.train_split, settings.validation_split
     if train is None and validation is None:
         train, validation = SPLITS
+    elif validation is None and (match := re.fullmatch(r"train\[:([\d]+%?)\]", train)):
+        validation = f"train[{match[1]}:]"  # all that the recipe leaves unused
     takes_seed = resolved.noise_seed is not None
     return dataclasses.replace(
         settings,
