@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets absltest's `create_tempdir` work under pytest, which does not parse absl's flags."""
+"""Lets absltest's `create_tempdir` work under pytest, and puts the longest tests first."""
 
 from absl import flags
 
-flags.FLAGS.mark_as_parsed()
+flags.FLAGS.mark_as_parsed()  # pytest does not parse them
+
+
+def pytest_collection_modifyitems(items):
+    # Those that kill processes take a minute or two each, one process at a time. If one of them
+    # came last, the other worker would wait for it.
+    items.sort(key=lambda item: "killed" not in item.name)
