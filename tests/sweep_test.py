@@ -580,11 +580,33 @@ class SummaryTest(parameterized.TestCase):
 
     def test_all_labels_of_unfinished_runs_are_those_of_finished_ones(self):
         made = request("--sweep_dir=x", "--method=elr", "--over=seed=0:2").runs
-        result = {"test_accuracy": {"last": 0.5}, "labels_sha256": "a", "num_labels": 1297}
+        accuracies = {"test_accuracy": {"last": 0.5}, "validation_accuracy": None}
+        result = {**accuracies, "labels_sha256": "a", "num_labels": 1297}
         state = {made[1].name: {"status": "failed", "reason": "killed"}}
         rows = tables.collect(["seed"], made, state, {made[0].name: result}.get)
         self.assertEqual([row["status"] for row in rows], ["finished", "failed"])
         self.assertEqual([row["num_labels"] for row in rows], [1297, 1297])
+
+    def test_a_row_has_the_accuracies_of_its_run_on_test_and_validation_images(self):
+        made = request("--sweep_dir=x", "--method=elr", "--over=seed=0:2").runs
+        validated = {"test_accuracy": 0.5, "validation_accuracy": 0.625}
+        results = {
+            run.name: tables.of_result(
+                {
+                    "test_accuracy": {"last": 0.5, "best_on_test_oracle": 0.75},
+                    "last_epoch": last_epoch,
+                    "labels_sha256": "a",
+                    "num_labels": 20,
+                }
+            )
+            for run, last_epoch in zip(made, ({"test_accuracy": 0.5}, validated))
+        }
+        rows = tables.collect(["seed"], made, {}, results.get)
+        self.assertEqual([row["validation_accuracy_last"] for row in rows], [None, 0.625])
+        self.assertEqual([row["test_accuracy_best_on_test_oracle"] for row in rows], [0.75, 0.75])
+        path = self.create_tempdir().full_path
+        tables.write(os.path.join(path, tables.NAME), rows)
+        self.assertEqual([r["validation_accuracy_last"] for r in tables.read(path)], [None, 0.625])
 
     def test_a_failed_run_that_was_finished_elsewhere_counts_as_finished(self):
         state = {"one": {"status": "failed", "reason": "killed by SIGKILL"}}

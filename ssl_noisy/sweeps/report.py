@@ -143,7 +143,7 @@ class Report:
             result = folder.result_of(self._sweep_dir, name)
             if result is None:
                 return None
-            self._results[name] = {key: result[key] for key in tables.RESULT}
+            self._results[name] = tables.of_result(result)
         return self._results[name]
 
     def _describe_runs(self, rows):

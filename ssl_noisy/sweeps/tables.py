@@ -14,14 +14,21 @@ SEEDS = ("seed", "label_seed", "noise_seed")
 # Flags that have a column even if they are not swept.
 _ALWAYS = ("method", "num_labels", "seed")
 PROTOCOLS = ("last", "median_of_last_20", "validation_choice", "best_on_test_oracle")
-RESULT = ("test_accuracy", "labels_sha256", "num_labels")  # what a row takes from a result
+VALIDATION = "validation_accuracy"  # of the last checkpoint, if there is a validation split
 _AFTER = ("status", "seconds", "attempts", "labels_sha256", "run_dir", "reason")
+
+
+def of_result(result):
+    """Returns what a row takes from the content of a `result.json`."""
+    taken = {key: result[key] for key in ("test_accuracy", "labels_sha256", "num_labels")}
+    return taken | {VALIDATION: result["last_epoch"].get(VALIDATION)}
 
 
 def columns(swept):
     """Returns the names of the columns: flags, accuracies, and what became of the run."""
     flags = [*_ALWAYS, *(flag for flag in swept if flag not in _ALWAYS)]
-    return ["name", *flags, *(f"test_accuracy_{name}" for name in PROTOCOLS), *_AFTER]
+    accuracies = [*(f"test_accuracy_{name}" for name in PROTOCOLS), f"{VALIDATION}_last"]
+    return ["name", *flags, *accuracies, *_AFTER]
 
 
 def collect(swept, runs, state, result_of):
@@ -31,7 +38,7 @@ def collect(swept, runs, state, result_of):
         swept: Names of the swept flags.
         runs: List of `plan.Run`.
         state: What `folder.read_state` returns.
-        result_of: Function of the name of a run that returns a dict with `RESULT`, or None.
+        result_of: Function of the name of a run that returns what `of_result` does, or None.
     """
     rows, all_labels = [], {}
     for run in runs:
@@ -44,6 +51,7 @@ def collect(swept, runs, state, result_of):
         row["status"] = "failed" if known.get("status") == "failed" else "missing"
         if result is not None:
             row.update({f"test_accuracy_{k}": v for k, v in result["test_accuracy"].items()})
+            row[f"{VALIDATION}_last"] = result[VALIDATION]
             row.update(status="finished", reason=None, labels_sha256=result["labels_sha256"])
             if row["num_labels"] is None:
                 all_labels[run.settings.dataset] = result["num_labels"]
@@ -95,6 +103,6 @@ def _typed(column, text):
         return None
     if column in ("attempts", "num_labels", *SEEDS):
         return int(text)
-    if column == "seconds" or column.startswith("test_accuracy_"):
+    if column == "seconds" or "_accuracy_" in column:
         return float(text)
     return text
