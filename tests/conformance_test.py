@@ -206,7 +206,7 @@ class MethodTest(absltest.TestCase):
 
     @pytest.mark.slow
     def test_half_precision_stays_finite_and_the_record_can_be_left_out(self):
-        """With RandAugment itself in the one with the smaller range, which is enough to trace it."""
+        """Once with RandAugment itself, which takes a second to trace, in the smaller range."""
         for policy, records, rand_augment in (
             ("mixed_bfloat16", False, toy.noise),
             ("mixed_float16", True, RAND_AUGMENT),
