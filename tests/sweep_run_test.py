@@ -52,8 +52,24 @@ def start(sweep_dir, *arguments):
     )
 
 
-def here(sweep_dir):
-    """Trains the sweep of `OVER` in this process."""
+class Stubborn(ThisProcess):
+    """A pool whose runs never end. The user presses Ctrl-C, and again once it is asked to stop."""
+
+    is_closed = False
+
+    def wait(self, seconds):
+        signal.raise_signal(signal.SIGINT)
+        return []
+
+    def stop(self):
+        signal.raise_signal(signal.SIGINT)
+
+    def close(self):
+        self.is_closed = True
+
+
+def here(sweep_dir, pool=None):
+    """Trains the sweep of `OVER` in this process, or in a pool."""
     values = flags.FlagValues()
     sweep.define_flags(values)
     wanted = sweep.read_flags(["sweep", *SMALL, *OVER, f"--sweep_dir={sweep_dir}"], values)
@@ -62,7 +78,7 @@ def here(sweep_dir):
             sweep_dir,
             wanted.swept,
             conduct.Known(sweep_dir, wanted.runs),
-            lambda parallel, lock: ThisProcess(),
+            lambda parallel, lock: pool or ThisProcess(),
             parallel=1,
             target=wanted.target,
         )
@@ -169,6 +185,14 @@ class SweepRunTest(absltest.TestCase):
         os.killpg(self.train_until(num_finished=2).pid, signal.SIGKILL)
         # The workers save and exit; the new sweep waits for them.
         self.resume()
+
+    def test_a_second_ctrl_c_ends_the_workers_at_once_and_frees_the_folder(self):
+        pool = Stubborn()
+        with self.assertRaises(KeyboardInterrupt):
+            here(self.dir, pool)
+        self.assertTrue(pool.is_closed)
+        with folder.only_process(self.dir):
+            self.assertEmpty(self.finished())
 
     @pytest.mark.slow
     def test_a_run_that_fails_takes_only_itself_down(self):
