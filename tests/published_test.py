@@ -48,6 +48,7 @@ class PublishedTest(parameterized.TestCase):
         made = report.Report(folder, request.swept, request.runs)
         result = {
             "test_accuracy": {"last": 0.9},
+            "validation_accuracy": None,
             "labels_sha256": "a",
             "num_labels": None,
         }

@@ -73,7 +73,9 @@ class ClusterTest(absltest.TestCase):
         # The paths of Unix sockets have at most 107 characters.
         temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")
         cls.addClassCleanup(shutil.rmtree, temporary, ignore_errors=True)
-        head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": temporary}
+        # Also for the file that names the cluster of this machine, which may have another one.
+        cls.enterClassContext(mock.patch.dict(os.environ, RAY_TMPDIR=temporary))
+        head = {"num_cpus": 1, "include_dashboard": False}
         cls.cluster = Cluster(initialize_head=True, head_node_args=head)
         cls.addClassCleanup(cls.cluster.shutdown)
 
