@@ -7,13 +7,13 @@ import os
 
 from ssl_noisy import files
 from ssl_noisy.errors import UserError, one_line
+from ssl_noisy.runs.evaluation import PROTOCOLS
 from ssl_noisy.sweeps import folder
 
 NAME = "sweep.csv"
 SEEDS = ("seed", "label_seed", "noise_seed")
 # Flags that have a column even if they are not swept.
 _ALWAYS = ("method", "num_labels", "seed")
-PROTOCOLS = ("last", "median_of_last_20", "validation_choice", "best_on_test_oracle")
 VALIDATION = "validation_accuracy"  # of the last checkpoint, if there is a validation split
 _AFTER = ("status", "seconds", "attempts", "labels_sha256", "run_dir", "reason")
 
