@@ -28,6 +28,7 @@ from ssl_noisy.errors import UserError, UserErrors
 from ssl_noisy.runs import folder, progress
 from ssl_noisy.settings import Settings, absolute_path
 from ssl_noisy.submission import clock, entry_folder, isolation, rules
+from ssl_noisy.sweeps import folder as sweep_folder
 from ssl_noisy.sweeps import plan
 from ssl_noisy.sweeps.conduct import Known, conduct
 
@@ -220,10 +221,10 @@ def main(request):
             runs[regime] = _train(request, regime, settings, baseline)
         facts = _collect(request, runs, baseline)
         entry_folder.write_texts(request.entry_dir, request.work_dir, facts, tell)
-        if late := entry_folder.late(facts):
-            raise UserErrors(late)
         if request.truth_file:
             _write_truth(request)
+        if found := entry_folder.faults(facts):
+            raise UserErrors(found)
     print(f"The entry is complete: {request.entry_dir}\nScore it: {_score_command(request)}")
 
 
@@ -250,7 +251,9 @@ def _train(request, regime, settings, baseline):
 
     chosen = [{"seed": str(seed)} for seed in request.seeds]
     runs = plan.build(sweep_dir, ["seed"], chosen, settings_of)
-    make_pool, parallel = request.workers.pool(sweep_dir)
+    is_trained = all(sweep_folder.result_of(sweep_dir, run.name) for run in runs)
+    # A cluster is asked for room only if there is something to train.
+    make_pool, parallel = (None, 1) if is_trained else request.workers.pool(sweep_dir)
     conduct(sweep_dir, ["seed"], Known(sweep_dir, runs), make_pool, parallel=parallel)
     return {run.settings.seed: run.settings.run_dir for run in runs}
 

@@ -9,16 +9,19 @@ import json
 import os
 import pathlib
 import re
+import subprocess
+import sys
 import tempfile
 from unittest import mock
 
 import numpy as np
+import pytest
 from absl import flags
 from absl.testing import absltest, parameterized
-from commands import ThisProcess
+from commands import ROOT, ThisProcess, wait_for
 
 from ssl_noisy import challenge, command, pool_flags, recipes, score, submit
-from ssl_noisy.data import dataset, sources
+from ssl_noisy.data import dataset, sources, tfds_source
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import folder
 from ssl_noisy.submission import clock, entry_folder, isolation, results, rules, texts
@@ -168,6 +171,40 @@ class EntryTest(absltest.TestCase):
             self.assertTrue((self.entry / "figures" / name).exists())
         self.assertIn("| custom | 1, 2 |", (self.entry / "REPORT.md").read_text())
 
+    @pytest.mark.slow
+    def test_run_sh_reproduces_a_seed(self):
+        place = self.create_tempdir().full_path
+        more = ("--baseline_seconds=1000", "--noplots", "--max_parallel=1")
+        done = subprocess.run(
+            ["sh", str(self.entry / "run.sh"), "2", *more], env=environment(), cwd=place
+        )
+        self.assertEqual(done.returncode, 0)
+        found, expected = outputs(f"{place}/entry_seed_2"), outputs(self.entry)
+        self.assertLen(found, 3)
+        self.assertEqual(found, {name: expected[name] for name in found})
+
+    @pytest.mark.slow
+    def test_a_killed_command_resumes_to_the_same_entry(self):
+        entry = pathlib.Path(self.create_tempdir().full_path, "mine")
+        arguments = (*SMALL, "--num_seeds=2", "--checkpoint_seconds=0", "--max_parallel=2")
+        arguments = (*arguments, f"--entry_dir={entry}")
+        program = [sys.executable, "-m", "ssl_noisy.submit", *arguments]
+        checkpoint = f"{entry}_work/custom/runs/seed-1/checkpoint.npz"
+        for condition in (f"{entry}_work/data/custom.npz", checkpoint):
+            process = subprocess.Popen(program, env=environment(), stdout=subprocess.DEVNULL)
+            wait_for(process, lambda: os.path.exists(condition))  # noqa: B023
+            process.kill()
+            process.wait()
+        self.assertFalse((entry / "custom").exists())
+        self.assertEqual(subprocess.run(program, env=environment()).returncode, 0)
+        self.assertEqual(outputs(entry), outputs(self.entry))
+
+
+def environment(**more):
+    """Returns the environment of a process that runs a command."""
+    found = {**os.environ, "PYTHONPATH": ROOT, "PYTHON": sys.executable, **more}
+    return {name: value for name, value in found.items() if name != "TFDS_DATA_DIR"}
+
 
 class HeldOutTest(parameterized.TestCase):
     def test_by_hand(self):
@@ -315,6 +352,122 @@ class IsolationTest(absltest.TestCase):
         self.assertEqual(os.listdir(place), [])
 
 
+# Writes the files that each process opens to a file of its own, its command line first.
+AUDIT = """
+import json, os, sys
+log = open(os.path.join(os.environ["AUDITS"], f"{os.getpid()}.txt"), "a", buffering=1)
+log.write(json.dumps(sys.orig_argv) + "\\n")
+def hook(event, args):
+    if event == "open" and isinstance(args[0], (str, bytes)):
+        log.write(json.dumps(os.path.abspath(os.fsdecode(args[0]))) + "\\n")
+sys.addaudithook(hook)
+"""
+
+
+class ProofTest(absltest.TestCase):
+    """Entries on a data set that looks like CIFAR-10, with tiny images, in processes."""
+
+    flags = (
+        "--method=supervised",
+        "--network=small_cnn",
+        "--batch_size=4500",
+        "--learning_rate=0.05",
+        "--steps=60",
+        "--steps_per_epoch=60",  # six epochs: with fewer than five, nothing is flagged
+        "--seeds=1",
+        "--max_parallel=1",
+        "--baseline_seconds=1000",
+        "--noplots",
+    )
+
+    def setUp(self):
+        super().setUp()
+        self.root, rng = pathlib.Path(self.create_tempdir().full_path), np.random.default_rng(0)
+        self.train, self.test = rng.integers(0, 10, 50_000), rng.integers(0, 10, 10_000)
+        patterns = rng.integers(0, 200, (10, 4, 4, 1))
+        self.images = [
+            (patterns[y] + rng.integers(0, 56, (len(y), 4, 4, 1))).astype(np.uint8)
+            for y in (self.train, self.test)
+        ]
+        self.given = {
+            name: np.where(rng.random(50_000) < rate, rng.integers(0, 10, 50_000), self.train)
+            for name, rate in (("aggre_label", 0.1), ("worse_label", 0.4))
+        }
+
+    def write_cache(self, name, specs, train, test):
+        """Writes what a decoded CIFAR-10 with these labels would leave in the cache `name`."""
+        split = [
+            dataset.Split(
+                images, labels.astype(np.int32), ids, keys=np.char.add(part, ids.astype(str))
+            )
+            for part, images, labels in zip(("train", "test"), self.images, (train, test))
+            for ids in [np.arange(len(labels))]
+        ]
+        cut = np.arange(50_000) < 45_000
+        parts = (split[0], None, split[1])
+        if specs[1]:
+            parts = (*(split[0].take(np.flatnonzero(x)) for x in (cut, ~cut)), None)
+        made = dataset.assemble("cifar10", "0.0.0", tuple("abcdefghij"), parts, True)
+        with mock.patch.object(tfds_source, "_decode", return_value=made):
+            tfds_source.load("cifar10", str(self.root), str(self.root / name), specs)
+
+    def submit(self, name, cache, *more, **variables):
+        """Runs the command and returns its exit code."""
+        places = [f"--entry_dir={self.root / name}", f"--data_dir={self.root}"]
+        places += [f"--cache_dir={self.root / cache}"]
+        program = [sys.executable, "-m", "ssl_noisy.submit", *places, *self.flags, *more]
+        return subprocess.run(program, env=environment(**variables)).returncode
+
+    @pytest.mark.slow
+    def test_a_run_sees_the_images_and_its_own_labels_alone(self):
+        slices, whole = ("train[:90%]", "train[90%:]", "none"), ("train", None, None)
+        for specs in (slices, whole):
+            self.write_cache("cache", specs, self.train, self.test)
+        labels, alone = self.root / "all.npy", self.root / "alone.npy"
+        np.save(labels, {"clean_label": self.train, **self.given}, allow_pickle=True)
+        np.save(alone, self.given["worse_label"])
+        audits, hooks = self.root / "audits", self.root / "hooks"
+        audits.mkdir()
+        hooks.mkdir()
+        (hooks / "sitecustomize.py").write_text(AUDIT)
+        watched = {"PYTHONPATH": f"{hooks}:{ROOT}", "AUDITS": str(audits)}
+        more = ("--noise_type=aggre,worst", f"--cifarn_file={labels}")
+        self.assertEqual(self.submit("one", "cache", *more, **watched), 0)
+        self.check_audits(audits)
+
+        # Again with scrambled true labels, and in the training without the sources.
+        rng = np.random.default_rng(1)
+        self.write_cache("scrambled", slices, rng.permutation(self.train), self.test)
+        more = ("--noise_type=worst", f"--cifarn_file={alone}")
+        wanted = request(
+            *(*self.flags, *more, f"--entry_dir={self.root / 'two'}", f"--data_dir={self.root}"),
+            f"--cache_dir={self.root / 'scrambled'}",
+        )
+        isolation.prepare(wanted.data_file("worst"), wanted.regimes["worst"])
+        alone.unlink()
+        scrambled = rng.permutation(self.train), rng.permutation(self.test)
+        self.write_cache("test", whole, *scrambled)
+        self.assertEqual(self.submit("two", "test", *more), 0)
+        found, expected = outputs(self.root / "two"), outputs(self.root / "one")
+        self.assertLen(found, 3)
+        self.assertEqual(found, {name: expected[name] for name in found})
+        flagged = np.load(self.root / "two/worst/seed_1/detection.npy")
+        f1 = challenge.detection_score(flagged, self.given["worse_label"] != self.train)["f1"]
+        self.assertGreater(f1, 0.8)
+
+    def check_audits(self, audits):
+        """Asserts that each worker has opened the file of one regime, and no other data."""
+        found = []
+        for path in audits.glob("*.txt"):
+            program, *opened = map(json.loads, path.read_text().splitlines())
+            if "ssl_noisy.sweeps.worker" in program:
+                # Everything below the folder of the test but what a run writes itself.
+                data = {x for x in opened if x.startswith(str(self.root)) and "/hooks/" not in x}
+                found += [{x for x in data if not re.search("/one_work/[a-z]+/(runs|logs)", x)}]
+        expected = [{str(self.root / f"one_work/data/{x}.npz")} for x in ("aggre", "worst")]
+        self.assertCountEqual(found, expected)
+
+
 def _fake(images, labels):
     """Returns a data set that looks like CIFAR-10, the last tenth for validation."""
     ids, cut = np.arange(len(images)), len(images) * 9 // 10
@@ -355,12 +508,15 @@ class BaselineTest(absltest.TestCase):
             self.assertEqual(found.method_arguments["batch_size"], 128)
             self.assertEqual(found.dataset, "npz:/data.npz")
 
-    def test_a_run_over_the_limit_is_named(self):
-        rows = [{"seed": 1, "seconds": 101.0, "baseline_seconds": 10.0}]
-        rows.append({"seed": 2, "seconds": 100.0, "baseline_seconds": 10.0})
-        lines = entry_folder.late({"worst": {"rows": rows}})
-        self.assertLen(lines, 1)
+    def test_what_the_score_would_refuse_is_named(self):
+        times = ((1, 101.0, 0.2), (2, 100.0, 0.2), (3, 1.0, 0.0))
+        names = ("seed", "seconds", "flagged")
+        rows = [dict(zip(names, row), baseline_seconds=10.0, epoch=4) for row in times]
+        lines = entry_folder.faults({"worst": {"rows": rows}})
+        self.assertLen(lines, 2)
         self.assertIn("worst/seed_1 took 101.0 s, more than 100.0 s", lines[0])
+        self.assertIn("worst/seed_3 flags no label after epoch 4", lines[1])
+        self.assertEmpty(entry_folder.faults({"clean": {"rows": rows[2:]}}))
 
 
 class TextsTest(absltest.TestCase):

@@ -11,6 +11,7 @@ import numpy as np
 
 from ssl_noisy import challenge, files, methods
 from ssl_noisy.errors import UserError
+from ssl_noisy.labels import issues
 from ssl_noisy.runs import folder, plots
 from ssl_noisy.runs.metrics import read_metrics
 from ssl_noisy.submission import results, rules, texts
@@ -147,16 +148,29 @@ def _sentence(method, network):
     return f"{method} ({paper[1]}, {paper[2]}) with the network {network}, from random weights."
 
 
-def late(facts):
-    """Returns a line for each run that took longer than allowed, which no entry may."""
-    return [
-        f"{regime}/seed_{row['seed']} took {row['seconds']:,.1f} s, more than "
-        f"{challenge.TIME_FACTOR * row['baseline_seconds']:,.1f} s: its first epoch is too long. "
-        "Lower --steps_per_epoch."
-        for regime, content in facts.items()
-        for row in content["rows"]
-        if row["seconds"] > challenge.TIME_FACTOR * row["baseline_seconds"]
-    ]
+def faults(facts):
+    """Returns a line for each run that took too long or found nothing, which `score` refuses.
+
+    Args:
+        facts: As for `write_texts`.
+    """
+    lines = []
+    for regime, content in facts.items():
+        for row in content["rows"]:
+            name = f"{regime}/seed_{row['seed']}"
+            limit = challenge.TIME_FACTOR * row["baseline_seconds"]
+            if row["seconds"] > limit:
+                lines.append(
+                    f"{name} took {row['seconds']:,.1f} s, more than {limit:,.1f} s: its first "
+                    "epoch is too long. Lower --steps_per_epoch, with another --entry_dir."
+                )
+            if not row["flagged"] and not regime.startswith("clean"):
+                lines.append(
+                    f"{name} flags no label after epoch {row['epoch']}. Labels that were seen "
+                    f"fewer than {issues.LEAST_OBSERVATIONS} times are never flagged: raise "
+                    "--steps_per_epoch, with another --entry_dir."
+                )
+    return lines
 
 
 def write_truth(path, data, ids, true_labels, test_labels):
