@@ -84,6 +84,7 @@ class ScoreTest(Case):
             self.assertBetween(value, low, high)
         learning = found["a"]["learning"]
         self.assertEqual(learning["accuracy"], {"mean": 16 / 20, "std": 0})
+        self.assertBetween(16 / 20, *learning["interval"])
         for seed in (1, 2):
             subset = challenge.scored_subset(seed, entries.TEST)
             value = learning["seeds"][str(seed)]["subset_accuracy"]
@@ -148,6 +149,18 @@ class ScoreTest(Case):
         self.assertEqual((code, errors), (0, []))
         content = json.loads((self.root / "scores.json").read_text())
         self.assertEqual(list(content["entries"]["good"]["a"]), ["learning"])
+
+    def test_learning_is_ranked_by_the_subset(self):
+        measured = {
+            name: {"a": {"learning": {key: {"mean": v} for key, v in scores.items()}}}
+            for name, scores in {
+                "one": {"subset_accuracy": 0.8, "resampled_accuracy": 0.85, "accuracy": 0.9},
+                "two": {"subset_accuracy": 0.81, "resampled_accuracy": 0.7, "accuracy": 0.75},
+            }.items()
+        }
+        (board,) = leaderboard.rank(measured, {"a": "a.npz"})
+        self.assertEqual(list(board["entries"]), ["two", "one"])
+        self.assertEqual(board["entries"]["two"]["scores"], {"a": 0.81})
 
     def test_published_figures(self):
         measured = {"mine": {"worst": {"detection": {"f1": {"mean": 0.97}}}}}
