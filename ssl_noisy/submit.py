@@ -20,6 +20,7 @@ the noisy labels of its regime alone. To try it in minutes:
 import dataclasses
 import os
 import re
+import shlex
 
 from absl import flags
 
@@ -127,7 +128,7 @@ def read_flags(argv, values):
         raise UserError(
             "--truth_file is for stand-ins: score knows the true labels of CIFAR. Leave it out."
         )
-    return Request(
+    request = Request(
         entry_dir,
         absolute_path(values["work_dir"].value or f"{entry_dir}_work"),
         {name: _settings(argv, values, name) for name in names},
@@ -136,6 +137,9 @@ def read_flags(argv, values):
         truth_file and absolute_path(truth_file),
         workers,
     )
+    for regime in names:
+        _runs(request, regime, 1.0)  # finds mistakes before anything is written
+    return request
 
 
 def _seeds(values):
@@ -210,15 +214,15 @@ def main(request):
     files.make_folder(request.work_dir)
     with folder.only_process(request.work_dir):
         for regime, settings in request.regimes.items():
-            entry_folder.begin(request.entry_dir, regime, settings)
+            entry_folder.check(request.entry_dir, regime, settings)
             isolation.prepare(request.data_file(regime), settings)
         baseline = request.baseline_seconds
         if baseline is None:
             baseline = _measure(request, tell)
         runs = {}
-        for regime, settings in request.regimes.items():
+        for regime in request.regimes:
             tell(f"Regime {regime}: {len(request.seeds)} runs.")
-            runs[regime] = _train(request, regime, settings, baseline)
+            runs[regime] = _train(request, regime, baseline)
         facts = _collect(request, runs, baseline)
         entry_folder.write_texts(request.entry_dir, request.work_dir, facts, tell)
         if request.truth_file:
@@ -237,24 +241,32 @@ def _measure(request, tell):
     return clock.measured(path, baseline, len(data["labels_train"]), request.workers.devices, tell)
 
 
-def _train(request, regime, settings, baseline):
-    """Trains the unfinished runs of a regime, as a sweep. Returns a dict from seed to run folder.
-
-    Each regime has a sweep of its own: no process reads the labels of two.
-    """
-    data_file, sweep_dir = request.data_file(regime), request.sweep_dir(regime)
-    limit = challenge.TIME_FACTOR * baseline
+def _runs(request, regime, limit):
+    """Returns the list of `plan.Run` of a regime, whose training may take `limit` seconds."""
+    settings, data_file = request.regimes[regime], request.data_file(regime)
 
     def settings_of(chosen):
         seeded = dataclasses.replace(settings, seed=int(chosen["seed"]))
         return rules.training(seeded, data_file, limit)
 
     chosen = [{"seed": str(seed)} for seed in request.seeds]
-    runs = plan.build(sweep_dir, ["seed"], chosen, settings_of)
+    return plan.build(request.sweep_dir(regime), ["seed"], chosen, settings_of)
+
+
+def _train(request, regime, baseline):
+    """Trains the unfinished runs of a regime, as a sweep. Returns a dict from seed to run folder.
+
+    Each regime has a sweep of its own: no process reads the labels of two.
+    """
+    sweep_dir = request.sweep_dir(regime)
+    runs = _runs(request, regime, challenge.TIME_FACTOR * baseline)
     is_trained = all(sweep_folder.result_of(sweep_dir, run.name) for run in runs)
     # A cluster is asked for room only if there is something to train.
     make_pool, parallel = (None, 1) if is_trained else request.workers.pool(sweep_dir)
-    conduct(sweep_dir, ["seed"], Known(sweep_dir, runs), make_pool, parallel=parallel)
+    try:
+        conduct(sweep_dir, ["seed"], Known(sweep_dir, runs), make_pool, parallel=parallel)
+    except UserError as error:
+        raise UserError(str(error).replace("--sweep_dir", "--work_dir")) from error
     return {run.settings.seed: run.settings.run_dir for run in runs}
 
 
@@ -287,12 +299,16 @@ def _write_truth(request):
 
 
 def _score_command(request):
-    words = ["python -m ssl_noisy.score", f"--entry_dir={request.entry_dir}"]
+    words = ["python", "-m", "ssl_noisy.score", f"--entry_dir={request.entry_dir}"]
     if len(request.seeds) != challenge.NUM_SEEDS:
         words.append(f"--num_seeds={len(request.seeds)}")
     if rules.CUSTOM in request.regimes:
         words.append(f"--truth={request.truth_file or 'FILE.npz'}")
-    return " ".join(words)
+    else:
+        settings = next(iter(request.regimes.values()))
+        names = ("cifarn_file", "data_dir", "cache_dir")
+        words += [f"--{x}={getattr(settings, x)}" for x in names if getattr(settings, x)]
+    return " ".join(map(shlex.quote, words))
 
 
 if __name__ == "__main__":

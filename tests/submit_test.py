@@ -171,6 +171,12 @@ class EntryTest(absltest.TestCase):
             self.assertTrue((self.entry / "figures" / name).exists())
         self.assertIn("| custom | 1, 2 |", (self.entry / "REPORT.md").read_text())
 
+    def test_fewer_seeds_than_before_are_refused(self):
+        code, _, errors = call(submit, *self.arguments[:-1], "--seeds=2")
+        self.assertEqual(code, 2)
+        self.assertIn("has the run seed-1, which these flags leave out", errors[0])
+        self.assertIn("another --work_dir", errors[0])
+
     @pytest.mark.slow
     def test_run_sh_reproduces_a_seed(self):
         place = self.create_tempdir().full_path
@@ -290,6 +296,7 @@ class RulesTest(parameterized.TestCase):
         ),
         (("--noise_type=worst", "--norecord_examples"), "Use --record_examples"),
         (("--noise_type=worst", "--ray_address=auto"), "needs --baseline_seconds"),
+        (("--noise_type=worst", "--network=there.is:nothing", "--normalization=scale"), "there.is"),
         (("--noise_type=worst", "more"), "Unexpected arguments: more"),
     )
     def test_mistakes(self, arguments, message):

@@ -46,18 +46,23 @@ def seed_groups(runs):
 
 
 def accuracy(runs):
-    """Test accuracy over the steps of all runs, with baselines as dashed lines."""
+    """Test accuracy over the steps of all runs, with baselines as dashed lines.
+
+    If no run has test images, it is the accuracy on validation images.
+    """
     if len(runs) == 1:
         return _figure(_lines_of_a_run(runs[0]))
+    has_test = any("test_accuracy" in run.history[0] for run in runs)
+    measure = "test_accuracy" if has_test else "validation_accuracy"
     names, data = seed_groups(runs) or [run.name for run in runs], []
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     for run, name in zip(runs, names):
         again, place = divmod(numbers[name], len(SERIES))
         dash, color = "dot" if again % 2 else None, SERIES[place]
-        lines = [_curve(run.history, "test_accuracy", name, color, dash)]
+        lines = [_curve(run.history, measure, name, color, dash)]
         if run.baseline:
             title = f"{name}: {run.result['baseline']['method']} (baseline)"
-            lines.append(_curve(run.baseline, "test_accuracy", title, color, "dash"))
+            lines.append(_curve(run.baseline, measure, title, color, "dash"))
         for line in lines:
             line["legendgroup"] = line["name"]
             line["showlegend"] = all(line["name"] != other["name"] for other in data)
@@ -66,18 +71,20 @@ def accuracy(runs):
 
 
 def _lines_of_a_run(run):
-    data = [_curve(run.history, "test_accuracy", run.result["method"], SERIES[0])]
+    data = []
+    if "test_accuracy" in run.history[0]:
+        data.append(_curve(run.history, "test_accuracy", run.result["method"], SERIES[0]))
     if "validation_accuracy" in run.history[0]:
         title = "validation (given labels)"
         data.append(_curve(run.history, "validation_accuracy", title, SERIES[1]))
-    if run.baseline:
+    if run.baseline and "test_accuracy" in run.baseline[0]:
         title = f"{run.result['baseline']['method']} (baseline)"
         data.append(_curve(run.baseline, "test_accuracy", title, "--muted", "dash"))
     return data
 
 
 def _figure(data):
-    known = [value for line in data for value in line["y"] if value is not None]
+    known = [value for line in data for value in line["y"] if value is not None] or [0, 1]
     margin = 0.02 + 0.05 * (max(known) - min(known))
     limits = [max(min(known) - margin, 0), min(max(known) + margin, 1.005)]
     layout = {

@@ -57,7 +57,9 @@ def render(collection, data, output):
     environment.filters["percent"] = _percent
     is_alone = len(collection.runs) == 1
     shown = [_run(run, one, is_alone) for run, one in zip(collection.runs, data)]
-    protocols = PROTOCOLS if is_alone else _used(shown)
+    protocols = _used(shown)
+    if is_alone and protocols:
+        protocols = PROTOCOLS
     names = {key: protocol.name for key, protocol in PROTOCOLS.items()}
     rows = review.make(collection.runs[0], data[0], output) if is_alone else None
     figures = {"accuracy": charts.accuracy(collection.runs)}

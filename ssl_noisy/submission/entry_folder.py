@@ -19,14 +19,9 @@ from ssl_noisy.submission import results, rules, texts
 _FACTS, _TEXTS = "facts.json", "texts.json"
 
 
-def begin(entry_dir, regime, settings):
-    """Writes the recipe of a data set into the entry, or checks that it has the same.
-
-    Raises:
-        UserError: If the folder has another recipe, or is not that of an entry.
-    """
-    path = os.path.join(entry_dir, texts.recipe_name(rules.dataset_of(regime)))
-    text = texts.recipe(regime, settings)
+def check(entry_dir, regime, settings):
+    """Raises a `UserError` if the folder has another recipe, or is not that of an entry."""
+    path, text = _recipe_path(entry_dir, regime), texts.recipe(regime, settings)
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             there = set(file.read().splitlines())
@@ -41,12 +36,10 @@ def begin(entry_dir, regime, settings):
     names = os.listdir(entry_dir) if os.path.isdir(entry_dir) else []
     if names and not any(name.startswith("recipe_") for name in names):
         raise UserError(f"{entry_dir} is not empty and no entry. Choose another --entry_dir.")
-    with files.replacing(path, "w") as file:
-        file.write(text)
 
 
 def add_runs(entry_dir, regime, settings, runs, data, baseline_seconds, test_images):
-    """Writes the results of the runs of a regime that the entry lacks.
+    """Writes the recipe of a regime, and the results of its runs that the entry lacks.
 
     Args:
         entry_dir: Path of the folder.
@@ -61,6 +54,9 @@ def add_runs(entry_dir, regime, settings, runs, data, baseline_seconds, test_ima
     Returns:
         A list of dicts, the facts of the runs for the report.
     """
+    check(entry_dir, regime, settings)
+    with files.replacing(_recipe_path(entry_dir, regime), "w") as file:
+        file.write(texts.recipe(regime, settings))
     facts, limit = [], challenge.TIME_FACTOR * baseline_seconds
     for seed, run_dir in runs.items():
         place = challenge.run_folder(entry_dir, regime, seed)
@@ -90,6 +86,10 @@ def add_runs(entry_dir, regime, settings, runs, data, baseline_seconds, test_ima
             }
         )
     return facts
+
+
+def _recipe_path(entry_dir, regime):
+    return os.path.join(entry_dir, texts.recipe_name(rules.dataset_of(regime)))
 
 
 def _is_there(place, flags):
