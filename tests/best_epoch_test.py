@@ -225,6 +225,19 @@ class MaxSecondsTest(absltest.TestCase):
         self.assertEqual(result["test_accuracy"]["last"], read_metrics(run_dir)[0]["test_accuracy"])
         self.assertBetween(folder.read_timing(run_dir), 50, 50.4)
 
+    @pytest.mark.slow
+    def test_passes_of_aum_take_time_and_keep_no_best_epoch(self):
+        run_dir = os.path.join(self.create_tempdir().full_path, "run")
+        flags = [flag for flag in SMALL if "method" not in flag]
+        flags += ["--method=aum", "--pass_batch_size=20", "--keep_best", "--max_seconds=1e6"]
+        self.assertEqual(call(*flags, SEED, f"--run_dir={run_dir}")[0], 0)
+        passes = [os.path.join(run_dir, f"pass_{number}") for number in (1, 2)]
+        for place in passes:
+            self.assertFalse(os.path.exists(os.path.join(place, checkpoint.BEST[0])))
+        spent = sum(map(folder.read_timing, passes))
+        self.assertGreater(folder.read_timing(run_dir), spent)
+        self.assertGreater(spent, 0)
+
     def test_a_run_that_was_fast_enough_says_so(self):
         _, result, _ = self.train("--max_seconds=1000", seconds=range(1, 9))
         self.assertIsNone(result["stopped_by_max_seconds_at_step"])

@@ -39,6 +39,15 @@ class PlotsTest(parameterized.TestCase):
         )
         image.imread(path)
 
+    def test_validation_curves_are_means_of_the_runs_that_reached_an_epoch(self):
+        runs = [[{"validation_accuracy": x} for x in row] for row in ([0.5, 0.7, 0.6], [0.3, 0.5])]
+        path = os.path.join(self.create_tempdir().full_path, "curves.png")
+        figure = plots.validation_curves({"worst": runs, "aggre": runs[1:]}, path)
+        worst, aggre = (line.get_xydata() for line in figure.axes[0].lines)
+        np.testing.assert_allclose(worst, [[1, 40], [2, 60], [3, 60]])
+        np.testing.assert_allclose(aggre, [[1, 30], [2, 50]])
+        image.imread(path)
+
     def test_pictures_are_of_the_format_of_their_suffix_and_reproducible(self):
         history = [{"step": 10, "test_accuracy": 0.2}]
         folder = self.create_tempdir().full_path

@@ -135,6 +135,22 @@ class NpzTest(Case):
         self.assertEqual((data.labels.dtype, data.ids.dtype), (np.int32, np.int64))
         self.assertTrue(data.flip)
 
+    def test_names_and_flip(self):
+        names = np.array(["a", "b", "c", "d"])  # no example is of the last class
+        data = self.load(arrays(class_names=names, flip=np.array(False)))
+        self.assertEqual(data.class_names, ("a", "b", "c", "d"))
+        self.assertFalse(data.flip)
+
+    def test_no_test_split(self):
+        path = self.folder() / "data.npz"
+        np.savez(path, **arrays())
+        data = sources.load(f"npz:{path}", test_split="none")
+        self.assertIsNone(data.test_images)
+        self.assertIsNone(data.test_labels)
+        np.savez(path, **arrays(images_test=None, labels_test=None))
+        data = sources.load(f"npz:{path}", test_split="none")  # nothing is held out
+        self.assertLen(data.images, 6)
+
     def test_the_version_depends_on_the_content(self):
         first, same = self.load(arrays()), self.load(arrays())
         other = self.load(arrays(labels_test=np.array([0, 1])))
@@ -143,6 +159,9 @@ class NpzTest(Case):
 
     @parameterized.named_parameters(
         ("missing", {"labels_train": None, "images_test": None}, ["images_test, labels_train"]),
+        ("names", {"class_names": np.array([1, 2, 3])}, ["class_names", "strings", "int64 (3,)"]),
+        ("few_names", {"class_names": np.array(["a", "b"])}, ["must be in [-1, 2)", "0 to 2"]),
+        ("flip", {"flip": np.array([1, 0])}, ["flip", "one bool", "int64 (2,)"]),
         ("float", {"images_train": np.zeros((6, 2, 2))}, ["uint8", "float64", "0..255"]),
         ("rank", {"images_train": np.zeros((6, 4), np.uint8)}, ["(N, H, W, C)", "(6, 4)"]),
         ("count", {"labels_train": np.zeros(5, int)}, ["shape (6,)", "(5,)"]),
@@ -241,6 +260,20 @@ class TfdsTest(Case):
         self.assertNotEqual(data.ids.tolist(), list(range(20)))  # TFDS shuffles its files
         self.assertEqual(data.validation_ids.tolist(), data.validation_images[:, 0, 0, 0].tolist())
         self.assertLen(list(self.cache_dir.iterdir()), 2)
+
+    def test_no_test_split(self):
+        read = []
+        original = tfds_source._read_split
+
+        def reading(tfds, builder, spec, *more):
+            read.append(spec)
+            return original(tfds, builder, spec, *more)
+
+        with mock.patch.object(tfds_source, "_read_split", reading):
+            self.assertIsNone(self.load(test_split="none").test_images)
+        self.assertEqual(read, ["train"])
+        with self.no_decoding():
+            self.assertIsNone(self.load(test_split="none").test_labels)
 
     def test_cache_of_an_earlier_version_gets_validation_ids(self):
         splits = {"train_split": "train[:20]", "validation_split": "train[20:]"}

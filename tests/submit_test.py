@@ -14,6 +14,7 @@ import sys
 import tempfile
 from unittest import mock
 
+import keras
 import numpy as np
 import pytest
 from absl import flags
@@ -164,6 +165,9 @@ class EntryTest(absltest.TestCase):
             self.assertEqual(plots.flag_lines(), other.flag_lines())
         needed = (self.entry / "requirements.txt").read_text().splitlines()
         self.assertIn(f"numpy=={np.__version__}", needed)
+        backend = keras.backend.backend()
+        self.assertTrue(any(line.startswith(f"{backend}==") for line in needed), needed)
+        self.assertIn(f'KERAS_BACKEND="${{KERAS_BACKEND:-{backend}}}"', run)
         latex = (self.entry / "report.tex").read_text()
         self.assertIn(r"\section{Detection}", latex)
         self.assertEqual(latex.count(r"\begin"), latex.count(r"\end"))

@@ -77,7 +77,8 @@ def validation_curves(histories, path):
             values[: len(history)] = [100 * row["validation_accuracy"] for row in history]
         marker = "." if rows.shape[1] < 30 else None
         axes.plot(range(1, 1 + rows.shape[1]), np.nanmean(rows, axis=0), label=name, marker=marker)
-    axes.set(xlabel="epoch", ylabel="accuracy on noisy validation labels (%)")
+    axes.set(xlabel="epoch", ylabel="accuracy on validation labels (%)", ylim=(-2, 102))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, path)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 
+import keras
 import numpy as np
 
 from ssl_noisy import challenge, files
@@ -21,6 +22,7 @@ _RUN = """\
 # Trains all regimes of this entry with one seed: sh run.sh SEED [more flags of ssl_noisy.submit]
 # The result is in entry_seed_SEED, unless --entry_dir says otherwise.
 set -eu
+export KERAS_BACKEND="${KERAS_BACKEND:-BACKEND}"
 here=$(cd "$(dirname "$0")" && pwd)
 seed=${1:?Usage: sh run.sh SEED [more flags of ssl_noisy.submit]}
 shift
@@ -48,7 +50,7 @@ def run_sh(regimes):
     groups = {}
     for regime in regimes:
         groups.setdefault(rules.dataset_of(regime), []).append(regime)
-    text = _RUN
+    text = _RUN.replace("-BACKEND}", f"-{keras.backend.backend()}}}")
     for dataset, names in groups.items():
         words = [
             '"${PYTHON:-python}" -m ssl_noisy.submit',
@@ -63,7 +65,7 @@ def run_sh(regimes):
 
 def requirements():
     """Returns the text of `requirements.txt`: this package and what it needs, as installed."""
-    found, waiting = {}, ["ssl_noisy"]
+    found, waiting = {}, ["ssl_noisy", keras.backend.backend()]
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
         if name in found:
