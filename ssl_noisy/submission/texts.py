@@ -145,10 +145,10 @@ _COLUMNS = {
     "stopped": "stopped by the limit",
 }
 _SELECTION = (
-    "A tenth of the noisy training set is held out. After each epoch the accuracy on these given, "
-    "partly wrong labels is measured, and the model of the first best epoch is the result. No true "
-    "label and no test image takes part in training or in this choice. All regimes of a data set "
-    "have the same hyper-parameters."
+    "A part of the noisy training set is held out, --validation_split of the recipe. After each "
+    "epoch the accuracy on these given, partly wrong labels is measured, and the model of the "
+    "first best epoch is the result. No true label and no test image takes part in training or in "
+    "this choice. All regimes of a data set have the same hyper-parameters."
 )
 _DETECTION = (
     "A training label is flagged on the evidence that the training recorded up to that epoch: "
