@@ -35,8 +35,8 @@ class TimedPool(local.Pool):
 
     made = []
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
         self.began, self.spans = {}, []
         self.made.append(self)
 
