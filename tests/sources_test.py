@@ -447,7 +447,7 @@ class TfdsTest(Case):
     def test_cached_arrays_need_no_tensorflow(self):
         self.load()
         program = (
-            "import sys\n"
+            "import gc, sys\n"
             "class Blocker:\n"
             "    def find_spec(self, name, path=None, target=None):\n"
             "        if name.split('.')[0] in ('tensorflow', 'tensorflow_datasets'):\n"
@@ -457,6 +457,7 @@ class TfdsTest(Case):
             "where = dict(data_dir=sys.argv[1], cache_dir=sys.argv[2])\n"
             "print(sources.load('tiles', **where).ids.tolist())\n"
             "print('tensorflow' in sys.modules)\n"
+            "print(gc.isenabled(), gc.get_freeze_count())\n"
             "try:\n"
             "    sources.load('cifar10', **where)\n"
             "except dataset.DatasetError as error:\n"
@@ -470,8 +471,9 @@ class TfdsTest(Case):
             text=True,
         )
         self.assertEqual(output.returncode, 0, output.stderr)
-        ids, loaded, error = output.stdout.splitlines()
+        ids, loaded, collector, error = output.stdout.splitlines()
         self.assertEqual((ids, loaded), (str(list(range(30))), "False"))
+        self.assertEqual(collector, "True 0")  # only a command changes it
         self.assertIn("'cifar10' is not cached, so TensorFlow", error)
 
     if os.path.isdir(os.path.join(REAL, "cifar10")):
