@@ -325,6 +325,11 @@ def unsupervised_weight(default) -> Any:
     return at_least(0, default, "Weight of the unsupervised loss, the papers' lambda_u.")
 
 
+def warmup_end(default) -> Any:
+    help = "Fraction of training after which the warm-up on all given labels ends."
+    return fraction(default, help)
+
+
 def ramp_start(default) -> Any:
     return fraction(default, "Fraction of training after which the unsupervised weight rises.")
 

@@ -183,6 +183,29 @@ def masked_mean(values, mask):
     return ops.sum(values * mask) / ops.maximum(ops.sum(mask), 1.0)
 
 
+def smallest_of_each_class(values, labels, quotas):
+    """Chooses the examples with the smallest values of each class.
+
+    Args:
+        values: Float tensor of shape `(num_examples,)`. Of equal values any may be chosen.
+        labels: int32 tensor of the same shape; those of -1 belong to no class.
+        quotas: int32 `(num_classes,)`, how many to choose of each class; all, if there are fewer.
+
+    Returns:
+        A bool tensor of shape `(num_examples,)`.
+    """
+    size, num_classes = values.shape[0], quotas.shape[0]
+    labels = ops.where(labels < 0, num_classes, labels)
+    # Ranks have no ties, so no sort needs to be stable.
+    ranks = ops.cast(ops.argsort(ops.argsort(values)), "int32")
+    places = ops.argsort(ops.argsort(labels * size + ranks))  # by class, then by value
+    counts = ops.sum(ops.cast(labels[:, None] == ops.arange(num_classes + 1), "int32"), axis=0)
+    starts = ops.cumsum(counts) - counts
+    ends = starts[:num_classes] + ops.cast(quotas, "int32")
+    ends = ops.concatenate([ends, ops.zeros((1,), "int32")])
+    return ops.cast(places, "int32") < ops.take(ends, labels)
+
+
 def l2(variables):
     """Computes half the sum of squares of all entries of `variables`, a float32 scalar."""
     return 0.5 * sum(ops.sum(ops.square(ops.cast(v, "float32"))) for v in variables)

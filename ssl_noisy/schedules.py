@@ -21,9 +21,15 @@ DROPS_BY_100 = {
     "drops_by_100_1_3_2_3": (1 / 3, 2 / 3),
     "drops_by_100_8_15_4_5": (8 / 15, 4 / 5),
 }
+# Half a cosine's period, down to this share of the rate.
+HALF_COSINES = {
+    "half_cosine_1_1000": 1 / 1000,  # Xiao et al., 2023
+    "half_cosine_1_50": 1 / 50,  # Kim et al., 2023
+}
 SCHEDULES = (
     "cosine_7_16",
     "cosine",
+    *HALF_COSINES,
     "cosine_15_restarts",
     "linear_2_5",
     *DROPS,
@@ -158,10 +164,11 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
 def learning_rate(schedule, initial_learning_rate, steps):
     """Makes the learning rate named by `schedule`, one of `SCHEDULES`, for `steps` steps.
 
-    `cosine_7_16` is FixMatch's, `cosine` goes to zero along a quarter period,
-    `cosine_15_restarts` is `CosineRestarts`, `linear_2_5` is `LinearDecay`, those of `DROPS` are
-    divided by ten after the shares of the steps in their names, those of `DROPS_BY_100` by a
-    hundred, `constant` is the number itself.
+    `cosine_7_16` is FixMatch's, `cosine` goes to zero along a quarter period, those of
+    `HALF_COSINES` go to the share in their names along half a period, `cosine_15_restarts` is
+    `CosineRestarts`, `linear_2_5` is `LinearDecay`, those of `DROPS` are divided by ten after the
+    shares of the steps in their names, those of `DROPS_BY_100` by a hundred, `constant` is the
+    number itself.
     """
     if schedule == "constant":
         return initial_learning_rate
@@ -177,6 +184,9 @@ def learning_rate(schedule, initial_learning_rate, steps):
             return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
     if schedule == "cosine_15_restarts":
         return CosineRestarts(initial_learning_rate, steps)
+    if schedule in HALF_COSINES:
+        final = HALF_COSINES[schedule]
+        return CosineRestarts(initial_learning_rate, steps, cycles=1, final_fraction=final)
     if schedule == "linear_2_5":
         return LinearDecay(initial_learning_rate, steps)
     fraction = 7 / 16 if schedule == "cosine_7_16" else 1 / 2

@@ -4,10 +4,11 @@
 import numpy as np
 from keras import ops
 
-from ssl_noisy import arguments, augment, losses, schedules
+from ssl_noisy import arguments, augment, losses, schedules, strong_views
 from ssl_noisy.arguments import choice, count, switch
 from ssl_noisy.augment import ctaugment
 from ssl_noisy.learner import Learner
+from ssl_noisy.strong_views import StrongViews
 
 CTAUGMENT = ("ctaugment", "ctaugment_pixels")
 STRONG_AUGMENTATIONS = (*augment.POLICIES, *CTAUGMENT)
@@ -88,7 +89,7 @@ class SemiSupervisedLearner(Learner):
         return (counts / counts.sum()).astype("float32")
 
 
-class WeakStrongLearner(SemiSupervisedLearner):
+class WeakStrongLearner(StrongViews, SemiSupervisedLearner):
     """Base of the methods whose unlabeled images have a weak view, without gradient, and a strong.
 
     Labeled, weak and strong views are a forward pass each: the weak one, without
@@ -99,13 +100,7 @@ class WeakStrongLearner(SemiSupervisedLearner):
     1.16 s apart and 1.68 s joint.
     """
 
-    strong_augmentation: str = choice(
-        "google_code",
-        STRONG_AUGMENTATIONS,
-        "RandAugment and cutout of a code base or paper (see `augment.strong_view`); "
-        "`ctaugment`, which learns its magnitudes; `ctaugment_pixels`, the same with a slip of the "
-        "public code, whose translations are below a pixel.",
-    )
+    strong_augmentation: str = choice("google_code", STRONG_AUGMENTATIONS, strong_views.HELP)
     joint_batch_norm: bool = switch(False, "Pass all views through batch norm as one batch.")
 
     monitor_names = ("mask_rate",)
@@ -115,19 +110,15 @@ class WeakStrongLearner(SemiSupervisedLearner):
             self.rates = self.add_state("ctaugment_rates", ctaugment.initial_rates())
 
     def strong_view(self, images):
-        """Returns a strong view of `images`, as `strong_augmentation` says, weak view included."""
-        geometry = self.weak_geometry()
-        geometry["flip"] = geometry["flip"] or "flip" in self.weak_kind
-        if self.strong_augmentation in CTAUGMENT:
-            return ctaugment.strong_view(
-                images,
-                self.seed_generator,
-                self.rates.value,
-                pixel_translation=self.strong_augmentation == "ctaugment_pixels",
-                **geometry,
-            )
-        policy = self.strong_augmentation
-        return augment.strong_view(images, self.seed_generator, policy=policy, **geometry)
+        if self.strong_augmentation not in CTAUGMENT:
+            return super().strong_view(images)
+        return ctaugment.strong_view(
+            images,
+            self.seed_generator,
+            self.rates.value,
+            pixel_translation=self.strong_augmentation == "ctaugment_pixels",
+            **self.strong_geometry(),
+        )
 
     def weak_and_strong(self, labeled, unlabeled, weak_gradient=False):
         """Makes the views of a step and passes them through the network, in training mode.

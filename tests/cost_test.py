@@ -37,6 +37,7 @@ class ImagesTest(parameterized.TestCase):
         ("arazo", {"unlabeled_batch_size": 20}, 28),
         ("divide_mix", {}, 4 * 8),
         ("co_teaching", {}, 2 * 8),
+        ("promix", {}, 2 * 4 * 8),
     )
     def test_images_per_step(self, method, arguments, expected):
         learner = methods.get(method)(toy.network(), batch_size=8, **arguments)

@@ -142,6 +142,25 @@ class LossesTest(parameterized.TestCase):
         self.assertEqual(float(mean), 5.0)
         self.assertEqual(float(losses.masked_mean(values, np.zeros(3, "float32"))), 0.0)
 
+    def test_the_smallest_of_each_class(self):
+        values = np.array([0.5, 0.1, 0.9, 0.3, 0.2, 0.0, 0.4], "float32")
+        labels = np.array([0, 1, 0, 0, 2, -1, 1], "int32")
+        for quotas, expected in (
+            ((1, 1, 1), [1, 3, 4]),
+            ((2, 1, 0), [0, 1, 3]),
+            ((9, 0, 9), [0, 2, 3, 4]),  # more than there are
+        ):
+            chosen = losses.smallest_of_each_class(values, labels, np.array(quotas))
+            self.assertEqual([*np.flatnonzero(chosen)], expected, quotas)
+
+    def test_of_equal_values_as_many_as_asked_for(self):
+        chosen = losses.smallest_of_each_class(
+            np.zeros(7, "float32"), np.array([1, 0, 1, 0, 0, 1, 1], "int32"), np.array([2, 3])
+        )
+        self.assertEqual(
+            [int(np.sum(np.array(chosen)[rows])) for rows in ([1, 3, 4], [0, 2, 5, 6])], [2, 3]
+        )
+
     def test_l2_is_half_the_sum_of_squares(self):
         value = losses.l2([np.array([[1.0, 2.0]]), np.array([3.0])])
         self.assertAlmostEqual(float(value), 7.0, places=6)

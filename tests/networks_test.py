@@ -44,6 +44,7 @@ def num_trainable(model):
     return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
 
 
+RESNET_18 = ((64, 2), (128, 2), (256, 2), (512, 2))
 RESNET_34 = ((64, 3), (128, 4), (256, 6), (512, 3))
 RESNET_32 = ((16, 5), (32, 5), (64, 5))
 
@@ -102,6 +103,7 @@ class BuildTest(parameterized.TestCase):
         ("wrn_28_8", (32, 32, 3), 100, 23_401_012),
         ("wrn_10_1", (8, 8, 1), 7, wide_resnet_parameters(10, 1, 1, 7)),
         ("preact_resnet_18", (28, 28, 1), 10, preact_resnet_18_parameters(1, 10)),
+        ("resnet_18", (32, 32, 3), 10, basic_resnet_parameters(RESNET_18, True, 3, 10)),
         ("resnet_34", (32, 32, 3), 10, basic_resnet_parameters(RESNET_34, True, 3, 10)),
         ("resnet_32", (28, 28, 1), 10, basic_resnet_parameters(RESNET_32, False, 1, 10)),
         ("cnn_13", (28, 28, 1), 10, cnn_13_parameters(True, 1, 10)),
@@ -123,6 +125,7 @@ class BuildTest(parameterized.TestCase):
 
     def test_hand_formulas_give_the_published_counts(self):
         self.assertEqual(wide_resnet_parameters(28, 2, 3, 10), 1_467_610)
+        self.assertEqual(basic_resnet_parameters(RESNET_18, True, 3, 10), 11_173_962)
         self.assertEqual(basic_resnet_parameters(RESNET_34, True, 3, 10), 21_282_122)
         self.assertEqual(basic_resnet_parameters(RESNET_32, False, 3, 10), 464_154)
 
@@ -135,7 +138,7 @@ class BuildTest(parameterized.TestCase):
     def test_every_name_is_tested_or_a_wide_resnet(self):
         untested = set(networks.names()) - set(KINDS)
         untested = {name for name in untested if not name.startswith("wrn_28")}
-        self.assertEqual(untested, {"resnet_34", "cnn_9"})
+        self.assertEqual(untested, {"resnet_18", "resnet_34", "cnn_9"})
 
     def test_pixels_are_scaled_inside(self):
         network = shared("small_cnn")

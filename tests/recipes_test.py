@@ -76,6 +76,8 @@ class RecipeTest(parameterized.TestCase):
         for rate in (20, 90):
             self.assertIn(f"divide_mix_cifar10_sym{rate}_authors", names)
         self.assertIn("cores_cifar10n_worse_authors", names)
+        for setting in ("cifar10n_worse", "cifar100n"):
+            self.assertIn(f"promix_{setting}_authors", names)
         self.assertIn(recipes.default().stem, names)
 
     @parameterized.named_parameters(RECIPES)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Views of images, weak and strong, made in the compiled step."""
 
-from ssl_noisy.augment.interpolation import mix, mixing, mixup
+from ssl_noisy.augment.interpolation import fmix, low_frequency_field, mix, mixing, mixup
 from ssl_noisy.augment.operations import (
     autocontrast,
     blend,
@@ -41,7 +41,9 @@ __all__ = [
     "contrast",
     "cutout",
     "equalize",
+    "fmix",
     "invert",
+    "low_frequency_field",
     "mix",
     "mixing",
     "mixup",

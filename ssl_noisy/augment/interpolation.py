@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixup: convex combinations of images and of labels."""
+"""Mixup and FMix: mixtures of two images, and of their labels."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ def mixup(images, soft_labels, seed, *, alpha, per_image=False, keep_larger=Fals
     return mix(images, partners, shares), mix(soft_labels, partners, shares)
 
 
-def mixing(size, seed, *, alpha, per_image=False, keep_larger=False):
+def mixing(size, seed, *, alpha, per_image=False, keep_larger=False, kept=None):
     """Draws the partner of each example of a batch and the share of the example itself.
 
     Args:
@@ -37,6 +37,8 @@ def mixing(size, seed, *, alpha, per_image=False, keep_larger=False):
         per_image: Whether to draw a share for each image instead of one for the batch.
         keep_larger: Whether to replace a share by max(share, 1 - share), so that the image itself
             dominates ([Berthelot et al., 2019](https://arxiv.org/abs/1905.02249), equation 9).
+        kept: Bool tensor `(size,)`. Kept examples are partners of one another, as the others are:
+            a batch of the kept examples alone would be mixed in the same way. None means all.
 
     Returns:
         A tuple `(partners, shares)` for `mix`: int32 `(size,)`, the batch in random order, and
@@ -48,7 +50,13 @@ def mixing(size, seed, *, alpha, per_image=False, keep_larger=False):
     shares = _beta_quantile(uniform[0] if per_image else ops.repeat(uniform[0, :1], size), alpha)
     if keep_larger:
         shares = ops.maximum(shares, 1 - shares)
-    return ops.cast(ops.argsort(uniform[1]), "int32"), shares
+    partners = ops.argsort(uniform[1])
+    if kept is not None:
+        # The kept ones come first, in random order; the place of each in the batch's own order.
+        partners = ops.argsort(uniform[1] + ops.where(kept, 0.0, 1.0))
+        order = ops.argsort(ops.arange(size) + ops.where(kept, 0, size))
+        partners = ops.take(partners, ops.argsort(order))
+    return ops.cast(partners, "int32"), shares
 
 
 def mix(values, partners, shares):
@@ -56,6 +64,60 @@ def mix(values, partners, shares):
     values = ops.cast(values, "float32")
     shares = ops.reshape(shares, (-1, *[1] * (len(values.shape) - 1)))
     return shares * values + (1 - shares) * ops.take(values, partners, axis=0)
+
+
+def fmix(images, partners, shares, seed, *, decay_power=3.0):
+    """Mixes images by a mask: each pixel comes from the image itself or from its partner.
+
+    The mask is one for the batch. Its pixels are those where a `low_frequency_field` is largest:
+    the share of all pixels, rounded up or down with probability 1/2 each.
+
+    Args:
+        images: Float tensor of shape `(batch, height, width, channels)`.
+        partners: int32 `(batch,)`, as from `mixing`.
+        shares: Float `(batch,)`. Only the first one counts, that of the batch.
+        seed: A `keras.random.SeedGenerator`; its state advances.
+        decay_power: Float >= 0, of `low_frequency_field`.
+
+    Returns:
+        A float32 tensor of the same shape.
+
+    Reference:
+        [Harris et al., 2020](https://arxiv.org/abs/2002.12047), section 4.
+    """
+    images = ops.cast(images, "float32")
+    height, width = images.shape[1:3]
+    field = ops.reshape(low_frequency_field((height, width), seed, decay_power=decay_power), (-1,))
+    rounding = keras.random.uniform((), dtype="float32", seed=seed)
+    count = height * width * ops.cast(shares[0], "float32")
+    count = ops.where(rounding > 0.5, ops.ceil(count), ops.floor(count))
+    ranks = ops.argsort(ops.argsort(-field))
+    mask = ops.reshape(ops.cast(ranks, "float32") < count, (1, height, width, 1))
+    return ops.where(mask, images, ops.take(images, partners, axis=0))
+
+
+def low_frequency_field(shape, seed, *, decay_power=3.0):
+    """Draws a random field in which low frequencies prevail: the inverse FFT of Gaussian noise.
+
+    The standard deviation of a frequency f, in cycles per pixel, is max(f, 1 / longer side) to the
+    power -`decay_power`.
+
+    Args:
+        shape: Tuple `(height, width)`.
+        seed: A `keras.random.SeedGenerator`; its state advances.
+        decay_power: Float >= 0.
+
+    Returns:
+        A float32 tensor of shape `(height, width)`.
+    """
+    height, width = shape
+    frequencies = np.hypot(np.fft.rfftfreq(width)[:, None], np.fft.fftfreq(height))
+    scale = np.maximum(frequencies, 1 / max(shape)) ** -decay_power
+    noise = keras.random.normal((2, *scale.shape), dtype="float32", seed=seed)
+    real, imaginary = ops.unstack(noise * (scale / scale.max()).astype("float32"))
+    # Keras has no inverse FFT of one axis. It is conj(fft(conj(x))) / height.
+    real, imaginary = (ops.transpose(part) / height for part in ops.fft((real, -imaginary)))
+    return ops.irfft((real, -imaginary), fft_length=width)
 
 
 def _beta_quantile(uniform, alpha):

@@ -22,7 +22,7 @@ from ssl_noisy.networks.cnn import cnn_9, cnn_13, small_cnn, wide_lenet
 from ssl_noisy.networks.freezing import freeze
 from ssl_noisy.networks.layers import BatchNormalization, WeightNormConv2D, portable
 from ssl_noisy.networks.normalization import NORMALIZATIONS, pixel_normalization
-from ssl_noisy.networks.resnet import preact_resnet_18, resnet_32, resnet_34
+from ssl_noisy.networks.resnet import preact_resnet_18, resnet_18, resnet_32, resnet_34
 from ssl_noisy.networks.wide_resnet import (
     check_size,
     wide_resnet,
@@ -61,6 +61,7 @@ NETWORKS = {
     "cnn_13": cnn_13,
     "cnn_9": cnn_9,
     "preact_resnet_18": preact_resnet_18,
+    "resnet_18": resnet_18,
     "resnet_32": resnet_32,
     "resnet_34": resnet_34,
     "small_cnn": small_cnn,

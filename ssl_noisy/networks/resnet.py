@@ -36,6 +36,25 @@ def preact_resnet_18(
     return blocks.classifier(inputs, x, num_classes, "preact_resnet_18")
 
 
+def resnet_18(
+    image_shape,
+    num_classes,
+    *,
+    batch_norm_momentum=0.9,
+    batch_norm_epsilon=1e-5,
+    normalization=None,
+):
+    """Builds ResNet-18 with a 3x3 stem and no first pooling, as ProMix's code does.
+
+    Reference:
+        [He et al., 2015](https://arxiv.org/abs/1512.03385), table 1;
+        [Justherozen/ProMix](https://github.com/Justherozen/ProMix).
+    """
+    units = (2, 2, 2, 2)
+    batch_norm = (batch_norm_momentum, batch_norm_epsilon)
+    return _basic_resnet("resnet_18", units, image_shape, num_classes, batch_norm, normalization)
+
+
 def resnet_34(
     image_shape,
     num_classes,
@@ -50,15 +69,22 @@ def resnet_34(
         [He et al., 2015](https://arxiv.org/abs/1512.03385), table 1;
         [UCSC-REAL/cifar-10-100n](https://github.com/UCSC-REAL/cifar-10-100n).
     """
-    normalize = blocks.normalizer(batch_norm_momentum, batch_norm_epsilon)
-    linear = blocks.normalizer(batch_norm_momentum, batch_norm_epsilon, leaky_slope=None)
+    units = (3, 4, 6, 3)
+    batch_norm = (batch_norm_momentum, batch_norm_epsilon)
+    return _basic_resnet("resnet_34", units, image_shape, num_classes, batch_norm, normalization)
+
+
+def _basic_resnet(name, units, image_shape, num_classes, batch_norm, normalization):
+    """Builds a ResNet of two-layer units, whose shortcuts are projected where the size changes."""
+    normalize = blocks.normalizer(*batch_norm)
+    linear = blocks.normalizer(*batch_norm, leaky_slope=None)
 
     def project(x, filters):
         return linear(blocks.convolve(x, filters, 1, 2))
 
     inputs, x = blocks.pixels(image_shape, normalization)
-    stages = ((64, 3), (128, 4), (256, 6), (512, 3))
-    return _resnet("resnet_34", stages, project, normalize, linear, inputs, x, num_classes)
+    stages = tuple(zip((64, 128, 256, 512), units))
+    return _resnet(name, stages, project, normalize, linear, inputs, x, num_classes)
 
 
 def resnet_32(
