@@ -11,7 +11,7 @@ open_closed_streams()
 
 # In a command (the word is in place while Python looks for the module to run), Python's garbage
 # collector leaves alone what the imports make. There is no garbage among these million objects, and
-# looking for it takes 2 of the 6 s of a short training. In your own process nothing is changed.
+# looking for it takes 2 of the 6 s of a short training. In scripts and notebooks nothing changes.
 _IS_COMMAND = sys.argv[:1] == ["-m"]
 if _IS_COMMAND:
     gc.disable()

@@ -85,16 +85,26 @@ def check_flagfiles(arguments, within=()):
         check_flagfiles(lines, (*within, path))
 
 
+def parse(argv, flag_values):
+    """Parses the words of a command line into absl's flag values.
+
+    Raises:
+        absl.flags.Error, UserError: If a flag is wrong, a flagfile cannot be read, or a word is no
+            flag.
+    """
+    check_flagfiles(argv[1:])
+    rest = flag_values(argv)[1:]
+    if rest:
+        raise UserError(f"Unexpected arguments: {' '.join(rest)}. Flags start with --.")
+
+
 def parse_settings(argv, flag_values):
     """Returns the `Settings` of a command line.
 
     Raises:
         absl.flags.Error, UserError: If it is wrong. The message may have several lines.
     """
-    check_flagfiles(argv[1:])
-    rest = flag_values(argv)
-    if len(rest) > 1:
-        raise UserError(f"Unexpected arguments: {' '.join(rest[1:])}. Flags start with --.")
+    parse(argv, flag_values)
     wanted = run_flags.from_flags(flag_values)
     removal.check(wanted)  # what else the run trains
     return wanted

@@ -80,10 +80,7 @@ def read_flags(argv, values):
     Raises:
         absl.flags.Error, UserError: If it is wrong.
     """
-    command.check_flagfiles(argv[1:])
-    rest = values(argv)[1:]
-    if rest:
-        raise UserError(f"Unexpected arguments: {' '.join(rest)}. Flags start with --.")
+    command.parse(argv, values)
     entries = tuple(map(absolute_path, values["entry_dir"].value))
     if not entries:
         raise UserError("Pass the folder of an entry: --entry_dir=DIR.")

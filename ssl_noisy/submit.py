@@ -17,6 +17,7 @@ the noisy labels of its regime alone. To try it in minutes:
   python -m ssl_noisy.score --entry_dir=DIR --num_seeds=2 --truth=truth.npz
 """
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -108,10 +109,7 @@ def read_flags(argv, values):
     Raises:
         absl.flags.Error, UserError: If it is wrong.
     """
-    command.check_flagfiles(argv[1:])
-    rest = values(argv)
-    if len(rest) > 1:
-        raise UserError(f"Unexpected arguments: {' '.join(rest[1:])}. Flags start with --.")
+    command.parse(argv, values)
     if not values["entry_dir"].value:
         raise UserError("--entry_dir is required: the folder of the entry.")
     entry_dir = absolute_path(values["entry_dir"].value)
@@ -213,9 +211,7 @@ def main(request):
 
     files.make_folder(request.work_dir)
     with folder.only_process(request.work_dir):
-        for regime, settings in request.regimes.items():
-            entry_folder.check(request.entry_dir, regime, settings)
-            isolation.prepare(request.data_file(regime), settings)
+        _prepare(request)
         baseline = request.baseline_seconds
         if baseline is None:
             baseline = _measure(request, tell)
@@ -230,6 +226,18 @@ def main(request):
         if found := entry_folder.faults(facts):
             raise UserErrors(found)
     print(f"The entry is complete: {request.entry_dir}\nScore it: {_score_command(request)}")
+
+
+def _prepare(request):
+    """Writes the data of all regimes. After a mistake it leaves no new folder behind."""
+    try:
+        for regime, settings in request.regimes.items():
+            entry_folder.check(request.entry_dir, regime, settings)
+            isolation.prepare(request.data_file(regime), settings)
+    except UserError:
+        with contextlib.suppress(OSError):  # there is data
+            os.rmdir(request.work_dir)
+        raise
 
 
 def _measure(request, tell):
@@ -285,7 +293,7 @@ def _collect(request, runs, baseline):
             request.entry_dir, regime, settings, runs[regime], data, baseline, test_images
         )
         paths = list(runs[regime].values())
-        of_recipe = {"method": settings.method, "network": settings.network}
+        of_recipe = {name: getattr(settings, name) for name in entry_folder.OF_RECIPE}
         facts[regime] = {"rows": rows, "runs": paths, **of_recipe}
     return facts
 

@@ -112,10 +112,7 @@ def read_flags(argv, values):
     Raises:
         absl.flags.Error, UserError: If it is wrong.
     """
-    command.check_flagfiles(argv[1:])
-    rest = values(argv)
-    if len(rest) > 1:
-        raise UserError(f"Unexpected arguments: {' '.join(rest[1:])}. Flags start with --.")
+    command.parse(argv, values)
     if not values["sweep_dir"].value:
         raise UserError("--sweep_dir is required: the folder of the sweep.")
     if values["run_dir"].present:

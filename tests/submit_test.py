@@ -175,6 +175,24 @@ class EntryTest(absltest.TestCase):
             self.assertTrue((self.entry / "figures" / name).exists())
         self.assertIn("| custom | 1, 2 |", (self.entry / "REPORT.md").read_text())
 
+    def test_a_mistake_in_the_data_leaves_nothing_behind(self):
+        entry = self.root / "never"
+        absent = f"--noise=file:{self.root}/absent.npz"
+        code, _, errors = call(submit, f"--entry_dir={entry}", *SMALL, absent)
+        self.assertEqual(code, 2)
+        self.assertLen(errors, 1)
+        self.assertIn("absent.npz", errors[0])
+        self.assertEmpty(list(self.root.glob("never*")))
+
+    def test_the_report_names_the_method_and_what_removes_labels(self):
+        sentence = functools.partial(entry_folder.sentence, "fixmatch", "wide_lenet")
+        fixmatch = "fixmatch (Sohn et al., 2020, https://arxiv.org/abs/2001.07685)"
+        text = f"{fixmatch} with the network wide_lenet, from random weights."
+        self.assertEqual(sentence(None), text)
+        aum = "aum (Pleiss et al., 2020, https://arxiv.org/abs/2001.10528)"
+        text += f" First, {aum} removes labels, after two trainings of its own."
+        self.assertEqual(sentence("aum"), text)
+
     def test_fewer_seeds_than_before_are_refused(self):
         code, _, errors = call(submit, *self.arguments[:-1], "--seeds=2")
         self.assertEqual(code, 2)

@@ -17,6 +17,7 @@ from ssl_noisy.runs.metrics import read_metrics
 from ssl_noisy.submission import results, rules, texts
 
 _FACTS, _TEXTS = "facts.json", "texts.json"
+OF_RECIPE = ("method", "network", "remove_labels")  # settings that the report names
 
 
 def check(entry_dir, regime, settings):
@@ -106,7 +107,7 @@ def write_texts(entry_dir, work_dir, facts, tell):
         entry_dir: Path of the folder.
         work_dir: Path of the folder of the runs.
         facts: Dict from regime to a dict with `rows`, as `add_runs` returns them, `runs`, the
-            paths of the runs, `method` and `network`.
+            paths of the runs, and the settings `OF_RECIPE`.
         tell: Function of a line for the user.
     """
     path = os.path.join(work_dir, _FACTS)
@@ -118,7 +119,7 @@ def write_texts(entry_dir, work_dir, facts, tell):
         dataset = rules.dataset_of(regime)
         with open(os.path.join(entry_dir, texts.recipe_name(dataset)), encoding="utf-8") as file:
             recipes[dataset] = file.read()
-        sentences[dataset] = _sentence(known[regime]["method"], known[regime]["network"])
+        sentences[dataset] = sentence(**{key: known[regime][key] for key in OF_RECIPE})
     curves = {name: [read_metrics(x) for x in known[name]["runs"]] for name in order}
     for kind in ("png", "pdf"):
         plots.validation_curves(curves, os.path.join(entry_dir, f"{texts.FIGURE}.{kind}"))
@@ -143,9 +144,17 @@ def _write_json(path, content):
         file.write(json.dumps(content, indent=1) + "\n")
 
 
-def _sentence(method, network):
+def sentence(method, network, remove_labels):
+    """Returns what the report says of a recipe."""
+    text = f"{_cited(method)} with the network {network}, from random weights."
+    if remove_labels:
+        text += f" First, {_cited(remove_labels)} removes labels, after two trainings of its own."
+    return text
+
+
+def _cited(method):
     paper = re.search(r"\[(.+?)\]\((.+?)\)", inspect.getdoc(methods.get(method)))
-    return f"{method} ({paper[1]}, {paper[2]}) with the network {network}, from random weights."
+    return f"{method} ({paper[1]}, {paper[2]})"
 
 
 def faults(facts):

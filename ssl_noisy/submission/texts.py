@@ -151,10 +151,10 @@ _SELECTION = (
     "this choice. All regimes of a data set have the same hyper-parameters."
 )
 _DETECTION = (
-    "A training label is flagged on the evidence that the training recorded up to that epoch: "
-    "margins of averaged probabilities, and how often the label was predicted. The held-out labels "
-    "have no such record. As many of them are flagged, in proportion, as of the training labels: "
-    "those with the smallest margins of the final model."
+    "A training label is flagged on the evidence that the training recorded up to that epoch, or "
+    "the passes of AUM if there are any: margins of averaged probabilities, and how often the "
+    "label was predicted. The held-out labels have no such record. As many of them are flagged, in "
+    "proportion, as of the training labels: those with the smallest margins of the final model."
 )
 _CLOCK = (
     "The time of a run has compilation and evaluations. It ends before ten times the time of the "
