@@ -130,9 +130,11 @@ def execute(program, main, wanted):
     except UserError as error:
         return fail(program, error)
     except Interrupted as stop:
+        signals.ignore()
         print(f"\n{stop} Run the same command to resume.", file=sys.stderr)
         return signals.exit_code(stop.signum)
     except KeyboardInterrupt as stop:
+        signals.ignore()
         print(f"\n{program}: stopped. Run the same command to resume or restart.", file=sys.stderr)
         return signals.exit_code(getattr(stop, "signum", signal.SIGINT))
     return 0

@@ -2,6 +2,7 @@
 """Signals save a training, and standard streams that end early do not disturb it."""
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from absl import logging
 from absl.testing import absltest
 from commands import ROOT, call, read, wait_for
 
-from ssl_noisy import files
+from ssl_noisy import command, files
 from ssl_noisy.data import sources
 from ssl_noisy.runs import checkpoint, folder, session, signals
 
@@ -198,6 +199,7 @@ class InProcessTest(SignalCase):
         self.assertIn("Stopped at step 20", errors[-1])
         with checkpoint.np.load(self.path(checkpoint.NAME)) as archive:  # it is complete
             self.assertEqual(json.loads(str(archive["record"]))["step"], 20)
+        self.reset_handlers()
         for module, name, signum, code in (
             (session.networks, "portable", signal.SIGTERM, 143),
             (folder, "write_result", signal.SIGINT, 130),
@@ -216,6 +218,40 @@ class InProcessTest(SignalCase):
             self.assertEqual(request.signum, signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
+
+    def test_a_second_sigterm_does_not_disturb_the_end(self):
+        """As `timeout` sends it, here while the message of the first one is printed."""
+
+        def training(_):
+            with signals.deferred():
+                signal.raise_signal(signal.SIGTERM)
+                raise session.Interrupted("Saved.", signal.SIGTERM)
+
+        def sweep(_):
+            with signals.deferred():
+                signal.raise_signal(signal.SIGTERM)
+            raise session.Interrupted("Saved.", signal.SIGTERM)
+
+        class Stderr(io.StringIO):
+            def write(self, text):
+                signal.raise_signal(signal.SIGTERM)
+                return super().write(text)
+
+        for main in (training, sweep):
+            with contextlib.redirect_stderr(Stderr()) as errors:
+                self.assertEqual(command.execute("train", main, None), 143)
+            self.assertStartsWith(errors.getvalue(), "\nSaved. Run the same command to resume.")
+            self.reset_handlers()
+
+    def test_a_process_of_others_keeps_its_handlers(self):
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_DFL)
+        before = [signal.getsignal(signum) for signum in signals.STOPPING]
+        with self.assertRaises(session.Interrupted), signals.deferred():
+            signal.raise_signal(signal.SIGTERM)
+            raise session.Interrupted("Saved.", signal.SIGTERM)
+        signals.ignore()
+        self.assertEqual([signal.getsignal(signum) for signum in signals.STOPPING], before)
 
     def test_handlers_are_restored(self):
         before = [signal.getsignal(signum) for signum in signals.STOPPING]

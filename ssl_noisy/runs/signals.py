@@ -24,22 +24,27 @@ def exit_code(signum):
     return 128 + signum
 
 
+def _stop(signum, frame):
+    ignore()
+    raise Stopped(signum)
+
+
 def raise_all():
     """Makes SIGTERM and SIGHUP raise `Stopped`, so that a process cleans up before it ends."""
-
-    def stop(signum, frame):
-        ignore()
-        raise Stopped(signum)
-
     for signum in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) == signal.SIG_DFL:
-            signal.signal(signum, stop)
+            signal.signal(signum, _stop)
 
 
 def ignore():
-    """Ignores SIGTERM and SIGHUP: `timeout` and a closing terminal send them twice."""
+    """Ignores those of SIGTERM and SIGHUP that raise: a process that ends may get them twice.
+
+    `timeout` and a closing terminal send them twice. Where `raise_all` was not called, nothing
+    changes.
+    """
     for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_IGN)
+        if signal.getsignal(signum) is _stop:
+            signal.signal(signum, signal.SIG_IGN)
 
 
 class Request:
@@ -51,6 +56,8 @@ class Request:
 @contextlib.contextmanager
 def deferred():
     """Turns signals into requests to stop. A second Ctrl-C stops at once.
+
+    If the block ends with an exception after a request, `ignore` applies at once.
 
     Yields:
         The `Request`.
@@ -69,8 +76,12 @@ def deferred():
     before = {s: handler for s, handler in before.items() if handler != signal.SIG_IGN}
     for signum in before:
         signal.signal(signum, ask)
+    is_ending = False
     try:
         yield request
+    except BaseException:
+        is_ending = request.signum is not None
+        raise
     finally:
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            signal.signal(signum, signal.SIG_IGN if is_ending and handler is _stop else handler)
