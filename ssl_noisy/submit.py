@@ -6,8 +6,8 @@
 Trains one recipe, --flagfile=RECIPE or any flags of a run, for all regimes of
 --noise_type and 5 seeds, and writes what `score` reads: detections, predictions,
 flags, times, run.sh, requirements.txt and a report. Without a recipe it trains
-the baseline of the challenge. all means aggre, rand1 and worst, the ranked
-regimes of CIFAR-10N, and all100 that of CIFAR-100N.
+ProMix, which won the challenge, for as long as its clock allows. all means aggre,
+rand1 and worst, the ranked regimes of CIFAR-10N, and all100 that of CIFAR-100N.
 
 Running the same command again does what is missing. A run sees the images and
 the noisy labels of its regime alone. To try it in minutes:
@@ -171,7 +171,7 @@ def _settings(argv, values, regime):
     else:
         forced = _forced(words, values, regime)
         if not any(re.match("--?flagfile(=|$)", word) for word in words):
-            path = recipes.folder() / f"{rules.BASELINES[rules.dataset_of(regime)]}.cfg"
+            path = recipes.folder() / f"{rules.DEFAULTS[rules.dataset_of(regime)]}.cfg"
             words = [f"--flagfile={path}", *words]
     found = flags.FlagValues()
     define_flags(found)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import io
 import json
+import math
 import os
 import pathlib
 import re
@@ -21,7 +22,7 @@ from absl import flags
 from absl.testing import absltest, parameterized
 from commands import ROOT, ThisProcess, wait_for
 
-from ssl_noisy import challenge, command, pool_flags, recipes, score, submit
+from ssl_noisy import challenge, command, networks, pool_flags, recipes, score, submit
 from ssl_noisy.data import dataset, sources, tfds_source
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import folder
@@ -80,6 +81,17 @@ def outputs(entry_dir):
     """Returns the bytes of the arrays of an entry, by their paths."""
     paths = sorted(pathlib.Path(entry_dir).glob("*/seed_*/*.npy"))
     return {str(path.relative_to(entry_dir)): path.read_bytes() for path in paths}
+
+
+def multiply_adds(name):
+    """Counts the multiply-adds of a network's convolutions and last layer, for a CIFAR image."""
+    network, total = networks.build(name, (32, 32, 3), 10), 0
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            total += math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape)
+        elif isinstance(layer, keras.layers.Dense):
+            total += math.prod(layer.kernel.shape)
+    return total
 
 
 class EntryTest(absltest.TestCase):
@@ -264,9 +276,9 @@ class RulesTest(parameterized.TestCase):
             keys = one.keys() | written[0].keys()
             differ = {key for key in keys if one.get(key) != written[0].get(key)}
             self.assertLessEqual(differ, set(challenge.FREE_FLAGS))
-        # The default recipe is the baseline of the challenge.
+        # The default recipe is that of the winner, shortened.
         worst = found.regimes["worst"]
-        self.assertEqual((worst.network, worst.steps), ("resnet_34", 35_200))
+        self.assertEqual((worst.method, worst.network), ("promix", "resnet_18"))
         self.assertEqual((worst.dataset, worst.noise), ("cifar10", "cifarn:worse_label"))
         trained = rules.training(dataclasses.replace(worst, seed=3), "/data/worst.npz", 70.0)
         self.assertEqual((trained.dataset, trained.test_split), ("npz:/data/worst.npz", "none"))
@@ -536,6 +548,25 @@ class BaselineTest(absltest.TestCase):
             self.assertEqual((found.steps, found.steps_per_epoch), (35_200, 352))
             self.assertEqual(found.method_arguments["batch_size"], 128)
             self.assertEqual(found.dataset, "npz:/data.npz")
+
+    @parameterized.parameters("worst", "noisy100")
+    def test_the_default_recipe_fits_the_clock_by_operations(self, regime):
+        found = request(f"--noise_type={regime}", "--entry_dir=x", "--baseline_seconds=7")
+        entry = found.regimes[regime].resolved()
+        dataset = rules.dataset_of(regime)
+        baseline = rules.baseline(dataset, "/data.npz").resolved()
+        small, large = (multiply_adds(one.network) for one in (entry, baseline))
+        # Of each of two networks: weak, strong and two mixtures, forward and, twice as much,
+        # backward, and plain images forward.
+        passes = 2 * (4 * 3 + 1)
+        examples = entry.steps * entry.method_arguments["batch_size"]
+        epochs = entry.steps / entry.steps_per_epoch
+        held_out = epochs * 5_000 * 2  # both networks are evaluated
+        operations = (passes * examples + held_out) * small
+        limit = challenge.TIME_FACTOR * 3 * baseline.steps * 128 * large
+        self.assertBetween(operations / limit, 0.8, 0.9)
+        self.assertEqual(round(epochs), 200)
+        self.assertLess(entry.steps_per_epoch * 256 - 45_000, 256)  # an epoch is one pass
 
     def test_what_the_score_would_refuse_is_named(self):
         times = ((1, 101.0, 0.2), (2, 100.0, 0.2), (3, 1.0, 0.0))

@@ -12,7 +12,11 @@ from ssl_noisy.settings import fields
 
 CUSTOM = "custom"  # the regime of other data than CIFAR-N, as `score` calls it
 SPLITS = ("train[:90%]", "train[90%:]")  # training and noisy validation
-# The baseline of the challenge, which is also the default recipe.
+# Recipes: the default of an entry, which fits its clock, and the baseline of the challenge.
+DEFAULTS = {
+    "cifar10": "promix_cifar10n_worse_entry",
+    "cifar100": "promix_cifar100n_entry",
+}
 BASELINES = {
     "cifar10": "supervised_cifar10n_worse_challenge",
     "cifar100": "supervised_cifar100n_challenge",
