@@ -330,6 +330,10 @@ def warmup_end(default) -> Any:
     return fraction(default, help)
 
 
+def warmup_penalty(default) -> Any:
+    return at_least(0, default, "Weight of the negative entropy of predictions in the warm-up.")
+
+
 def ramp_start(default) -> Any:
     return fraction(default, "Fraction of training after which the unsupervised weight rises.")
 

@@ -126,6 +126,39 @@ def head(network):
     return found
 
 
+def with_features(network, user):
+    """Returns a network with one more output: what its last layer with weights takes.
+
+    Args:
+        network: A `keras.Model`, Sequential or functional.
+        user: Who needs the features, for the error message.
+
+    Returns:
+        A `keras.Model` of the same layers, from images to a tuple: float32 features
+        `(batch_size, num_features)`, and logits.
+
+    Raises:
+        UserError: If it is subclassed, or ends in a model.
+    """
+    last = [layer for layer in network.layers if layer.weights][-1]
+    if not hasattr(network, "output_shape") or isinstance(last, keras.Model):
+        raise UserError(
+            f"{user} trains a second head on the input of the network's last layer with weights. "
+            "Use a Sequential or functional network that does not end in a model. Received: "
+            f"{network.name!r}, which is subclassed or ends in a model"
+        )
+    if not isinstance(network, keras.Sequential):
+        features = keras.layers.Flatten(dtype="float32")(last.input)
+        return keras.Model(network.inputs[0], [features, network.outputs[0]])
+    # Its layers may belong to no graph yet.
+    x = inputs = keras.Input(network.input_shape[1:])
+    for layer in network.layers:
+        if layer is last:
+            features = keras.layers.Flatten(dtype="float32")(x)
+        x = layer(x)
+    return keras.Model(inputs, [features, x])
+
+
 def backbone_variables(network):
     """Returns the trainable variables of all layers but the head."""
     own = {id(variable) for variable in head(network).variables}

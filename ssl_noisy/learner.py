@@ -290,9 +290,13 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         """All networks that are trained: here `network` alone."""
         return (self.network,)
 
+    def decayed_parts(self):
+        """Returns the layers and models whose variables decay."""
+        return self.networks
+
     def decayed_variables(self):
         """Returns the variables that `weight_decay` draws to zero, as `decayed` says."""
-        variables = self.network.trainable_variables
+        variables = [v for part in self.decayed_parts() for v in part.trainable_variables]
         return [v for v in variables if v.name == "kernel" or self.decayed == "all"]
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):

@@ -50,6 +50,54 @@ def kl_divergence(soft_labels, logits):
     return soft_cross_entropy(soft_labels, logits) + negative_entropy
 
 
+def jensen_shannon(probs, others):
+    """Computes the Jensen-Shannon divergence of pairs of distributions.
+
+    It is the mean of KL(p || m) and KL(q || m) with m = (p + q) / 2: 0 where they agree, log 2
+    where they have no class in common.
+
+    Args:
+        probs, others: Float tensors of shape `(batch_size, num_classes)` whose rows sum to 1.
+
+    Returns:
+        A float32 tensor of shape `(batch_size,)`, in nats.
+    """
+    _check_shape("others", others, probs.shape)
+    probs, others = (ops.cast(one, "float32") for one in (probs, others))
+    mean = ops.maximum((probs + others) / 2, 1e-30)
+    # x log x is 0 at 0; the floors keep the logarithms finite.
+    parts = [p * ops.log(ops.maximum(p, 1e-30) / mean) for p in (probs, others)]
+    return ops.maximum(ops.sum(parts[0] + parts[1], axis=-1) / 2, 0.0)
+
+
+def contrastive(features, others, temperature):
+    """Computes the NT-Xent loss: of all views in the batch, a view finds the other of its image.
+
+    It is the cross-entropy of the cosines of a view with all others, divided by the temperature,
+    as a mean over both views of all images.
+
+    Args:
+        features, others: Float tensors `(batch_size, num_features)`, of two views of each image.
+        temperature: Float > 0.
+
+    Returns:
+        A float32 scalar.
+
+    Reference:
+        [Chen et al., 2020](https://arxiv.org/abs/2002.05709), equation 1. The loss of
+        [Khosla et al., 2020](https://arxiv.org/abs/2004.11362) without labels is the same.
+    """
+    _check_shape("others", others, features.shape)
+    views = ops.cast(ops.concatenate([features, others]), "float32")
+    lengths = ops.sqrt(ops.maximum(ops.sum(ops.square(views), axis=-1, keepdims=True), 1e-24))
+    views, size = views / lengths, features.shape[0]
+    cosines = ops.matmul(views, ops.transpose(views))
+    # A large finite number keeps a view from finding itself.
+    logits = cosines / temperature - 1e30 * ops.eye(2 * size)
+    partners = (ops.arange(2 * size, dtype="int32") + size) % (2 * size)
+    return ops.mean(cross_entropy(partners, logits))
+
+
 def entropy(logits):
     """Computes the entropy of softmax(logits) in nats, float32 `(batch_size,)`."""
     return soft_cross_entropy(ops.softmax(ops.cast(logits, "float32"), axis=-1), logits)

@@ -61,8 +61,3 @@ class TwoNetworkLearner(RobustLearner):
     def networks(self):
         """Both networks, the first and the second."""
         return self.network, self.second_network
-
-    def decayed_variables(self):
-        variables = self.second_network.trainable_variables
-        second = [v for v in variables if v.name == "kernel" or self.decayed == "all"]
-        return [*super().decayed_variables(), *second]

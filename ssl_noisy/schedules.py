@@ -24,6 +24,7 @@ DROPS_BY_100 = {
 # Half a cosine's period, down to this share of the rate.
 HALF_COSINES = {
     "half_cosine_1_1000": 1 / 1000,  # Xiao et al., 2023
+    "half_cosine_1_50": 1 / 50,  # Kim et al., 2023
 }
 SCHEDULES = (
     "cosine_7_16",

@@ -45,7 +45,7 @@ FLOORS = [
         "example_record",
         "recorded_model",
     },
-    {"learner", "recorder", "truths", "leaks", "strong_views"},
+    {"learner", "recorder", "truths", "leaks", "strong_views", "auxiliary_heads"},
     {"semi_supervised", "robust", "labels.export", "entry", "reports.leaderboard"},
     {"methods"},
     {"runs.calibration", "model_file"},

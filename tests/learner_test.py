@@ -339,7 +339,7 @@ class UsersNetworkTest(parameterized.TestCase):
         task, _ = toy.task()
         learner = methods.get("remixmatch")(network, task)
         images = task.images[:3]
-        features, logits = learner.features_and_logits(images)
+        features, logits = learner.featured_networks[0](images)
         self.assertEqual(features.shape, (3, 36))  # four filters, three by three
         kernel, bias = (
             network.get_weights()[-2:] if kind != "nested" else network.layers[-1].get_weights()

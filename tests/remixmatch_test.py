@@ -167,7 +167,7 @@ class RotationTest(parameterized.TestCase):
         learner = methods.get("remixmatch")(network)
         self.assertEqual(learner.rotation_head.kernel.shape, (num_features, 4))
         images = np.random.default_rng(0).integers(0, 256, (3, size, size, 1)).astype("float32")
-        features, logits = learner.features_and_logits.predict(images, verbose=0)
+        features, logits = learner.featured_networks[0].predict(images, verbose=0)
         np.testing.assert_allclose(logits, network.predict(images, verbose=0), atol=1e-5)
         last = network.layers[-1] if name != "cnn_13" else network.get_layer("logits")
         kernel, bias = last.get_weights() if name != "cnn_13" else last.plain_weights()

@@ -15,7 +15,7 @@ from keras import ops
 from ssl_noisy import methods, robust
 from ssl_noisy.runs import checkpoint
 
-PAIRS = [(name, name) for name in ("co_teaching", "divide_mix", "promix")]
+PAIRS = [(name, name) for name in ("co_teaching", "cross_split", "divide_mix", "promix")]
 
 
 def weights(network):

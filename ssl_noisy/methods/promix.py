@@ -83,9 +83,7 @@ class ProMix(StrongViews, TwoNetworkLearner):
     fmix_alpha: float = at_least(
         0, 1.0, "The same for FMix, which takes that fraction of the pixels of a mixture."
     )
-    warmup_penalty: float = at_least(
-        0, 0.0, "Weight of the negative entropy of predictions in the warm-up."
-    )
+    warmup_penalty: float = arguments.warmup_penalty(0.0)
     warmup_end: float = arguments.warmup_end(10 / 420)
     weight_ramp_end: float = fraction(
         50 / 420,

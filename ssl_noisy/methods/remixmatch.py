@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """ReMixMatch: MixMatch with aligned labels, strong views anchored to weak ones, and rotation."""
 
-import functools
-
 import keras
 from keras import ops
 
 from ssl_noisy import arguments, augment, losses
 from ssl_noisy.arguments import at_least, count
+from ssl_noisy.auxiliary_heads import AuxiliaryHeads
 from ssl_noisy.errors import UserError
 from ssl_noisy.semi_supervised import WeakStrongLearner
 
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
-class ReMixMatch(WeakStrongLearner):
+class ReMixMatch(AuxiliaryHeads, WeakStrongLearner):
     """Trains on mixtures of labeled, weak and strong images, and on three more losses.
 
     The label of an unlabeled image is the prediction on its weak view, aligned with the
@@ -59,7 +58,7 @@ class ReMixMatch(WeakStrongLearner):
     def build_state(self):
         super().build_state()
         self.marginal = self.add_marginal("marginal")
-        features = self.features_and_logits.output[0]
+        features = self.featured_networks[0].output[0]
         self.rotation_head = keras.layers.Dense(
             4, kernel_initializer="glorot_normal", dtype="float32", name="rotation"
         )
@@ -73,28 +72,6 @@ class ReMixMatch(WeakStrongLearner):
                 f"Received: images of {height}x{width}"
             )
         super().attach(task)
-
-    @functools.cached_property  # which Keras does not track, as it would an attribute that is set
-    def features_and_logits(self):
-        """The network with one more output, the features `(batch_size, num_features)` before it."""
-        network = self.network
-        last = [layer for layer in network.layers if layer.weights][-1]
-        if not hasattr(network, "output_shape") or isinstance(last, keras.Model):
-            raise UserError(
-                f"{type(self).__name__} classifies rotations from the input of the network's last "
-                "layer with weights. Use a Sequential or functional network that does not end in a "
-                f"model. Received: {network.name!r}, which is subclassed or ends in a model"
-            )
-        if not isinstance(network, keras.Sequential):
-            features = keras.layers.Flatten(dtype="float32")(last.input)
-            return keras.Model(network.inputs[0], [features, network.outputs[0]])
-        # Its layers may belong to no graph yet.
-        x = inputs = keras.Input(network.input_shape[1:])
-        for layer in network.layers:
-            if layer is last:
-                features = keras.layers.Flatten(dtype="float32")(x)
-            x = layer(x)
-        return keras.Model(inputs, [features, x])
 
     def images_per_step(self):
         # Mixed are labeled, weak and all strong views; unmixed a strong one, and that turned.
@@ -149,10 +126,10 @@ class ReMixMatch(WeakStrongLearner):
         with self.kept_statistics():
             if self.joint_batch_norm:
                 views = ops.concatenate([weak, strong, turned])
-                features, logits = self.features_and_logits(views, training=True)
+                features, logits = self.featured_networks[0](views, training=True)
                 weak_logits, strong_logits, features = logits[:n], logits[n : 2 * n], features[-n:]
             else:
                 weak_logits = self.network(weak, training=True)
                 strong_logits = self.network(strong, training=True)
-                features, _ = self.features_and_logits(turned, training=True)
+                features, _ = self.featured_networks[0](turned, training=True)
         return ops.stop_gradient(weak_logits), strong_logits, self.rotation_head(features), turns
