@@ -159,6 +159,17 @@ def with_features(network, user):
     return keras.Model(inputs, [features, x])
 
 
+def summed(networks):
+    """Returns a functional model of the sum of the logits of networks that take the same images."""
+    first = networks[0]
+    shape = getattr(first, "input_shape", None) or first.get_build_config()["input_shape"]
+    inputs = keras.Input(shape[1:])
+    # Models within a model need names of their own.
+    parts = [keras.Sequential([one], name=f"{one.name}_{i}") for i, one in enumerate(networks, 1)]
+    logits = [part(inputs) for part in parts]
+    return keras.Model(inputs, keras.layers.Add(dtype="float32")(logits))
+
+
 def backbone_variables(network):
     """Returns the trainable variables of all layers but the head."""
     own = {id(variable) for variable in head(network).variables}

@@ -100,6 +100,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         self.loaded_states = {}
         self.step = self.add_state("step", np.int32(0))
         self.first_nonfinite_step = self.add_state("first_nonfinite_step", np.int32(-1))
+        self.build_networks()
         self.build_averages()
         names = [*self.term_names, "weight_decay_loss", *self.monitor_names]
         names += [PSEUDO_LABEL_ACCURACY] if "mask_rate" in self.monitor_names else []
@@ -116,6 +117,9 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         if given.get("steps") is None:
             given["steps"] = cls.training_defaults["steps"]
         return super().checked_arguments(**given)
+
+    def build_networks(self):
+        """Creates the networks that are trained beside `network`; here none."""
 
     def build_state(self):
         """Creates what a method keeps beside the network: variables by `add_state`, and layers.
@@ -261,7 +265,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
 
     def call(self, inputs, training=None):
         if not isinstance(inputs, dict):
-            return self.network(inputs, training=training)
+            return self.classifier(inputs, training=training)
         # Keras feeds batches of unknown size on TensorFlow; the step needs static shapes.
         indices = {n: ops.reshape(inputs[n], (size,)) for n, size in self.streams().items()}
         outcome = self.objective(**indices)
@@ -289,6 +293,11 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
     def networks(self):
         """All networks that are trained: here `network` alone."""
         return (self.network,)
+
+    @property
+    def classifier(self):
+        """The model that is evaluated and handed out: here `network`."""
+        return self.network
 
     def decayed_parts(self):
         """Returns the layers and models whose variables decay."""

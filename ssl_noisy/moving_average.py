@@ -29,7 +29,7 @@ class MovingAverage(Configured):
 
     def build_averages(self):
         """Creates the averages, which start as the weights."""
-        averaged = [*self.network.trainable_variables]
+        averaged = [v for network in self.networks for v in network.trainable_variables]
         averaged += self.running_statistics if self.average_statistics else []
         self.averaged_variables = averaged if self.ema_momentum or self.always_averages else []
         self.averages = [
@@ -72,8 +72,9 @@ class MovingAverage(Configured):
 
     @property
     def running_statistics(self):
-        """The running means and variances of the network's batch norm."""
-        return [v for v in self.network.non_trainable_variables if "moving_" in v.name]
+        """The running means and variances of the batch norm of all networks."""
+        variables = [v for network in self.networks for v in network.non_trainable_variables]
+        return [v for v in variables if "moving_" in v.name]
 
     @contextlib.contextmanager
     def kept_statistics(self):
@@ -81,7 +82,7 @@ class MovingAverage(Configured):
 
         For a forward pass whose images are unlike those that the network will see.
         """
-        variables = self.network.non_trainable_variables
+        variables = [v for network in self.networks for v in network.non_trainable_variables]
         counts = [v for v in variables if v.name == "num_updates"]
         before = [(v, ops.copy(v.value)) for v in (*self.running_statistics, *counts)]
         try:
@@ -92,7 +93,7 @@ class MovingAverage(Configured):
 
     @contextlib.contextmanager
     def averaged_weights(self):
-        """Within this context the network holds the moving average of its weights.
+        """Within this context the networks hold the moving averages of their weights.
 
         Batch norm keeps the live statistics, as the FixMatch code does, unless
         `average_statistics`. The weights come back at the end, whatever happens

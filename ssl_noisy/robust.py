@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the methods for wrong labels share: their defaults, memory and a second network."""
 
+import functools
+
 from keras import ops
 
 from ssl_noisy import contract
+from ssl_noisy.arguments import switch
 from ssl_noisy.learner import Learner
 from ssl_noisy.moving_average import is_random_state
 
@@ -46,11 +49,16 @@ class TwoNetworkLearner(RobustLearner):
     """Base of the methods that train two networks, each of which chooses for the other.
 
     The second is like `network`, with initial weights of its own: Keras draws them from Python's
-    random numbers, which a run seeds. Both are trained, decayed and saved. The one that is
-    recorded, averaged, evaluated and handed out is the first.
+    random numbers, which a run seeds. Both are trained, decayed, averaged and saved. The one
+    that is recorded is the first, and so is the one that is evaluated and handed out, unless
+    `sum_networks`.
     """
 
-    def build_state(self):
+    sum_networks: bool = switch(
+        False, "Evaluate and save the sum of both networks' logits, not the first network alone."
+    )
+
+    def build_networks(self):
         self.second_network = contract.new_copy(self.network)
         random_states = [
             v for v in self.second_network.non_trainable_variables if is_random_state(v)
@@ -61,3 +69,7 @@ class TwoNetworkLearner(RobustLearner):
     def networks(self):
         """Both networks, the first and the second."""
         return self.network, self.second_network
+
+    @functools.cached_property  # which Keras does not track, as it would an attribute that is set
+    def classifier(self):
+        return contract.summed(self.networks) if self.sum_networks else self.network

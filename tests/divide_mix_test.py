@@ -34,18 +34,11 @@ def step(learner, labeled=(0, 1)):
     return outcome, [np.array(call.args[0]) for call in mix.call_args_list]
 
 
-class ModeLookUp(toy.LookUp):
-    """A table whose first half answers in training mode, the second half in evaluation mode."""
-
-    def call(self, images, training=False):
-        return super().call(images if training else images + self.num_rows // 2)
-
-
 class TargetsTest(absltest.TestCase):
     def test_the_other_network_guesses_in_evaluation_mode(self):
         plain = [[0.9, 0.1], [0.3, 0.7], [0.5, 0.5], [0.5, 0.5]]
         of_second = [[0.4, 0.6], [0.1, 0.9], [0.5, 0.5], [0.5, 0.5]]
-        with mock.patch.object(toy, "LookUp", ModeLookUp):
+        with mock.patch.object(toy, "LookUp", look_up.ModeLookUp):
             learner = make(
                 probs=[FIRST + plain, SECOND + of_second], clean=CLEAN + CLEAN, temperature=1.0
             )

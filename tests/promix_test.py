@@ -35,13 +35,6 @@ def log(*values):
     return -sum(np.log(values))
 
 
-class ModeLookUp(toy.LookUp):
-    """A table whose first half answers in training mode, the second half in evaluation mode."""
-
-    def call(self, images, training=False):
-        return super().call(images if training else images + self.num_rows // 2)
-
-
 class SmallLossesTest(absltest.TestCase):
     def test_each_network_selects_as_many_of_each_class_for_itself(self):
         learner = make(step=6)
@@ -84,7 +77,7 @@ class SmallLossesTest(absltest.TestCase):
 
     def test_losses_are_of_plain_images_in_evaluation_mode(self):
         plain, other = [[0.5, 0.5], [0.25, 0.75]], [[0.3, 0.7], [0.2, 0.8]]
-        with mock.patch.object(toy, "LookUp", ModeLookUp):
+        with mock.patch.object(toy, "LookUp", look_up.ModeLookUp):
             learner = make(
                 probs=[FIRST[:2] + plain, SECOND[:2] + other], given=[0, 1, -1, -1], batch_size=2
             )

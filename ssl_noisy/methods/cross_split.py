@@ -77,6 +77,7 @@ class CrossSplit(AuxiliaryHeads, StrongViews, TwoNetworkLearner):
     ramp_start: float = arguments.ramp_start(10 / 300)
     ramp_end: float = arguments.ramp_end(26 / 300)
     batch_size: int = TwoNetworkLearner.batch_size.with_default(256)
+    sum_networks: bool = TwoNetworkLearner.sum_networks.with_default(True)
 
     term_names = ("supervised_loss", "unsupervised_loss", "contrastive_loss", "prior_loss")
     monitor_names = ("label_weight",)

@@ -37,7 +37,7 @@ class DivideMix(TwoNetworkLearner):
       starts from a 2-means that is not random. An example that no fit has seen is unlabeled.
     - The warm-up has 128 examples a step, as there, but both views of each. It has no confidence
       penalty, which they use for asymmetric noise.
-    - Only the first network is evaluated, not the sum of both.
+    - Only the first network is evaluated; with `sum_networks`, the sum of both, as there.
 
     As there, a network predicts in training mode when it learns, and in evaluation mode when it
     guesses labels for the other.

@@ -45,7 +45,7 @@ class ProMix(StrongViews, TwoNetworkLearner):
     - Their warm-up adds the negative entropy of the first network only; here `warmup_penalty`
       is of both, as in the code of 2023, which has it for asymmetric noise alone, with weight 1.
       Both codes also replace negative logits by 0 in it.
-    - Only the first network is evaluated, not the mean of both.
+    - Only the first network is evaluated; with `sum_networks`, the sum of both. Theirs is the mean.
     - The moving average of `debias` is warmed up (see `schedules.warmed_up`).
 
     The paper of 2023 also trains a second head, which is not evaluated, on guesses for what is not

@@ -26,7 +26,7 @@ def averaged_logits(learner, images, batch_size=250):
         last = np.arange(whole, whole + batch_size)
         parts.append(np.take(images, last, axis=0, mode="wrap"))
     with learner.averaged_weights():
-        logits = [learner.network.predict(p, batch_size=batch_size, verbose=0) for p in parts]
+        logits = [learner.classifier.predict(p, batch_size=batch_size, verbose=0) for p in parts]
     return np.concatenate(logits)[: len(images)]
 
 
@@ -127,7 +127,7 @@ def result(training, learner, history):
         "labels_sha256": label_budget.digest(dataset, training.labels.positions),
         "seed": settings.seed,
         "network": settings.network,
-        "parameters": num_parameters(learner.network),
+        "parameters": num_parameters(learner.classifier),
         "steps": settings.steps,
         "backend": keras.backend.backend(),
         "test_accuracy": summarize(history),

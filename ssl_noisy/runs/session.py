@@ -228,7 +228,7 @@ class Session(keras.callbacks.Callback):
         self.tensorboard.close()
         model = os.path.join(self.run_dir, folder.MODEL)
         with self.learner.averaged_weights(), files.replacing_path(model) as path:
-            networks.portable(self.learner.network).save(path)
+            networks.portable(self.learner.classifier).save(path)
             metadata = model_file.Metadata(
                 self.dataset.class_names,
                 self.dataset.fit,
