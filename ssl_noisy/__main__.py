@@ -56,8 +56,8 @@ def listing():
     lines += [
         "",
         "Recipes, flags of published and quick runs: python -m ssl_noisy --recipes [WORD ...]",
+        "Start with: python -m ssl_noisy.train",
     ]
-    lines += ["", "Start with: python -m ssl_noisy.train"]
     return "\n".join(lines)
 
 

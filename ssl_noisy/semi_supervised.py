@@ -11,7 +11,7 @@ from ssl_noisy.learner import Learner
 from ssl_noisy.strong_views import StrongViews
 
 CTAUGMENT = ("ctaugment", "ctaugment_pixels")
-STRONG_AUGMENTATIONS = (*augment.POLICIES, *CTAUGMENT)
+STRONG_AUGMENTATIONS = (*augment.STRONG_VIEWS, *CTAUGMENT)
 
 
 class SemiSupervisedLearner(Learner):

@@ -26,7 +26,7 @@ FLOORS = [
         "challenge",
     }
     | {"augment.operations", "augment.interpolation", "augment.slots"},
-    {"augment.policies", "networks.blocks"},
+    {"augment.policies", "augment.autoaugment", "networks.blocks"},
     {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"}
     | {"networks.applications", "networks.own"},
     {"augment", "networks", "data.label_budget", "data.noise_models", "data.tfds_source"}

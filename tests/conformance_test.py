@@ -21,7 +21,7 @@ from ssl_noisy.augment import interpolation
 from ssl_noisy.augment import views as augment_views
 from ssl_noisy.runs import checkpoint
 
-RAND_AUGMENT = augment.rand_augment
+STRONG = {name: getattr(augment_views, name) for name in ("rand_augment", "auto_augment")}
 NUM_METHODS = 21  # raise it with each new file: an empty folder must not pass
 
 
@@ -38,7 +38,8 @@ class MethodTest(absltest.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.enterClassContext(mock.patch.object(augment_views, "rand_augment", toy.noise))
+        noise = dict.fromkeys(STRONG, toy.noise)
+        cls.enterClassContext(mock.patch.multiple(augment_views, **noise))
         # The reference, of which the tests below ask for the same numbers by other ways. What it
         # was after two steps is resumed and loaded.
         cls.folder = cls.enterClassContext(tempfile.TemporaryDirectory())
@@ -68,10 +69,10 @@ class MethodTest(absltest.TestCase):
         self.assertAlmostEqual(self.logs["loss"], sum(terms), places=4)
 
     @pytest.mark.slow
-    def test_a_step_with_rand_augment(self):
+    def test_a_step_with_its_strong_augmentation(self):
         if "strong_augmentation" not in methods.arguments(self.method):
             return
-        with mock.patch.object(augment_views, "rand_augment", RAND_AUGMENT):
+        with mock.patch.multiple(augment_views, **STRONG):
             learner, true_labels = toy.learner(self.method)
             self.assertTrue(np.isfinite(toy.fit(learner, true_labels, steps=2)["loss"]))
 

@@ -347,13 +347,14 @@ class UsersNetworkTest(parameterized.TestCase):
         np.testing.assert_allclose(logits, ops.matmul(features, kernel) + bias, atol=1e-4)
         np.testing.assert_allclose(logits, network(images), atol=1e-5)
 
-    def test_a_rotation_head_needs_to_know_the_last_layer(self):
+    @parameterized.parameters("remixmatch", "cross_split")
+    def test_a_second_head_needs_to_know_the_last_layer(self, method):
         task, _ = toy.task()
         inputs = keras.Input((8, 8, 1))
         nested = toy.users_network("functional")
         for network in (toy.users_network("subclassed"), keras.Model(inputs, nested(inputs))):
-            with self.assertRaisesRegex(ValueError, "subclassed or ends in a model"):
-                methods.get("remixmatch")(network, task)
+            with self.assertRaisesRegex(ValueError, "Match|Split.* subclassed or ends in a model"):
+                methods.get(method)(network, task)
 
     @parameterized.parameters(*toy.USERS_NETWORKS, "group_norm")
     def test_a_second_network_has_initial_weights_of_its_own(self, kind):

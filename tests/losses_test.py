@@ -62,6 +62,35 @@ class LossesTest(parameterized.TestCase):
         values = losses.kl_divergence(np.zeros((2, 3), "float32"), logits_of(PROBS))
         np.testing.assert_array_equal(values, [0, 0])
 
+    def test_jensen_shannon_by_hand(self):
+        one_hot, probs = np.eye(3, dtype="float32"), np.array([[1, 0, 0], [0.5, 0.3, 0.2]])
+        # Of a label and a prediction that gives it 1, 0.5 and 0: the rest may be spread. KL(p || m)
+        # of the second is ln(4/3), KL(q || m) 0.5 ln(2/3) + 0.5 ln 2.
+        for label, prediction, expected in ((0, 0, 0.0), (0, 1, 0.215762), (1, 0, 0.693147)):
+            pair = one_hot[label][None], probs[prediction][None].astype("float32")
+            for p, q in (pair, pair[::-1]):
+                self.assertAlmostEqual(float(losses.jensen_shannon(p, q)[0]), expected, places=5)
+        values = losses.jensen_shannon(PROBS, PROBS[::-1])
+        np.testing.assert_allclose(values, [0.129654] * 2, atol=1e-5)
+        with self.assertRaisesRegex(ValueError, "`others` must have shape"):
+            losses.jensen_shannon(PROBS, PROBS[:1])
+
+    def test_contrastive_by_hand(self):
+        # Cosines of 1 and 0. Of both first views and the second view of image 0 two others have
+        # cosine 1: ln(2 + 1/e) if the partner is one of them, else ln(2 e + 1). The last: ln 3.
+        first, second = np.array([[3.0, 0], [1, 0]]), np.array([[0.5, 0], [0, 2]])
+        value = losses.contrastive(first, second, 1.0)
+        self.assertAlmostEqual(float(value), 1.171149, places=5)
+        # At 0.5: ln(2 + e^-2), twice, ln(2 e^2 + 1) and ln 3.
+        value = losses.contrastive(first, second, 0.5)
+        self.assertAlmostEqual(float(value), 1.343621, places=5)
+        # Each view finds its own: ln(1 + 2 e^-20), and no view itself.
+        value = losses.contrastive(np.eye(2), np.eye(2), 0.05)
+        self.assertLess(float(value), 1e-6)
+        # Zeros have no direction.
+        value = losses.contrastive(np.zeros((2, 3)), np.zeros((2, 3)), 0.05)
+        self.assertAlmostEqual(float(value), 1.098612, places=5)
+
     def test_entropy_by_hand(self):
         logits = np.array([[0, 0, 0], [0, 0, -200], [1000, 0, 0]], "float32")
         # ln 3, ln 2, and 0 without a nan.

@@ -76,6 +76,8 @@ class RecipeTest(parameterized.TestCase):
         for rate in (20, 90):
             self.assertIn(f"divide_mix_cifar10_sym{rate}_authors", names)
         self.assertIn("cores_cifar10n_worse_authors", names)
+        for setting in ("cifar10_sym50", "cifar100_sym90"):
+            self.assertIn(f"cross_split_{setting}_authors", names)
         for setting in ("cifar10n_worse", "cifar100n"):
             self.assertIn(f"promix_{setting}_authors", names)
         self.assertIn(recipes.default().stem, names)
@@ -202,7 +204,8 @@ class RecipeTest(parameterized.TestCase):
 
     def test_wide_networks_and_decay_of_cifar100(self):
         for name, path in RECIPES:
-            if "cifar100_" in name and not name.startswith(("arazo", "beta_mixture", "aum")):
+            others = ("arazo", "beta_mixture", "aum", "cross_split")
+            if "cifar100_" in name and not name.startswith(others):
                 self.assertIn("--weight_decay=0.001\n", path.read_text())
             if name.startswith("fixmatch_cifar100"):
                 self.assertRegex(path.read_text(), "--network=wrn_28_8(_torchssl)?\n")

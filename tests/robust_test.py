@@ -12,8 +12,8 @@ import toy
 from absl.testing import absltest, parameterized
 from keras import ops
 
-from ssl_noisy import methods, robust
-from ssl_noisy.runs import checkpoint
+from ssl_noisy import methods, networks, robust
+from ssl_noisy.runs import checkpoint, evaluation
 
 PAIRS = [(name, name) for name in ("co_teaching", "cross_split", "divide_mix", "promix")]
 
@@ -44,15 +44,17 @@ class TwoNetworksTest(parameterized.TestCase):
 
     @parameterized.named_parameters(PAIRS)
     @pytest.mark.slow
-    def test_both_are_trained_and_the_first_answers(self, method):
+    def test_both_are_trained_and_the_first_or_the_sum_answers(self, method):
         learner, _ = toy.learner(method)
         before = [weights(network) for network in learner.networks]
         toy.fit(learner)
         for network, old in zip(learner.networks, before):
             self.assertGreater(np.abs(weights(network) - old).max(), 1e-3)
         images = ops.cast(learner.task.images[:5], "float32")
-        np.testing.assert_array_equal(learner(images), learner.network(images))
-        self.assertGreater(np.abs(learner(images) - learner.second_network(images)).max(), 1e-3)
+        answers = [np.array(network(images)) for network in learner.networks]
+        self.assertGreater(np.abs(answers[0] - answers[1]).max(), 1e-3)
+        expected = sum(answers) if learner.sum_networks else answers[0]
+        np.testing.assert_allclose(learner(images), expected, atol=1e-6)
 
     def test_both_are_decayed(self):
         for decayed, expected in (("kernels", 2), ("all", 5)):
@@ -92,6 +94,45 @@ class TwoNetworksTest(parameterized.TestCase):
         images = ops.cast(learner.task.images[:5], "float32")
         for mine, its in zip(learner.networks, loaded.networks):
             np.testing.assert_array_equal(mine(images, training=True), its(images, training=True))
+
+
+class SumTest(parameterized.TestCase):
+    def sum_of(self, learner, images):
+        return sum(ops.convert_to_numpy(network(images)) for network in learner.networks)
+
+    def test_only_where_asked_for(self):
+        summing = [n for n, _ in PAIRS if methods.arguments(n)["sum_networks"].default]
+        self.assertEqual(summing, ["cross_split"])
+        learner, _ = toy.learner("divide_mix", compiled=False)
+        self.assertIs(learner.classifier, learner.network)
+
+    @parameterized.parameters(*toy.USERS_NETWORKS)
+    def test_the_sum_answers_and_is_saved(self, kind):
+        task, _ = toy.task()
+        learner = methods.get("divide_mix")(
+            toy.users_network(kind), task, sum_networks=True, batch_size=4
+        )
+        images = ops.cast(task.images[:5], "float32")
+        expected = self.sum_of(learner, images)
+        np.testing.assert_allclose(learner(images), expected, atol=1e-5)
+        found = evaluation.averaged_logits(learner, task.images[:5])
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        path = os.path.join(self.create_tempdir().full_path, "model.keras")
+        networks.portable(learner.classifier).save(path)
+        loaded = keras.models.load_model(path)
+        np.testing.assert_allclose(loaded(images), expected, atol=1e-5)
+
+    def test_both_are_averaged(self):
+        learner, _ = toy.learner("divide_mix", sum_networks=True, ema_momentum=0.9)
+        start = [weights(network) for network in learner.networks]
+        toy.fit(learner, steps=2)
+        live = [weights(network) for network in learner.networks]
+        with learner.averaged_weights():
+            averaged = [weights(network) for network in learner.networks]
+        for before, now, mean in zip(start, live, averaged):
+            self.assertGreater(np.abs(mean - now).max(), 1e-3)
+            self.assertGreater(np.abs(mean - before).max(), 1e-3)
+        np.testing.assert_array_equal(live[1], weights(learner.second_network))
 
 
 class RememberTest(absltest.TestCase):

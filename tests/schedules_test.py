@@ -113,6 +113,7 @@ class SchedulesTest(parameterized.TestCase):
     @parameterized.parameters(
         # A quarter of the way (1 + cos(pi / 4)) / 2 = 0.853553 of what is above the last rate.
         ("half_cosine_1_1000", 0.05, (0.05, 0.0426850, 0.025025, 5.0123e-5)),
+        ("half_cosine_1_50", 0.1, (0.1, 0.0856482, 0.051, 0.0020002)),
     )
     def test_half_cosines(self, name, initial, expected):
         rate = schedules.learning_rate(name, initial, 1000)

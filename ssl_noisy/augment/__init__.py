@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Views of images, weak and strong, made in the compiled step."""
 
+from ssl_noisy.augment.autoaugment import auto_augment
 from ssl_noisy.augment.interpolation import fmix, low_frequency_field, mix, mixing, mixup
 from ssl_noisy.augment.operations import (
     autocontrast,
@@ -21,6 +22,7 @@ from ssl_noisy.augment.operations import (
 )
 from ssl_noisy.augment.policies import POLICIES, RAND_AUGMENT, rand_augment
 from ssl_noisy.augment.views import (
+    STRONG_VIEWS,
     alternating_flip,
     color_jitter,
     cutout,
@@ -32,7 +34,9 @@ from ssl_noisy.augment.views import (
 __all__ = [
     "POLICIES",
     "RAND_AUGMENT",
+    "STRONG_VIEWS",
     "alternating_flip",
+    "auto_augment",
     "autocontrast",
     "blend",
     "brightness",

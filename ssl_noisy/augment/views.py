@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from ssl_noisy.augment import policies
+from ssl_noisy.augment.autoaugment import auto_augment
 from ssl_noisy.augment.operations import (
     GRAY,
     brightness,
@@ -28,6 +29,7 @@ from ssl_noisy.errors import UserError
 # Color of the cutout in TorchSSL's code, near CIFAR-10's mean color, by the number of channels;
 # gray is the luma.
 TORCHSSL_COLOR = {3: (125.0, 123.0, 114.0), 1: (123.0,)}
+STRONG_VIEWS = (*policies.POLICIES, "autoaugment")
 CROP_ATTEMPTS = 10  # as in torchvision and in FixMatch's ImageNet code
 
 
@@ -172,11 +174,12 @@ def alternating_flip(images, indices, epoch):
 
 
 def strong_view(images, seed, *, policy="google_code", flip=True, max_shift=None, crop_area=None):
-    """Makes a strong view: weak view, RandAugment, cutout, in this order.
+    """Makes a strong view: weak view, RandAugment and cutout, or AutoAugment, in this order.
 
     Args:
         images, seed, flip, max_shift, crop_area: As in `weak_view`.
-        policy: One of `POLICIES`, see `rand_augment`. The side of the gray cutout square is
+        policy: One of `STRONG_VIEWS`. `autoaugment` is `auto_augment`, without a cutout. The others
+            are those of `rand_augment`. The side of the gray cutout square is
             half the shorter image side (`google_code`, `uda`) or uniform below that (`paper`).
             `torchssl` and `usb` draw it as in TorchSSL's code (see `cutout`), with a side that
             is uniform below half the width. In an image of 32x32 pixels it covers 85 pixels on
@@ -189,8 +192,10 @@ def strong_view(images, seed, *, policy="google_code", flip=True, max_shift=None
         [Sohn et al., 2020](https://arxiv.org/abs/2001.07685), section 2.3;
         [Xie et al., 2019](https://arxiv.org/abs/1904.12848), appendix.
     """
-    rules = policies.find(policy)
     geometry = {"flip": flip, "max_shift": max_shift, "crop_area": crop_area}
+    if policy == "autoaugment":
+        return auto_augment(weak_view(images, seed, **geometry), seed)
+    rules = policies.find(policy)
     if not rules.weak_last:
         images = weak_view(images, seed, **geometry)
     images = rand_augment(images, seed, policy=policy)

@@ -47,7 +47,6 @@ class CrossSplit(AuxiliaryHeads, StrongViews, TwoNetworkLearner):
     - The smallest and largest divergences are those of the last pass's weak views, of the labels
       of each network. Theirs are of plain images, all at the start of an epoch. Where both are
       equal, or nothing is known of a class yet, the doubt is 1/2; there it is not a number.
-    - Their strong views are by AutoAugment.
 
     As there, a network guesses in training mode for itself, and in evaluation mode for its peer.
     The record of examples is of the peer's predictions.
@@ -76,6 +75,7 @@ class CrossSplit(AuxiliaryHeads, StrongViews, TwoNetworkLearner):
     warmup_penalty: float = arguments.warmup_penalty(0.0)
     ramp_start: float = arguments.ramp_start(10 / 300)
     ramp_end: float = arguments.ramp_end(26 / 300)
+    strong_augmentation: str = StrongViews.strong_augmentation.with_default("autoaugment")
     batch_size: int = TwoNetworkLearner.batch_size.with_default(256)
     sum_networks: bool = TwoNetworkLearner.sum_networks.with_default(True)
 
