@@ -39,8 +39,8 @@ class CrossSplit(AuxiliaryHeads, StrongViews, TwoNetworkLearner):
     Departures from the authors' code (SAITPublic/CrossSplit, 28b9f1f):
 
     - That code does not split: it draws from `random_split(...)[i].dataset`, which is the whole
-      data set. So each network trains on all labels, which its peer has seen too, and the
-      published figures are of that training. `split_labels=False` reproduces it.
+      data set. Each network trains on all labels, which its peer has seen too. If the published
+      figures are of that code, they are of no split. `split_labels=False` reproduces it.
     - With the split, a network sees no label of the other half in the warm-up either. Theirs is
       on all labels. It has 512 images a step; here it has two views of `batch_size`.
     - Both networks are updated at once; the authors' take turns by the epoch.
@@ -178,7 +178,7 @@ class CrossSplit(AuxiliaryHeads, StrongViews, TwoNetworkLearner):
             [self.weak_view(pixels, one, stream) for _ in range(2)]
             for pixels, one, stream in zip(images, positions, STREAMS)
         ]
-        # One call, since RandAugment takes seconds to trace.
+        # One call, since augmentation takes seconds to trace.
         ends = np.cumsum([one.shape[0] for one in positions * 2])[:-1]
         strong = ops.split(self.strong_view(ops.concatenate(images * 2)), ends.tolist())
         return weak, list(zip(strong[:4], strong[4:]))
