@@ -308,6 +308,10 @@ def seed(default, help, **kwargs) -> Any:
     return count(default, help, minimum=0, bits=32, **kwargs)  # NumPy's legacy seeds are uint32
 
 
+def unlabeled_batch_size(default) -> Any:
+    return count(default, "Unlabeled examples per step, of each network.")
+
+
 def mixup_alpha(default) -> Any:
     help = "Mix images by a fraction drawn from Beta(mixup_alpha, mixup_alpha). 0 mixes nothing."
     return at_least(0, default, help)

@@ -6,7 +6,7 @@ import numpy as np
 from keras import layers, ops
 
 from ssl_noisy import arguments, augment, losses, networks, schedules
-from ssl_noisy.arguments import above, at_least, count, fraction, switch
+from ssl_noisy.arguments import above, at_least, fraction, switch
 from ssl_noisy.auxiliary_heads import AuxiliaryHeads
 from ssl_noisy.errors import UserError
 from ssl_noisy.robust import TwoNetworkLearner
@@ -61,7 +61,7 @@ class CrossSplit(AuxiliaryHeads, StrongViews, TwoNetworkLearner):
     split_labels: bool = switch(
         True, "Give each network half of the labels. Otherwise both have all, as in their code."
     )
-    unlabeled_batch_size: int = count(128, "Unlabeled examples per step, of each network.")
+    unlabeled_batch_size: int = arguments.unlabeled_batch_size(128)
     relaxation: float = fraction(
         10 / 300,
         "After the warm-up, draw doubts to 1/2 for three times this fraction of training: to 0.6 "
