@@ -63,7 +63,7 @@ VALUES = {
     "decayed": "biases",
     "ema_momentum": "-0.1 1 1.5 nan x",
     "weak_augmentation": "blur",
-    "strong_augmentation": "autoaugment strong",
+    "strong_augmentation": "augmix strong",
     "record_examples": "perhaps",
     "num_strong_views": "2",  # an argument of ReMixMatch alone
     "no_such_flag": "1",
