@@ -5,9 +5,10 @@
 
 Trains one recipe, --flagfile=RECIPE or any flags of a run, for all regimes of
 --noise_type and 5 seeds, and writes what `score` reads: detections, predictions,
-flags, times, run.sh, requirements.txt and a report. Without a recipe it trains
-ProMix, which won the challenge, for as long as its clock allows. all means aggre,
-rand1 and worst, the ranked regimes of CIFAR-10N, and all100 that of CIFAR-100N.
+flags, times, run.sh, requirements.txt and a report. Without --flagfile and --method
+it trains ProMix, which won the challenge, for as long as its clock allows. all
+means aggre, rand1 and worst, the ranked regimes of CIFAR-10N, and all100 that of
+CIFAR-100N.
 
 Running the same command again does what is missing. A run sees the images and
 the noisy labels of its regime alone. To try it in minutes:
@@ -170,7 +171,8 @@ def _settings(argv, values, regime):
             )
     else:
         forced = _forced(words, values, regime)
-        if not any(re.match("--?flagfile(=|$)", word) for word in words):
+        has_recipe = any(re.match("--?flagfile(=|$)", word) for word in words)
+        if not (has_recipe or values["method"].present):
             path = recipes.folder() / f"{rules.DEFAULTS[rules.dataset_of(regime)]}.cfg"
             words = [f"--flagfile={path}", *words]
     found = flags.FlagValues()

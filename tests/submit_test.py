@@ -286,6 +286,14 @@ class RulesTest(parameterized.TestCase):
         self.assertTrue(trained.keep_best)
         self.assertEqual(trained.max_seconds, 70)
 
+    def test_a_method_has_its_own_defaults_not_those_of_the_default_recipe(self):
+        found = request(
+            "--noise_type=worst", "--method=elr", "--entry_dir=x", "--baseline_seconds=7"
+        )
+        worst = found.regimes["worst"].resolved()
+        self.assertEqual((worst.method, worst.steps), ("elr", 58_650))
+        self.assertEqual((worst.dataset, worst.noise), ("cifar10", "cifarn:worse_label"))
+
     def test_the_regime_replaces_the_noise_of_a_recipe(self):
         splits = {
             "cores_cifar10_sym40_authors": ("train[:90%]", "train[90%:]"),
