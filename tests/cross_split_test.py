@@ -137,6 +137,14 @@ class DoubtTest(parameterized.TestCase):
             found = cross_split.scaled(np.array([divergence], "float32"), ranges, np.array([label]))
             self.assertAlmostEqual(float(found[0]), expected, places=5)
 
+    def test_each_network_has_ranges_of_its_own(self):
+        learner = make()
+        learner.ranges.assign(np.array([[[0.0] * 2, [0.4] * 2], [[0.2] * 2, [0.6] * 2]], "float32"))
+        labeled = learner.task.labeled[:1]
+        for i, expected in ((0, 0.75), (1, 0.25)):  # (0.3 - 0) / 0.4 and (0.3 - 0.2) / 0.4
+            found = learner.doubts(i, labeled, np.array([0.3], "float32"))
+            np.testing.assert_allclose(found, [expected], atol=1e-6)
+
     def test_ranges_are_those_of_the_last_pass_at_the_start_of_one(self):
         before = np.array([[0.3, -1], [0.2, -1], [-1, 0.4], [-1, 0.1], [-1, -1], [-1, -1]])
         for at, is_due in ((0, True), (1, False), (50, True), (51, False)):
