@@ -121,6 +121,16 @@ def probabilities(logits, temperature=1.0):
     return ops.softmax(ops.cast(ops.stop_gradient(logits), "float32") / temperature, axis=-1)
 
 
+def mean_probabilities(logits):
+    """Returns the mean `probabilities` of several views, float32 `(batch_size, num_classes)`.
+
+    Args:
+        logits: Iterable of float tensors of shape `(batch_size, num_classes)`, one per view.
+    """
+    probs = [probabilities(of_view) for of_view in logits]
+    return sum(probs) / len(probs)
+
+
 def sharpen(probs, temperature):
     """Raises probabilities to the power 1 / temperature and normalizes each row.
 

@@ -126,6 +126,13 @@ class LossesTest(parameterized.TestCase):
         np.testing.assert_allclose(probs, [[2 / 3, 1 / 6, 1 / 6]], atol=1e-6)
         np.testing.assert_allclose(losses.probabilities(logits_of(PROBS)), PROBS, atol=1e-6)
 
+    def test_mean_probabilities_by_hand(self):
+        # The mean of the logits would give 0.503, 0.277 and 0.220.
+        views = (logits_of([[0.5, 0.25, 0.25]]), logits_of([[0.25, 0.5, 0.25]]))
+        views += (logits_of([[0.75, 0.125, 0.125]]),)
+        found = losses.mean_probabilities(iter(views))
+        np.testing.assert_allclose(found, [[0.5, 0.875 / 3, 0.625 / 3]], atol=1e-6)
+
     def test_sharpen_by_hand(self):
         np.testing.assert_allclose(
             losses.sharpen(np.array([[0.5, 0.25, 0.25]], "float32"), 0.5),

@@ -150,7 +150,7 @@ class CrossSplit(AuxiliaryHeads, StrongViews, TwoNetworkLearner):
         weak, strong = self.views([indices[name] for name in STREAMS])
         # In evaluation mode, before the passes in training mode move the running statistics.
         peers = [
-            mean_probs(network(view, training=False) for view in views)
+            losses.mean_probabilities(network(view, training=False) for view in views)
             for network, views in zip(reversed(self.networks), weak)
         ]
         seen = 2 if self.split_labels else 1  # without a split, the second's labels are the same
@@ -223,7 +223,9 @@ class CrossSplit(AuxiliaryHeads, StrongViews, TwoNetworkLearner):
         """
         network, projection = self.featured_networks[i], self.projections[i]
         weak, weak_unlabeled, strong, strong_unlabeled = views
-        guessed = mean_probs(network(view, training=True)[1] for view in weak_unlabeled)
+        guessed = losses.mean_probabilities(
+            network(view, training=True)[1] for view in weak_unlabeled
+        )
         guessed = losses.sharpen(guessed, self.temperature)
         features = [
             projection(network(view, training=True)[0], training=True) for view in strong_unlabeled
@@ -266,12 +268,6 @@ class CrossSplit(AuxiliaryHeads, StrongViews, TwoNetworkLearner):
         with np.errstate(invalid="ignore"):
             score = sum(doubts) / known.sum(axis=1)  # 0 / 0 where unknown
         return {"cross_split": (score, score > NEUTRAL)}
-
-
-def mean_probs(logits):
-    """Returns the mean of the predictions on several views, without gradient."""
-    probs = [losses.probabilities(one) for one in logits]
-    return sum(probs) / len(probs)
 
 
 def class_ranges(divergences, labels, num_classes):

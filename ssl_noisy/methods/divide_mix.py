@@ -100,7 +100,9 @@ class DivideMix(TwoNetworkLearner):
         is_warmup = is_first_pass | (self.fraction_done() < self.ramp_start)
         ramp = schedules.linear_ramp(self.fraction_done(), self.ramp_start, self.ramp_end)
         self.divide(labeled, labels, plain, is_warmup)
-        own, plain = ([mean_probs(of_views) for of_views in both] for both in (logits, plain))
+        own, plain = (
+            [losses.mean_probabilities(of_views) for of_views in both] for both in (logits, plain)
+        )
         clean_probs = ops.take(self.clean_probs.value, labeled, axis=0)
         clean_probs = ops.where(is_warmup, 1.0, clean_probs)
         one_hot = ops.one_hot(labels, own[0].shape[-1])
@@ -191,8 +193,3 @@ class DivideMix(TwoNetworkLearner):
         known = clean >= 0
         flagged = known & (clean <= self.clean_threshold)
         return {"divide_mix": (np.where(known, 1 - clean, np.nan), flagged)}
-
-
-def mean_probs(logits):
-    """Returns the mean of the predictions on several views, without gradient."""
-    return sum(losses.probabilities(one) for one in logits) / len(logits)

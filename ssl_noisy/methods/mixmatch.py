@@ -63,5 +63,5 @@ class MixMatch(SemiSupervisedLearner):
     def guessed_labels(self, views):
         """Returns the sharpened mean of the predictions on several views, without gradient."""
         with self.kept_statistics():
-            probs = [losses.probabilities(self.network(view, training=True)) for view in views]
-        return losses.sharpen(sum(probs) / len(probs), self.temperature)
+            probs = losses.mean_probabilities(self.network(view, training=True) for view in views)
+        return losses.sharpen(probs, self.temperature)
