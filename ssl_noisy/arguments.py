@@ -308,8 +308,8 @@ def seed(default, help, **kwargs) -> Any:
     return count(default, help, minimum=0, bits=32, **kwargs)  # NumPy's legacy seeds are uint32
 
 
-def unlabeled_batch_size(default, help="Unlabeled examples per step, of each network.") -> Any:
-    return count(default, help)
+def unlabeled_batch_size(default) -> Any:
+    return count(default, "Unlabeled examples per step, of each network.")
 
 
 def mixup_alpha(default) -> Any:

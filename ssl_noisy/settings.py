@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 
-from ssl_noisy import arguments, methods, networks, optimizers, schedules
+from ssl_noisy import arguments, conflicts, methods, networks, optimizers, schedules
 from ssl_noisy.arguments import above, at_least, choice, count, string, switch
 from ssl_noisy.data import label_noise, noise_models, pictures, sources
 from ssl_noisy.data.label_budget import DRAWS
@@ -14,7 +14,6 @@ from ssl_noisy.errors import UserError
 from ssl_noisy.labels import detection
 from ssl_noisy.runs import trackers
 
-_PICTURES = ("image_size", "fit", "skip_unreadable")
 REMOVERS = tuple(name for name in methods.names() if methods.get(name).removes_labels)
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 PLOT_FORMATS = ("png", "pdf", "svg")
@@ -253,96 +252,9 @@ class Settings:
     def __post_init__(self):
         for field in fields():
             _check(field, getattr(self, field.name))
-        self._check_method_arguments()
         trackers.names(self.logger)
-        self._check_dataset()
-        self._check_noise()
-        self._check_optimizer()
-        if self.baseline is not None:
-            methods.get(self.baseline)
-        self._check_network()
-        unset = self._defaults()
-        for name in ("steps", "steps_per_epoch"):
-            value = unset.get(name, getattr(self, name))
-            if value % self.steps_per_execution:
-                raise UserError(
-                    f"--steps_per_execution must divide --{name}={value}. "
-                    f"Received: --steps_per_execution={self.steps_per_execution}"
-                )
-        steps = unset.get("steps", self.steps)
-        methods.check(self.method, steps=steps, **self.learner_arguments)
-        if self.remove_labels:
-            takes = methods.arguments(self.remove_labels)
-            own = {k: v for k, v in self.method_arguments.items() if k in takes}
-            methods.check(self.remove_labels, **own)
-
-    def _check_method_arguments(self):
-        takes = self._takes()
-        for name in self.method_arguments:
-            if name not in takes:
-                raise UserError(
-                    f"--{name} is not a flag of method {self.method!r}, which takes: "
-                    + ", ".join(f"--{key}" for key in sorted(takes))
-                )
-        if self.learner_class.removes_labels and self.remove_labels:
-            raise UserError(
-                f"Method {self.method!r} removes labels itself. Leave --remove_labels out. "
-                f"Received: --remove_labels={self.remove_labels}"
-            )
-
-    def _check_dataset(self):
         pictures.parse_size(self.image_size)
-        for name in _PICTURES:
-            if getattr(self, name) is not None and not sources.is_pictures(self.dataset):
-                takers = (kind for kind, source in sources.SOURCES.items() if source.is_pictures)
-                raise UserError(
-                    f"--{name} has no effect with --dataset={self.dataset}, only with "
-                    f"{', '.join(f'{kind}:' for kind in takers)}. Leave it out. Received: "
-                    f"--{name}={getattr(self, name)}"
-                )
-
-    def _check_noise(self):
-        if self.noise:
-            label_noise.check(self.noise)
-        takes = self._noise_settings()
-        for name in ("noise_draw", "noise_seed", "cifarn_file"):
-            if getattr(self, name) is not None and name not in takes:
-                raise UserError(
-                    f"--{name} has no effect with --noise={self.noise}, which takes: "
-                    + (", ".join(f"--{key}" for key in takes) or "no other flag")
-                    + f". Received: --{name}={getattr(self, name)}"
-                )
-        if self.noisy_validation and not self.noise:
-            raise UserError("--noisy_validation has no effect without --noise. Leave it out.")
-
-    def _check_optimizer(self):
-        chosen = self.optimizer or self._defaults()["optimizer"]
-        if self.nesterov is not None and "nesterov" not in optimizers.DEFAULTS[chosen]:
-            takers = [name for name, takes in optimizers.DEFAULTS.items() if "nesterov" in takes]
-            raise UserError(
-                f"--nesterov has no effect with --optimizer={chosen}, only with "
-                f"{' and '.join(takers)}. Leave it out. Received: --nesterov={self.nesterov}"
-            )
-
-    def _check_network(self):
-        takes = networks.accepted_options(self.network)
-        for name in ("weights", "batch_norm_momentum", "batch_norm_epsilon", "normalization"):
-            default = next(f.default for f in fields() if f.name == name)
-            if getattr(self, name) != default and name not in takes:
-                raise UserError(
-                    f"--{name} has no effect with --network={self.network}, which takes: "
-                    + (", ".join(f"--{key}" for key in takes) or "no flag of its own")
-                    + f". Received: --{name}={getattr(self, name)}"
-                )
-        if self.freeze == "backbone" and self.backbone_learning_rate_multiplier not in (None, 1):
-            raise UserError(
-                "--backbone_learning_rate_multiplier has no effect with --freeze=backbone, which "
-                "trains the last layer alone. Leave one of them out."
-            )
-
-    def _noise_settings(self):
-        """Names the settings beside `noise` that its kind takes."""
-        return label_noise.flags_of(self.noise)
+        conflicts.check(self)
 
     @property
     def learner_class(self):
@@ -353,7 +265,7 @@ class Settings:
         """Name of the method that finds the labels to leave out, or None."""
         return self.method if self.learner_class.removes_labels else self.remove_labels
 
-    def _takes(self):
+    def takes(self):
         """The arguments that may be given: the method's, and the remover's own."""
         takes = methods.arguments(self.method)
         if self.remove_labels:
@@ -368,7 +280,7 @@ class Settings:
         takes = methods.arguments(self.method)
         return {k: v for k, v in self.method_arguments.items() if k in takes}
 
-    def _defaults(self):
+    def defaults(self):
         """The values of what is unset: as the method's paper trains, at most one epoch of steps."""
         paper = self.learner_class.training_defaults
         defaults = {**paper, "label_seed": self.seed}
@@ -376,7 +288,7 @@ class Settings:
             defaults = {k: v for k, v in defaults.items() if k not in ("momentum", "nesterov")}
             defaults.update(optimizers.DEFAULTS[self.optimizer])
         noise = {"noise_seed": self.seed, "noise_draw": "exact"}
-        defaults.update({k: v for k, v in noise.items() if k in self._noise_settings()})
+        defaults.update({k: v for k, v in noise.items() if k in label_noise.flags_of(self.noise)})
         if networks.takes_weights(self.network):
             defaults["weights"] = "imagenet"
         unset = {k: v for k, v in defaults.items() if getattr(self, k) is None}
@@ -386,9 +298,9 @@ class Settings:
 
     def resolved(self):
         """Returns these settings with the method's own defaults written out."""
-        values = {name: argument.default for name, argument in self._takes().items()}
+        values = {name: argument.default for name, argument in self.takes().items()}
         values.update(self.method_arguments)
-        return dataclasses.replace(self, **self._defaults(), method_arguments=values)
+        return dataclasses.replace(self, **self.defaults(), method_arguments=values)
 
     def for_baseline(self):
         """Returns the settings of the baseline run: the same, as far as its method takes them."""

@@ -48,7 +48,7 @@ FLOORS = [
     {"learner", "recorder", "truths", "leaks", "strong_views", "auxiliary_heads"},
     {"semi_supervised", "robust", "labels.export", "entry", "reports.leaderboard"},
     {"methods"},
-    {"runs.calibration", "model_file"},
+    {"runs.calibration", "model_file", "conflicts"},
     {"settings", "recipes", "runs.evaluation", "runs.progress", "runs.plots"},
     {"runs.folder", "run_flags"},
     {"runs.labeling", "runs.metrics", "runs.label_report"},

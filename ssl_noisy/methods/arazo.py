@@ -50,9 +50,7 @@ class Arazo(Learner):
     """
 
     batch_size: int = Learner.batch_size.with_default(16)
-    unlabeled_batch_size: int = arguments.unlabeled_batch_size(
-        84, "Unlabeled examples per step; as many more labeled ones in the warm-up."
-    )
+    unlabeled_batch_size: int = arguments.unlabeled_batch_size(84)  # labeled ones in the warm-up
     warmup_epochs: int = count(
         10,
         "Epochs on the labeled examples alone at the start, at most a tenth of training.",

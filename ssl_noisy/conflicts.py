@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refuses settings that contradict each other, and settings without effect."""
+
+from ssl_noisy import methods, networks, optimizers
+from ssl_noisy.data import label_noise, sources
+from ssl_noisy.errors import UserError
+
+PICTURE_FLAGS = ("image_size", "fit", "skip_unreadable")
+NOISE_FLAGS = ("noise_draw", "noise_seed", "cifarn_file")
+NETWORK_FLAGS = ("weights", "batch_norm_momentum", "batch_norm_epsilon", "normalization")
+
+
+def check(settings):
+    """Checks settings, each of which is valid by itself, against each other.
+
+    Args:
+        settings: A `Settings`.
+
+    Raises:
+        UserError: For a flag that would have no effect, or two that exclude each other.
+    """
+    _check_method(settings)
+    _check_dataset(settings)
+    _check_noise(settings)
+    _check_optimizer(settings)
+    _check_network(settings)
+    _check_steps(settings)
+
+
+def _check_method(settings):
+    takes = settings.takes()
+    for name in settings.method_arguments:
+        if name not in takes:
+            raise UserError(
+                f"--{name} is not a flag of method {settings.method!r}, which takes: "
+                + ", ".join(f"--{key}" for key in sorted(takes))
+            )
+    if settings.learner_class.removes_labels and settings.remove_labels:
+        raise UserError(
+            f"Method {settings.method!r} removes labels itself. Leave --remove_labels out. "
+            f"Received: --remove_labels={settings.remove_labels}"
+        )
+    if settings.baseline is not None:
+        methods.get(settings.baseline)
+
+
+def _check_dataset(settings):
+    if sources.is_pictures(settings.dataset):
+        return
+    takers = (kind for kind, source in sources.SOURCES.items() if source.is_pictures)
+    for name in PICTURE_FLAGS:
+        if (value := getattr(settings, name)) is not None:
+            raise UserError(
+                f"--{name} has no effect with --dataset={settings.dataset}, only with "
+                f"{', '.join(f'{kind}:' for kind in takers)}. Leave it out. Received: "
+                f"--{name}={value}"
+            )
+
+
+def _check_noise(settings):
+    if settings.noise:
+        label_noise.check(settings.noise)
+    takes = label_noise.flags_of(settings.noise)
+    for name in NOISE_FLAGS:
+        if (value := getattr(settings, name)) is not None and name not in takes:
+            raise UserError(
+                f"--{name} has no effect with --noise={settings.noise}, which takes: "
+                + (", ".join(f"--{key}" for key in takes) or "no other flag")
+                + f". Received: --{name}={value}"
+            )
+    if settings.noisy_validation and not settings.noise:
+        raise UserError("--noisy_validation has no effect without --noise. Leave it out.")
+
+
+def _check_optimizer(settings):
+    chosen = settings.optimizer or settings.defaults()["optimizer"]
+    if settings.nesterov is not None and "nesterov" not in optimizers.DEFAULTS[chosen]:
+        takers = [name for name, takes in optimizers.DEFAULTS.items() if "nesterov" in takes]
+        raise UserError(
+            f"--nesterov has no effect with --optimizer={chosen}, only with "
+            f"{' and '.join(takers)}. Leave it out. Received: --nesterov={settings.nesterov}"
+        )
+
+
+def _check_network(settings):
+    takes = networks.accepted_options(settings.network)
+    for name in NETWORK_FLAGS:
+        value, default = getattr(settings, name), getattr(type(settings), name)
+        if value != default and name not in takes:
+            raise UserError(
+                f"--{name} has no effect with --network={settings.network}, which takes: "
+                + (", ".join(f"--{key}" for key in takes) or "no flag of its own")
+                + f". Received: --{name}={value}"
+            )
+    if settings.freeze == "backbone" and settings.backbone_learning_rate_multiplier not in (
+        None,
+        1,
+    ):
+        raise UserError(
+            "--backbone_learning_rate_multiplier has no effect with --freeze=backbone, which "
+            "trains the last layer alone. Leave one of them out."
+        )
+
+
+def _check_steps(settings):
+    unset = settings.defaults()
+    for name in ("steps", "steps_per_epoch"):
+        value = unset.get(name, getattr(settings, name))
+        if value % settings.steps_per_execution:
+            raise UserError(
+                f"--steps_per_execution must divide --{name}={value}. "
+                f"Received: --steps_per_execution={settings.steps_per_execution}"
+            )
+    steps = unset.get("steps", settings.steps)
+    methods.check(settings.method, steps=steps, **settings.learner_arguments)
+    if settings.remove_labels:
+        takes = methods.arguments(settings.remove_labels)
+        own = {k: v for k, v in settings.method_arguments.items() if k in takes}
+        methods.check(settings.remove_labels, **own)
