@@ -3,19 +3,23 @@
 
 Prints one JSON line. It takes the flags of ssl_noisy.train, --timed_steps, the number of steps to
 time, and --timed_evaluations, the number of evaluations, 0 by default. It writes no files.
+
+With --compare='COMMAND' it runs itself and another program in turn, --pairs times, and compares
+their steps pair by pair. The last line of that program must be JSON with `seconds_per_step`.
 """
 
 import json
 import os
 import resource
 import statistics
+import sys
 import time
 
 import keras
 from absl import flags
 from keras import ops
 
-from ssl_noisy import command, machine
+from ssl_noisy import command, machine, side_by_side
 from ssl_noisy.data.task import Task
 from ssl_noisy.runs import evaluation, labeling
 from ssl_noisy.runs.training import make_learner
@@ -73,6 +77,13 @@ def main(settings, timed_steps=20, timed_evaluations=0):
         result["seconds_per_evaluation"] = round(per_evaluation, 6)
         result["seconds_to_first_evaluation"] = round(max(first - per_evaluation, 0), 6)
     print(json.dumps(result))
+
+
+def compare(settings, timed_steps, timed_evaluations, theirs, pairs):
+    """Times a run and another program in turn and prints the comparison as a JSON line."""
+    ours = side_by_side.command(settings, timed_steps, timed_evaluations)
+    compared = side_by_side.compare(ours, theirs, pairs, lambda line: print(line, file=sys.stderr))
+    print(json.dumps({"program": "ssl_noisy.benchmark --compare", **compared}))
 
 
 def time_evaluations(settings, learner, dataset, count):
@@ -149,7 +160,16 @@ if __name__ == "__main__":
     _TIMED_EVALUATIONS = flags.DEFINE_integer(
         "timed_evaluations", 0, "number of evaluations to time", lower_bound=0
     )
-    command.start(
-        "ssl_noisy.benchmark",
-        lambda settings: main(settings, _TIMED_STEPS.value, _TIMED_EVALUATIONS.value),
+    _COMPARE = flags.DEFINE_string(
+        "compare", None, "command line of another program to run in turn with this benchmark"
     )
+    _PAIRS = flags.DEFINE_integer("pairs", 3, "how often to run both with --compare", lower_bound=1)
+
+    def start(settings):
+        timed = _TIMED_STEPS.value, _TIMED_EVALUATIONS.value
+        if _COMPARE.value is None:
+            main(settings, *timed)
+        else:
+            compare(settings, *timed, _COMPARE.value, _PAIRS.value)
+
+    command.start("ssl_noisy.benchmark", start)

@@ -50,7 +50,7 @@ FLOORS = [
     {"methods"},
     {"runs.calibration", "model_file", "conflicts"},
     {"settings", "recipes", "runs.evaluation", "runs.progress", "runs.plots"},
-    {"runs.folder", "run_flags"},
+    {"runs.folder", "run_flags", "side_by_side"},
     {"runs.labeling", "runs.metrics", "runs.label_report"},
     {"runs.training", "runs.session"},
     {"runs.removal"},

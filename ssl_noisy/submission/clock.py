@@ -4,10 +4,8 @@
 import json
 import math
 import os
-import subprocess
-import sys
 
-from ssl_noisy import files
+from ssl_noisy import files, side_by_side
 from ssl_noisy.errors import UserError, one_line
 from ssl_noisy.sweeps import local
 
@@ -59,14 +57,8 @@ def measured(path, settings, num_train, devices=(), tell=print):
 
 def _time(settings, devices):
     """Returns the report of `python -m ssl_noisy.benchmark`, in a process of its own."""
-    program = [sys.executable, "-m", "ssl_noisy.benchmark", *settings.flag_lines()]
-    environment = local.environment(devices, 0)
-    process = subprocess.run(
-        [*program, f"--timed_steps={_TIMED_STEPS}"], capture_output=True, text=True, env=environment
+    return side_by_side.run(
+        "The baseline cannot be timed, pass --baseline_seconds",
+        side_by_side.command(settings, _TIMED_STEPS),
+        local.environment(devices, 0),
     )
-    if process.returncode:
-        lines = process.stderr.strip().splitlines() or ["no output"]
-        raise UserError(
-            f"The baseline cannot be timed: {one_line(lines[-1])} Pass --baseline_seconds."
-        )
-    return json.loads(process.stdout.splitlines()[-1])

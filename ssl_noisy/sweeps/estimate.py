@@ -2,15 +2,12 @@
 """How long a sweep takes, measured before it starts."""
 
 import itertools
-import json
 import math
 import statistics
 import subprocess
-import sys
 import typing
 
-from ssl_noisy import networks
-from ssl_noisy.errors import UserError, one_line
+from ssl_noisy import networks, side_by_side
 from ssl_noisy.runs import removal
 from ssl_noisy.sweeps import local
 
@@ -99,10 +96,9 @@ def _together(examples, devices):
     processes = []
     try:
         for i, (_, settings) in enumerate(examples):
-            command = [sys.executable, "-m", "ssl_noisy.benchmark", *settings.flag_lines()]
             with local.starting():
                 process = subprocess.Popen(
-                    [*command, f"--timed_steps={_TIMED_STEPS}", "--timed_evaluations=1"],
+                    side_by_side.command(settings, _TIMED_STEPS, timed_evaluations=1),
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -118,11 +114,7 @@ def _together(examples, devices):
 
 
 def _estimate(name, process):
-    out, errors = process.communicate()
-    if process.returncode:
-        lines = errors.strip().splitlines() or ["no output"]
-        raise UserError(f"{name} cannot train: {one_line(lines[-1])}")
-    report = json.loads(out.splitlines()[-1])
+    report = side_by_side.report(f"{name} cannot train", process, *process.communicate())
     return Estimate(
         report["seconds_to_import"],
         report["seconds_to_first_step"]
