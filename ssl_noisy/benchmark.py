@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times the training step as `fit` runs it: python -m ssl_noisy.benchmark [a run's flags]
 
-Prints one JSON line. It takes the flags of ssl_noisy.train, --timed_steps, the number of steps to
-time, and --timed_evaluations, the number of evaluations, 0 by default. It writes no files.
+Prints one JSON line, and writes no files.
 
 With --compare='COMMAND' it runs itself and another program in turn, --pairs times, and compares
 their steps pair by pair. The last line of that program must be JSON with `seconds_per_step`.
 """
 
+import dataclasses
+import functools
 import json
 import os
 import resource
@@ -19,10 +20,11 @@ import keras
 from absl import flags
 from keras import ops
 
-from ssl_noisy import command, machine, side_by_side
+from ssl_noisy import command, machine, run_flags, side_by_side
 from ssl_noisy.data.task import Task
 from ssl_noisy.runs import evaluation, labeling
 from ssl_noisy.runs.training import make_learner
+from ssl_noisy.settings import Settings
 
 WARM_UP = 5  # calls of the compiled step before the timed ones; the first call compiles
 
@@ -53,8 +55,61 @@ class StepTimer(keras.callbacks.Callback):
         return time.perf_counter()
 
 
-def main(settings, timed_steps=20, timed_evaluations=0):
-    """Times steps and evaluations of a run and prints the result as a JSON line."""
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """What the command line asks for.
+
+    Attributes:
+        settings: The `Settings` of the run to time.
+        timed_steps, timed_evaluations: Integers, how many to time.
+        compare: The command line of another program, or None.
+        pairs: Integer, how often to run both.
+    """
+
+    settings: Settings
+    timed_steps: int = 20
+    timed_evaluations: int = 0
+    compare: str | None = None
+    pairs: int = 3
+
+
+def define_flags(values):
+    """Defines the flags of this command, and returns their names."""
+    count = functools.partial(flags.DEFINE_integer, flag_values=values)
+    count("timed_steps", 20, "Number of steps to time.", lower_bound=1)
+    count("timed_evaluations", 0, "Number of evaluations to time.", lower_bound=0)
+    help = "Command line of another program to run in turn with this benchmark."
+    flags.DEFINE_string("compare", None, help, flag_values=values)
+    count("pairs", 3, "How often to run both programs of --compare.", lower_bound=1)
+    own = [field.name for field in dataclasses.fields(Benchmark)[1:]]
+    return [*own, *run_flags.define_flags(values)]
+
+
+def read_flags(argv, values):
+    """Returns the `Benchmark` of a command line.
+
+    Raises:
+        absl.flags.Error, UserError: If it is wrong.
+    """
+    settings = command.parse_settings(argv, values)
+    own = {field.name: values[field.name].value for field in dataclasses.fields(Benchmark)[1:]}
+    return Benchmark(settings, **own)
+
+
+def main(wanted):
+    """Runs a `Benchmark` and prints the result as a JSON line."""
+    timed = wanted.settings, wanted.timed_steps, wanted.timed_evaluations
+    if wanted.compare is None:
+        result = measure(*timed)
+    else:
+        ours = side_by_side.command(*timed)
+        tell = functools.partial(print, file=sys.stderr)
+        result = side_by_side.compare(ours, wanted.compare, wanted.pairs, tell)
+    print(json.dumps(result))
+
+
+def measure(settings, timed_steps, timed_evaluations=0):
+    """Times steps and evaluations of a run, and returns the figures, a dict for JSON."""
     imported = seconds_to_now()
     dataset = labeling.correct(settings, labeling.load_dataset(settings))
     labels = labeling.choose(settings, dataset)
@@ -76,14 +131,7 @@ def main(settings, timed_steps=20, timed_evaluations=0):
         per_evaluation = statistics.median(others)
         result["seconds_per_evaluation"] = round(per_evaluation, 6)
         result["seconds_to_first_evaluation"] = round(max(first - per_evaluation, 0), 6)
-    print(json.dumps(result))
-
-
-def compare(settings, timed_steps, timed_evaluations, theirs, pairs):
-    """Times a run and another program in turn and prints the comparison as a JSON line."""
-    ours = side_by_side.command(settings, timed_steps, timed_evaluations)
-    compared = side_by_side.compare(ours, theirs, pairs, lambda line: print(line, file=sys.stderr))
-    print(json.dumps({"program": "ssl_noisy.benchmark --compare", **compared}))
+    return result
 
 
 def time_evaluations(settings, learner, dataset, count):
@@ -156,20 +204,4 @@ def device_memory_mb():
 
 
 if __name__ == "__main__":
-    _TIMED_STEPS = flags.DEFINE_integer("timed_steps", 20, "number of steps to time", lower_bound=1)
-    _TIMED_EVALUATIONS = flags.DEFINE_integer(
-        "timed_evaluations", 0, "number of evaluations to time", lower_bound=0
-    )
-    _COMPARE = flags.DEFINE_string(
-        "compare", None, "command line of another program to run in turn with this benchmark"
-    )
-    _PAIRS = flags.DEFINE_integer("pairs", 3, "how often to run both with --compare", lower_bound=1)
-
-    def start(settings):
-        timed = _TIMED_STEPS.value, _TIMED_EVALUATIONS.value
-        if _COMPARE.value is None:
-            main(settings, *timed)
-        else:
-            compare(settings, *timed, _COMPARE.value, _PAIRS.value)
-
-    command.start("ssl_noisy.benchmark", start)
+    command.start("ssl_noisy.benchmark", main, define_flags=define_flags, read_flags=read_flags)

@@ -18,7 +18,7 @@ class BenchmarkTest(absltest.TestCase):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             settings = Settings(**SMALL, method_arguments={"batch_size": 4, "unlabeled_ratio": 2})
-            benchmark.main(settings, 6)
+            benchmark.main(benchmark.Benchmark(settings, timed_steps=6))
         (line,) = out.getvalue().splitlines()
         report = json.loads(line)
         low, high = report["quartiles"]
@@ -33,11 +33,8 @@ class BenchmarkTest(absltest.TestCase):
 
     @pytest.mark.slow
     def test_several_steps_per_execution_are_timed_by_the_step(self):
-        out = io.StringIO()
         settings = Settings(**SMALL, steps=6, steps_per_execution=3)
-        with contextlib.redirect_stdout(out):
-            benchmark.main(settings, 6)
-        self.assertEqual(json.loads(out.getvalue())["steps_timed"], 6)
+        self.assertEqual(benchmark.measure(settings, 6)["steps_timed"], 6)
 
     def test_the_warm_up_is_left_out(self):
         class Learner:
@@ -53,7 +50,7 @@ class BenchmarkTest(absltest.TestCase):
 
     def test_a_mistake_is_a_user_error(self):
         with self.assertRaises(UserError):
-            benchmark.main(Settings(num_labels=20, network="wrn_27_2"))
+            benchmark.measure(Settings(num_labels=20, network="wrn_27_2"), 6)
 
 
 if __name__ == "__main__":

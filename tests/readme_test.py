@@ -27,6 +27,7 @@ from keras import ops
 import ssl_noisy
 from ssl_noisy import __main__ as listing
 from ssl_noisy import (
+    benchmark,
     command,
     methods,
     networks,
@@ -381,9 +382,12 @@ class ShellTest(ExampleCase):
                         self.assertNotEmpty(sweep.read_flags([name, *made], values).runs, page)
                         count += 1
                         continue
-                    run_flags.define_flags(values)
                     if name == "ssl_noisy.benchmark":
-                        flags.DEFINE_integer("timed_steps", 20, "", flag_values=values)
+                        benchmark.define_flags(values)
+                        self.assertGreater(benchmark.read_flags([name, *made], values).pairs, 0)
+                        count += 1
+                        continue
+                    run_flags.define_flags(values)
                     command.parse_settings([name, *made], values)
                     count += 1
         self.assertGreater(count, 20)
@@ -403,7 +407,7 @@ class ShellTest(ExampleCase):
 class NamesTest(absltest.TestCase):
     def test_flags_exist(self):
         values = flags.FlagValues()
-        run_flags.define_flags(values)
+        benchmark.define_flags(values)  # those of a run, and its own
         own = flags.FlagValues()
         predict.define_flags(own)
         report.define_flags(reports := flags.FlagValues())
@@ -420,7 +424,6 @@ class NamesTest(absltest.TestCase):
             *entries,
             "flagfile",
             "help",
-            "timed_steps",
             "recipes",
             "logdir",
             "no-deps",
