@@ -20,7 +20,7 @@ import keras
 from absl import flags
 from keras import ops
 
-from ssl_noisy import command, machine, run_flags, side_by_side
+from ssl_noisy import command, machine, run_flags, side_by_side, work
 from ssl_noisy.data.task import Task
 from ssl_noisy.runs import evaluation, labeling
 from ssl_noisy.runs.training import make_learner
@@ -62,6 +62,7 @@ class Benchmark:
     Attributes:
         settings: The `Settings` of the run to time.
         timed_steps, timed_evaluations: Integers, how many to time.
+        work: Whether to count the work of a step, and to measure what this machine can do.
         compare: The command line of another program, or None.
         pairs: Integer, how often to run both.
     """
@@ -69,6 +70,7 @@ class Benchmark:
     settings: Settings
     timed_steps: int = 20
     timed_evaluations: int = 0
+    work: bool = True
     compare: str | None = None
     pairs: int = 3
 
@@ -78,6 +80,8 @@ def define_flags(values):
     count = functools.partial(flags.DEFINE_integer, flag_values=values)
     count("timed_steps", 20, "Number of steps to time.", lower_bound=1)
     count("timed_evaluations", 0, "Number of evaluations to time.", lower_bound=0)
+    help = "Count the operations of a step, and measure how many this machine can do at most."
+    flags.DEFINE_boolean("work", True, help, flag_values=values)
     help = "Command line of another program to run in turn with this benchmark."
     flags.DEFINE_string("compare", None, help, flag_values=values)
     count("pairs", 3, "How often to run both programs of --compare.", lower_bound=1)
@@ -98,7 +102,7 @@ def read_flags(argv, values):
 
 def main(wanted):
     """Runs a `Benchmark` and prints the result as a JSON line."""
-    timed = wanted.settings, wanted.timed_steps, wanted.timed_evaluations
+    timed = wanted.settings, wanted.timed_steps, wanted.timed_evaluations, wanted.work
     if wanted.compare is None:
         result = measure(*timed)
     else:
@@ -108,7 +112,7 @@ def main(wanted):
     print(json.dumps(result))
 
 
-def measure(settings, timed_steps, timed_evaluations=0):
+def measure(settings, timed_steps, timed_evaluations=0, count_work=False):
     """Times steps and evaluations of a run, and returns the figures, a dict for JSON."""
     imported = seconds_to_now()
     dataset = labeling.correct(settings, labeling.load_dataset(settings))
@@ -131,6 +135,8 @@ def measure(settings, timed_steps, timed_evaluations=0):
         per_evaluation = statistics.median(others)
         result["seconds_per_evaluation"] = round(per_evaluation, 6)
         result["seconds_to_first_evaluation"] = round(max(first - per_evaluation, 0), 6)
+    if count_work:
+        result.update(work.shares(learner, result["seconds_per_step"]))
     return result
 
 
@@ -176,7 +182,7 @@ def report(settings, learner, seconds):
         "seconds_to_first_step": round(seconds_to_now() - settings.steps_per_execution * later, 2),
         "jit_compile": bool(learner.jit_compile),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "peak_device_memory_mb": device_memory_mb(),
+        "peak_device_memory_mb": work.device_memory_mb(),
         **machine.environment(),
     }
 
@@ -186,21 +192,6 @@ def seconds_to_now():
     with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
         start = int(stat.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
         return float(uptime.read().split()[0]) - start
-
-
-def device_memory_mb():
-    """Returns the peak memory of the accelerator in MB, or None on a CPU."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        stats = jax.devices()[0].memory_stats() or {}
-        peak = stats.get("peak_bytes_in_use")
-    else:
-        import tensorflow as tf
-
-        has_gpu = tf.config.list_physical_devices("GPU")
-        peak = tf.config.experimental.get_memory_info("GPU:0")["peak"] if has_gpu else None
-    return None if peak is None else round(peak / 2**20)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,17 @@ import sys
 from ssl_noisy.errors import UserError, one_line
 
 
-def command(settings, timed_steps, timed_evaluations=0):
+def command(settings, timed_steps, timed_evaluations=0, work=False):
     """Returns the words of the command that times a training: `python -m ssl_noisy.benchmark`.
 
     Args:
         settings: The `Settings` of the training.
         timed_steps, timed_evaluations: Integers, how many to time.
+        work: Whether to report the work of a step.
     """
-    counts = [f"--timed_steps={timed_steps}", f"--timed_evaluations={timed_evaluations}"]
-    return [sys.executable, "-m", "ssl_noisy.benchmark", *settings.flag_lines(), *counts]
+    own = [f"--timed_steps={timed_steps}", f"--timed_evaluations={timed_evaluations}"]
+    own += ["--work" if work else "--nowork"]
+    return [sys.executable, "-m", "ssl_noisy.benchmark", *settings.flag_lines(), *own]
 
 
 def report(failure, process, out, errors):

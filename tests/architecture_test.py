@@ -50,7 +50,7 @@ FLOORS = [
     {"methods"},
     {"runs.calibration", "model_file", "conflicts"},
     {"settings", "recipes", "runs.evaluation", "runs.progress", "runs.plots"},
-    {"runs.folder", "run_flags", "side_by_side"},
+    {"runs.folder", "run_flags", "side_by_side", "work"},
     {"runs.labeling", "runs.metrics", "runs.label_report"},
     {"runs.training", "runs.session"},
     {"runs.removal"},
@@ -154,7 +154,7 @@ class ImportsTest(absltest.TestCase):
             for name, is_at_top in imports(tree):
                 library = name.split(".")[0]
                 if library in ("tensorflow", "tensorflow_datasets", "jax"):
-                    self.assertIn(path.stem, ("tfds_source", "layers", "benchmark"), name)
+                    self.assertIn(path.stem, ("tfds_source", "layers", "work"), name)
                     self.assertFalse(is_at_top, f"{path}: {name}")
 
     def test_flags_are_read_in_settings_and_commands_alone(self):

@@ -30,6 +30,8 @@ class BenchmarkTest(absltest.TestCase):
         self.assertAlmostEqual(report["images_per_second"] / per_second, 1, places=2)
         self.assertGreater(report["seconds_to_first_step"], 0)
         self.assertIn("--batch_size=4", report["flags"])
+        self.assertGreater(report["operations_per_step"], 0)
+        self.assertNotIn("seconds_per_evaluation", report)
 
     @pytest.mark.slow
     def test_several_steps_per_execution_are_timed_by_the_step(self):
