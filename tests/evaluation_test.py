@@ -62,18 +62,18 @@ class EvaluateTest(absltest.TestCase):
         network.set_weights([np.eye(4, 3, dtype="float32")])  # image i is class i, and 3 is class 0
         learner = ssl_noisy.Supervised(network, ema_momentum=0.0)
         images = np.arange(4, dtype="uint8").reshape(-1, 1, 1, 1)
-        labels, sizes, predict = np.array([0, 1, 1, 1]), [], network.predict
+        labels, sizes, predict = np.array([0, 1, 1, 1]), [], network.predict_on_batch
 
-        def recorded(images, **kwargs):
+        def recorded(images):
             sizes.append(len(images))
-            return predict(images, **kwargs)
+            return predict(images)
 
-        with mock.patch.object(network, "predict", recorded):
+        with mock.patch.object(network, "predict_on_batch", recorded):
             for batch_size in (1, 2, 3, 4, 7):
                 accuracy, recall = evaluation.evaluate(learner, images, labels, batch_size)
                 self.assertEqual(accuracy, 0.5, batch_size)
                 np.testing.assert_allclose(recall, [1.0, 1 / 3, np.nan])
-        self.assertEqual(sizes, [4, 4, 3, 3, 4, 7])
+        self.assertEqual(sizes, [1, 1, 1, 1, 2, 2, 3, 3, 4, 7])
 
 
 if __name__ == "__main__":

@@ -20,13 +20,11 @@ def averaged_logits(learner, images, batch_size=250):
     Returns:
         A float32 array of shape `(num_images, num_classes)`.
     """
-    whole = len(images) // batch_size * batch_size
-    parts = [images[:whole]] if whole else []
-    if whole < len(images):
-        last = np.arange(whole, whole + batch_size)
-        parts.append(np.take(images, last, axis=0, mode="wrap"))
+    logits = []
     with learner.averaged_weights():
-        logits = [learner.classifier.predict(p, batch_size=batch_size, verbose=0) for p in parts]
+        for start in range(0, len(images), batch_size):
+            batch = np.take(images, range(start, start + batch_size), axis=0, mode="wrap")
+            logits.append(learner.classifier.predict_on_batch(batch))
     return np.concatenate(logits)[: len(images)]
 
 
