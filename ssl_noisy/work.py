@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The work of a training step: operations, bytes and memory, and what this machine can do at most."""
+"""The work of a training step: operations, bytes and memory, and the most a machine can do."""
 
 import time
 
