@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles the training step for an NVIDIA H100, on a machine without one, and counts its work.
 
-    python3 -m venv h100
-    h100/bin/pip install 'jax[cuda12]==0.10.2' keras absl-py scikit-learn scipy matplotlib \\
-        tensorboardX pillow
-    PYTHONPATH=. h100/bin/python benchmarks/h100.py --network=wrn_28_2 --precision=mixed_bfloat16
+    python3 -m venv h100 && h100/bin/pip install -e . 'jax[cuda12]==0.10.2'
+    h100/bin/python benchmarks/h100.py --network=wrn_28_2 --precision=mixed_bfloat16 --batch_size=64
 
 It takes the flags of ssl_noisy.train. The wheels of jax[cuda12] are 3 GB; XLA's compiler in them
 takes the properties of the card from `h100.txtpb`. The data are 50,000 images of CIFAR-10's shape,

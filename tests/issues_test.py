@@ -2,7 +2,6 @@
 """The decision on labels: what it flags on clean and on wrong ones, and what it says of it."""
 
 import json
-from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -18,7 +17,7 @@ def margins(alpha, beta, count):
     return 2 * stats.beta.ppf((np.arange(count) + 0.5) / count, alpha, beta) - 1
 
 
-def decide(values, observations=20, num_classes=10, loss_posterior=1.0):
+def decide(values, observations=20, num_classes=10, loss_posterior=1.0, last_correct=None):
     values = np.asarray(values, "float64")
     labels = np.arange(len(values)) % num_classes
     record = {
@@ -27,6 +26,7 @@ def decide(values, observations=20, num_classes=10, loss_posterior=1.0):
         "agreement": (1 + values) / 2,
         "prediction": np.where(values >= 0, labels, (labels + 1) % num_classes),
         "observations": np.broadcast_to(observations, values.shape),
+        "last_correct": values >= 0 if last_correct is None else np.asarray(last_correct),
     }
     posterior = np.broadcast_to(loss_posterior, values.shape)
     return issues.decide(record, posterior, labels)
@@ -94,20 +94,29 @@ class DecisionTest(parameterized.TestCase):
         self.assertEqual(decision.by, "confident")
         self.assert_consistent(decision, values)
 
-    def test_nearly_separated_populations_need_some_confidence(self):
-        # Two pairs of populations with a D of 1.7: in the first 59 of 199 contradicted labels are
-        # contradicted with confidence, in the second 1 of 72.
-        for clean, wrong, by, count in (
-            ((10, 4), (6, 6.5), "mixtures", 319),
-            ((14, 4), (10, 7), "confident", 1),
-        ):
-            values = np.concatenate([margins(*clean, 700), margins(*wrong, 300)])
-            self.assertBetween(issues.fit(values)[0].separation_, 1.6, 1.8)
-            decision = decide(values)
-            self.assertEqual(decision.by, by)
-            self.assertAlmostEqual(decision.is_issue.sum(), count, delta=3)
-            is_weak = "not separated" in " ".join(decision.weak_evidence)
-            self.assertEqual(is_weak, by == "confident")
+    def test_of_one_mode_the_mixtures_count_if_the_network_memorizes(self):
+        # Two populations with a D of 1.7 and one mode. The mixtures consider 319 labels wrong, of
+        # which 199 are contradicted. The last prediction gives the 120 others, and some of those.
+        values = np.concatenate([margins(10, 4, 700), margins(6, 6.5, 300)])
+        fitted, posterior = issues.fit(values)
+        self.assertFalse(fitted.is_bimodal_)
+        self.assertBetween(fitted.separation_, 1.6, 1.8)
+        wrong, contradicted = posterior > 0.5, np.flatnonzero(values < 0)
+        self.assertEqual((wrong.sum(), len(contradicted)), (319, 199))
+        for learned, by, count in ((18, "mixtures", 319), (17, "confident", 59)):
+            last_correct = values >= 0
+            last_correct[contradicted[:learned]] = True  # 138 or 137 of 319, 43.3 or 42.9 %
+            decision = decide(values, last_correct=last_correct)
+            self.assertEqual((decision.by, decision.is_issue.sum()), (by, count))
+            (reason,) = decision.weak_evidence
+            self.assertIn("one mode" if by == "mixtures" else "not separated", reason)
+
+    def test_two_modes_need_no_memory(self):
+        # A robust method keeps contradicting wrong labels.
+        values = np.concatenate([margins(12, 3, 600), margins(6, 9, 400)])
+        self.assertTrue(issues.fit(values)[0].is_bimodal_)
+        decision = decide(values, last_correct=np.zeros(1000))
+        self.assertEqual(decision.by, "mixtures")
 
     def test_mixtures_count_only_if_the_network_has_learned(self):
         # Two tight populations, the lower one slightly contradicted. The margins of the others are
@@ -125,17 +134,24 @@ class DecisionTest(parameterized.TestCase):
             self.assertEqual(is_weak, count == 0)
 
     @parameterized.parameters(
-        (2.0, 0, 0, True),
-        (1.99, 0, 0, False),
-        (1.99, 4, 100, False),
-        (1.99, 5, 100, True),
-        (1.5, 5, 100, True),
-        (1.49, 100, 100, False),
+        ([1, 0], 5, 100, True),
+        ([1, 0], 4, 100, False),
+        ([1, 1, 0, 0, 0], 50, 100, False),
+        ([1, 1, 0, -1, -1], 50, 100, False),  # -1: unknown
+        ([1, 1], 0, 0, False),
+        ([], 5, 100, False),
     )
-    def test_are_separated(self, separation, confident, contradicted, expected):
-        fitted = mock.Mock(separation_=separation)
-        self.assertEqual(issues.are_separated(fitted, confident, contradicted), expected)
-        self.assertFalse(issues.are_separated(None, confident, contradicted))
+    def test_memorizes(self, last_correct, confident, contradicted, expected):
+        found = issues.memorizes(np.array(last_correct), confident, contradicted)
+        self.assertEqual(found, expected)
+
+    def test_memory_without_confident_contradictions_is_of_hard_labels(self):
+        # Two populations with a D of 1.7, of which 72 labels are contradicted, 1 with confidence.
+        values = np.concatenate([margins(14, 4, 700), margins(10, 7, 300)])
+        self.assertBetween(issues.fit(values)[0].separation_, 1.6, 1.8)
+        self.assertEqual((values < 0).sum(), 72)
+        decision = decide(values, last_correct=np.ones(1000))
+        self.assertEqual((decision.by, decision.is_issue.sum()), ("confident", 1))
 
     def test_confident_contradictions_by_hand(self):
         record = {
