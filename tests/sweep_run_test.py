@@ -28,8 +28,8 @@ SMALL = (
     "--method=supervised",
     "--network=small_cnn",
     "--batch_size=8",
-    "--steps=40",
-    "--steps_per_epoch=20",
+    "--steps=60",
+    "--steps_per_epoch=30",
     "--noplots",
 )
 OVER = (
@@ -118,12 +118,16 @@ class SweepRunTest(absltest.TestCase):
         return [path.parent for path in found if not (path.parent / folder.RESULT).exists()]
 
     def train_until(self, num_finished, process=None):
-        """Returns the process of a sweep with finished runs and another one on its way."""
+        """Returns the process of a sweep with finished runs and another one in its first epoch.
+
+        A run in its last steps might end before a signal reaches it.
+        """
         process = process or self.start(*OVER)
 
         def condition():
             finished = list(pathlib.Path(self.dir).glob(f"runs/*/{folder.RESULT}"))
-            return len(finished) >= num_finished and self.unfinished()
+            begun = [path for path in self.unfinished() if not (path / folder.METRICS).exists()]
+            return len(finished) >= num_finished and begun
 
         wait_for(process, condition)
         return process
