@@ -14,7 +14,7 @@ from ssl_noisy.methods.supervised import Supervised
 PIXELS, UNITS, CLASSES, BATCH = 64, 256, 10, 32
 
 
-def learner():
+def learner(num_examples=100):
     network = keras.Sequential(
         [
             keras.Input((8, 8, 1)),
@@ -23,8 +23,8 @@ def learner():
             keras.layers.Dense(CLASSES, use_bias=False),
         ]
     )
-    images = np.zeros((100, 8, 8, 1), "uint8")
-    task = Task(images, np.arange(100, dtype="int32") % CLASSES)
+    images = np.zeros((num_examples, 8, 8, 1), "uint8")
+    task = Task(images, np.arange(num_examples, dtype="int32") % CLASSES)
     made = Supervised(
         network, task, batch_size=BATCH, weak_augmentation="none", record_examples=False
     )
@@ -50,6 +50,11 @@ class WorkTest(absltest.TestCase):
         difference = work.of_step(large)[0] - work.of_step(small)[0]
         expected = 2 * BATCH * (2 * PIXELS * UNITS + 3 * UNITS * CLASSES)
         self.assertBetween(difference / expected, 1, 1.1)
+
+    def test_a_batch_reads_its_own_images_alone(self):
+        # Of 64 bytes each. All 20,000 have 1.3 MB.
+        more = work.of_step(learner(20_000))[1] - work.of_step(learner(100))[1]
+        self.assertBetween(more, 0, 1000)
 
     def test_counting_changes_nothing(self):
         made = learner()

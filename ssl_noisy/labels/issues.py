@@ -11,9 +11,10 @@ LEAST_OBSERVATIONS = 5  # earlier ones reflect the initial weights more
 LEAST_LABELS = 10  # fewer are too few to fit four shapes and a weight
 FEW_LABELS = 10  # per class: with fewer, a network learns wrong labels as fast as right ones
 EDGE = 1e-6  # the distance of support from 0 and 1, so odds are neither 0 nor infinite
-# Of the labels that the mixtures considered wrong, the last prediction gave 47 to 69 % where a
-# network memorized wrong labels (cross-entropy and AUM on pair noise, cross-entropy on CIFAR-10; 22
-# runs), but 5 to 38 % where it had not learned hard labels (CIFAR-10, clean and noisy; 13 runs).
+# Of the labels that the mixtures considered wrong, the last prediction was the given one for 47 to
+# 69 % where a network memorized wrong labels (cross-entropy and AUM on pair noise, cross-entropy on
+# CIFAR-10; 22 runs), but for 5 to 38 % where it had not learned hard ones (CIFAR-10, clean and
+# noisy; 13 runs).
 MEMORIZED = 0.43
 # Networks that memorized wrong labels contradicted 9 to 42 % of their contradicted labels with
 # confidence (same runs), those that memorized clean labels 0 to 3 %.
@@ -70,11 +71,11 @@ def decide(record, loss_posterior, given_labels):
       components.
 
     Components tell them apart if the margins have two modes. With one mode they may still do so, if
-    the network memorizes wrong labels: its last prediction gives more than 43 % of the labels that
-    would count, and it contradicts at least 5 % of the contradicted labels with confidence: the
-    other class has at least the mean probability that labels of that class have, the threshold of
-    confident learning. Otherwise these labels are hard rather than wrong, and only confident
-    contradictions count.
+    the network memorizes wrong labels: of the labels that would count, its last prediction is the
+    given one for more than 43 %, and it contradicts at least 5 % of the contradicted labels with
+    confidence. That is, the other class has at least the mean probability that labels of that
+    class have, the threshold of confident learning. Otherwise these labels are hard rather than
+    wrong, and only confident contradictions count.
 
     As many labels as count are issues, those with the least support first: the mean of
     `agreement`, the hard vote of all predictions, and (1 + margin) / 2, their soft vote. If the
