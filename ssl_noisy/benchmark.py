@@ -112,13 +112,19 @@ def main(wanted):
     print(json.dumps(result))
 
 
+def prepare(settings):
+    """Returns the data set of a run, and its learner, ready for `fit`."""
+    dataset = labeling.correct(settings, labeling.load_dataset(settings))
+    labels = labeling.choose(settings, dataset)
+    return dataset, make_learner(
+        settings, Task.from_dataset(dataset, labels.positions, labels.given)
+    )
+
+
 def measure(settings, timed_steps, timed_evaluations=0, count_work=False):
     """Times steps and evaluations of a run, and returns the figures, a dict for JSON."""
     imported = seconds_to_now()
-    dataset = labeling.correct(settings, labeling.load_dataset(settings))
-    labels = labeling.choose(settings, dataset)
-    task = Task.from_dataset(dataset, labels.positions, labels.given)
-    learner = make_learner(settings, task)
+    dataset, learner = prepare(settings)
     executions = max(timed_steps // settings.steps_per_execution, 1)
     timer = StepTimer(learner, settings.steps_per_execution)
     learner.fit(
