@@ -125,7 +125,7 @@ class ClusterTest(absltest.TestCase):
 
         # The first node, which stays, does not see the folder either.
         lost = [self.add_node(**{NEAR: "1"}), self.add_node()]
-        flags = ("--steps=150", "--over=seed=0:4")
+        flags = ("--steps=600", "--over=seed=0:4")  # long enough that three train at a time
         sweep_dir = os.path.join(self.path, "sweep")
         ended = threading.Event()
 
