@@ -18,6 +18,9 @@ and their pixels do not matter. 1 to 3 minutes on 2 cores. Prints one JSON line:
   of the network, in the forward and the backward pass. A kernel counts where its last operation
   belongs. `learner.Learner.train_step()` is the optimizer.
 - `layers`: the same of each layer of the network.
+- `collectives`: with `--num_devices` above 1, what the cards exchange: the number of operations
+  and the bytes that each card gives, by opcode and part. XLA combines small ones of several parts.
+  All other figures are those of one card.
 
 The branches of a conditional, such as the fits of a mixture once a pass, count as one kernel
 without bytes. Which algorithms cuDNN picks on the card, and real times, only a card can tell.
@@ -39,7 +42,7 @@ import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
-from ssl_noisy import command, contract  # noqa: E402
+from ssl_noisy import command, contract, work  # noqa: E402
 from ssl_noisy.data.task import Task  # noqa: E402
 from ssl_noisy.runs.training import make_learner  # noqa: E402
 
@@ -48,6 +51,7 @@ SMALL = 2_000_000  # bytes
 # Instructions that launch nothing: names of values, and views of memory.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
 TAKING = {"gather", "dynamic-slice", "slice"}  # they read as much as they return
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
 
 class Instruction:
@@ -120,6 +124,27 @@ def kernels(text):
         yield kind, one.attribute('op_name="([^"]*)"'), frame, moved
 
 
+def collectives(text, layers):
+    """Returns what the cards exchange, as a dict for JSON. Each is counted once, in a loop too."""
+    program, _ = computations(text)
+    own, found = functions(text), {}
+    for instructions in program.values():
+        sizes = {one.name: one.bytes for one in instructions}
+        for one in instructions:
+            if one.opcode.removesuffix("-start") not in COLLECTIVES:
+                continue
+            frame = one.attribute(r"stack_frame_id=(\d+)")
+            where = one.attribute('op_name="([^"]*)"')
+            way, place = part(where, own.get(frame, ""), layers)
+            origin = f"{way} {re.sub('_[0-9]+$', '', place)}" if where else "several combined"
+            name = f"{one.opcode.removesuffix('-start')}: {origin}"
+            found.setdefault(name, []).append(sum(sizes[operand] for operand in one.operands))
+    return {
+        name: {"count": len(given), "bytes": round(sum(given)), "largest": round(max(given))}
+        for name, given in found.items()
+    }
+
+
 def functions(text):
     """Returns the innermost function of this project, `module.function`, of each stack frame."""
     tables = {
@@ -175,27 +200,27 @@ def compiled_step(settings):
     labels = np.arange(len(images), dtype=np.int32) % 10
     given = np.where(np.arange(len(images)) < (settings.num_labels or len(images)), labels, -1)
     learner = make_learner(settings, Task(images, given))
-    card = topologies.get_topology_desc(
+    cards = topologies.get_topology_desc(
         "h100",
         "cuda",
-        topology="1x1x1",
+        topology=f"1x1x{settings.num_devices or 1}",
         target_config=pathlib.Path(__file__).with_suffix(".txtpb").read_text(),
     )
-    device = jax.sharding.SingleDeviceSharding(card.devices[0])
-    state = tuple(
-        [variable.value for variable in variables]
-        for variables in (
-            learner.trainable_variables,
-            learner.non_trainable_variables,
-            learner.optimizer.variables,
-            learner.metrics_variables,
+    # As `keras.distribution.DataParallel` does: a copy of the state on each, and parts of the batch.
+    mesh = jax.sharding.Mesh(cards.devices, "batch")
+    copied, divided = (
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        for axes in ((), ("batch",))
+    )
+    shapes = (
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), data)
+        for data, where in (
+            (work.jax_state(learner), copied),
+            (learner.batches(true_labels=labels)[0], divided),
         )
     )
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=device),
-        (state, learner.batches(true_labels=labels)[0]),
-    )
-    compiled = jax.jit(learner.train_step, donate_argnums=0).lower(*shapes).compile()
+    step = jax.jit(learner.train_step, donate_argnums=0, out_shardings=(None, copied))
+    compiled = step.lower(*shapes).compile()
     return compiled, {one.name for network in learner.networks for one in contract.leaves(network)}
 
 
@@ -215,6 +240,7 @@ def report(text, layers):
         "floor_ms": round(1000 * total / BANDWIDTH, 2),
         "parts": tally(parts),
         "layers": tally(by_layer),
+        "collectives": collectives(text, layers),
     }
 
 

@@ -20,7 +20,7 @@ import keras
 from absl import flags
 from keras import ops
 
-from ssl_noisy import command, machine, run_flags, side_by_side, work
+from ssl_noisy import command, devices, machine, run_flags, side_by_side, work
 from ssl_noisy.data.task import Task
 from ssl_noisy.runs import evaluation, labeling
 from ssl_noisy.runs.training import make_learner
@@ -123,6 +123,11 @@ def prepare(settings):
 
 def measure(settings, timed_steps, timed_evaluations=0, count_work=False):
     """Times steps and evaluations of a run, and returns the figures, a dict for JSON."""
+    with devices.used(settings.num_devices):
+        return _measure(settings, timed_steps, timed_evaluations, count_work)
+
+
+def _measure(settings, timed_steps, timed_evaluations, count_work):
     imported = seconds_to_now()
     dataset, learner = prepare(settings)
     executions = max(timed_steps // settings.steps_per_execution, 1)

@@ -25,6 +25,7 @@ def check(settings):
     _check_optimizer(settings)
     _check_network(settings)
     _check_steps(settings)
+    _check_devices(settings)
 
 
 def _check_method(settings):
@@ -117,3 +118,16 @@ def _check_steps(settings):
         takes = methods.arguments(settings.remove_labels)
         own = {k: v for k, v in settings.method_arguments.items() if k in takes}
         methods.check(settings.remove_labels, **own)
+
+
+def _check_devices(settings):
+    count = settings.num_devices or 1
+    defaults = {name: argument.default for name, argument in settings.takes().items()}
+    for name, size in {**defaults, **settings.method_arguments}.items():
+        if name.endswith("batch_size") and size % count:
+            lower = size - size % count
+            nearest = " or ".join(f"--{name}={n}" for n in (lower, lower + count) if n)
+            raise UserError(
+                f"--num_devices must divide --{name}={size}. Received: --num_devices={count}. "
+                f"Use {nearest}."
+            )

@@ -9,6 +9,8 @@ import sys
 
 import keras
 
+from ssl_noisy import devices
+
 
 def memory():
     """Returns the bytes of memory of this machine, or of the container that the process is in."""
@@ -21,7 +23,7 @@ def memory():
 
 def accelerators():
     """Returns the names of the devices that Keras computes on; an empty list on a CPU."""
-    return [name for name in keras.distribution.list_devices() if not name.startswith("cpu")]
+    return [name for name in devices.names() if not name.startswith("cpu")]
 
 
 def environment():

@@ -206,6 +206,12 @@ class Settings:
             "with it.",
         )
     )
+    num_devices: int | None = _setting(
+        count(
+            None,
+            "Devices that train together, each on its part of every batch. Needs JAX. Unset: 1.",
+        )
+    )
     steps_per_execution: int = _setting(count(1, "Steps per call of the compiled function."))
     evaluation_batch_size: int = _setting(count(250, "Test images per batch."))
     baseline: str | None = _setting(

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from ssl_noisy import devices
+
 SIDE = 2048  # of the matrices whose product is timed
 COPIED = 2**26  # numbers that are read and written, far more than any cache holds
 REPETITIONS = 3
@@ -38,6 +40,12 @@ def of_step(learner):
 def _of_step_on_jax(learner, batch):
     import jax
 
+    cost = jax.jit(learner.train_step).lower(jax_state(learner), batch).cost_analysis()
+    return cost["flops"], cost["bytes accessed"]
+
+
+def jax_state(learner):
+    """Returns what a learner's `train_step` takes before the batch on JAX: four lists of arrays."""
     if not learner.optimizer.built:  # a learner that has not trained yet
         learner.optimizer.build(learner.trainable_variables)
     variables = (
@@ -46,9 +54,7 @@ def _of_step_on_jax(learner, batch):
         learner.optimizer.variables,
         learner.metrics_variables,
     )
-    state = tuple([variable.value for variable in some] for some in variables)
-    cost = jax.jit(learner.train_step).lower(state, batch).cost_analysis()
-    return cost["flops"], cost["bytes accessed"]
+    return tuple([variable.value for variable in some] for some in variables)
 
 
 def _of_step_on_tensorflow(learner, batch):
@@ -103,7 +109,7 @@ def ceilings(dtype):
 
 
 def shares(learner, seconds):
-    """Compares a step with the `ceilings` of this machine.
+    """Compares a step with the `ceilings` of a device of this machine, times those in use.
 
     Args:
         learner: A compiled `Learner` with a task.
@@ -114,7 +120,8 @@ def shares(learner, seconds):
         them the step achieves. The share of bytes may be above 1: see `of_step`.
     """
     operations, moved = of_step(learner)
-    products, copies = ceilings(learner.network.compute_dtype)
+    count = len(devices.names())
+    products, copies = (count * each for each in ceilings(learner.network.compute_dtype))
     return {
         "operations_per_step": operations,
         "bytes_per_step": moved,

@@ -11,8 +11,9 @@ PACKAGE = ROOT / "ssl_noisy"
 
 # A module may import those of lower floors only (and those of the first, anything may).
 FLOORS = [
-    {"errors", "machine", "streams"},
-    {"arguments", "contract"},
+    {"errors", "streams"},
+    {"devices"},
+    {"arguments", "contract", "machine"},
     {"files", "schedules", "runs.cost", "runs.signals", "runs.clock"},
     {"runs.trackers"},
     {

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets absltest's `create_tempdir` work under pytest, puts the longest tests first, saves time."""
+"""Lets absltest's `create_tempdir` work under pytest, puts the longest tests first, saves time.
+
+JAX sees four devices, for the tests of several devices; all others use the first one.
+"""
 
 import gc
+import os
 
 from absl import flags
 
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 flags.FLAGS.mark_as_parsed()  # pytest does not parse them
 gc.disable()
 

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 from sklearn.datasets import load_digits
 
-from ssl_noisy import Task, methods, networks
+from ssl_noisy import Task, devices, methods, networks
 
 NUM_EXAMPLES = 120
 
@@ -93,7 +93,7 @@ USERS_NETWORKS = ("sequential", "functional", "nested", "subclassed")
 
 def learner(method, *, seed=0, compiled=True, jit_compile="auto", steps_per_execution=1, **kwargs):
     """Returns a learner of `method` on 20 labels, and the true labels of its task."""
-    keras.utils.clear_session(free_memory=False)  # as a run does, for equal names of layers
+    devices.clear_session()  # as a run does, for equal names of layers
     keras.utils.set_random_seed(seed)
     made_task, true_labels = task()
     small = {"batch_size": 4, "ema_momentum": 0.5, "unlabeled_ratio": 2, "unlabeled_batch_size": 4}

@@ -6,7 +6,7 @@ import time
 import keras
 import numpy as np
 
-from ssl_noisy import contract, machine
+from ssl_noisy import contract, devices, machine
 from ssl_noisy.errors import UserError
 
 
@@ -53,7 +53,7 @@ def duration(learner, steps, batch_size=250):
     times = []
     for _ in range(3):  # the first call compiles; on JAX the second does too
         began = time.monotonic()
-        learner.network.predict_on_batch(images)
+        learner.network.predict_on_batch(devices.divided(images))
         times.append(time.monotonic() - began)
     return 4 * min(times) / batch_size * learner.images_per_step() * steps
 

@@ -5,6 +5,7 @@ import keras
 import numpy as np
 from sklearn import metrics
 
+from ssl_noisy import devices
 from ssl_noisy.data import label_budget
 from ssl_noisy.runs import calibration
 
@@ -24,7 +25,7 @@ def averaged_logits(learner, images, batch_size=250):
     with learner.averaged_weights():
         for start in range(0, len(images), batch_size):
             batch = np.take(images, range(start, start + batch_size), axis=0, mode="wrap")
-            logits.append(learner.classifier.predict_on_batch(batch))
+            logits.append(learner.classifier.predict_on_batch(devices.divided(batch)))
     return np.concatenate(logits)[: len(images)]
 
 
@@ -93,10 +94,14 @@ def best_of(history):
 
 
 def batch_size(settings, dataset):
-    """Returns the batch size of all evaluations of a run: no larger than the larger set."""
+    """Returns the batch size of all evaluations of a run.
+
+    It is no larger than the larger set, but for the multiple of the devices in use.
+    """
     sets = [x for x in (dataset.test_labels, dataset.validation_labels) if x is not None]
     largest = max(map(len, sets), default=settings.evaluation_batch_size)
-    return min(settings.evaluation_batch_size, largest)
+    size, count = min(settings.evaluation_batch_size, largest), len(devices.names())
+    return size + -size % count
 
 
 def num_parameters(network):

@@ -3,7 +3,7 @@
 
 import os
 
-from ssl_noisy import files, networks
+from ssl_noisy import devices, files, networks
 from ssl_noisy.data import label_noise
 from ssl_noisy.data.task import Task
 from ssl_noisy.errors import UserError
@@ -57,6 +57,7 @@ def run(settings, stream=None, dataset=None):
         return finished
     networks.check_there(settings.network, settings.weights)
     trackers.check(settings.logger)
+    devices.check(settings.num_devices)
     if dataset is None:
         dataset = labeling.load_dataset(settings)
     labeling.check_dataset(settings, dataset)
@@ -71,7 +72,8 @@ def run(settings, stream=None, dataset=None):
     labels = labeling.choose(settings, dataset, run_dir)
     task = Task.from_dataset(dataset, labels.positions, labels.given)
     try:
-        return _train(Training(settings, run_dir, dataset, labels, task, stream))
+        with devices.used(settings.num_devices):
+            return _train(Training(settings, run_dir, dataset, labels, task, stream))
     except checkpoint.Diverged as error:
         if folder.discard(run_dir):
             advice = f"Nothing was saved, so a run with other flags can use {run_dir}."

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import contract, networks, optimizers, schedules, streams
+from ssl_noisy import contract, devices, networks, optimizers, schedules, streams
 from ssl_noisy.data.sources import Dataset
 from ssl_noisy.data.task import Task
 from ssl_noisy.runs import cost
@@ -69,7 +69,7 @@ def make_learner(settings, task, notes=None):
     # TensorFlow orders some additions by the names of layers, and Keras numbers these. Without
     # this, a learner that follows a baseline in one process and the same learner resumed in
     # another process differ in the last bits.
-    keras.utils.clear_session(free_memory=False)
+    devices.clear_session()
     # Keras draws the seeds of initializers and dropout from here; its own `set_random_seed`
     # would import TensorFlow on JAX.
     random.seed(settings.seed)
