@@ -206,20 +206,22 @@ def compiled_step(settings):
         topology=f"1x1x{settings.num_devices or 1}",
         target_config=pathlib.Path(__file__).with_suffix(".txtpb").read_text(),
     )
-    # As `keras.distribution.DataParallel` does: a copy of the state on each, and parts of the batch.
+    # As `keras.distribution.DataParallel`: each card has the state, and its part of the batch.
     mesh = jax.sharding.Mesh(cards.devices, "batch")
     copied, divided = (
         jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
         for axes in ((), ("batch",))
     )
-    shapes = (
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), data)
-        for data, where in (
-            (work.jax_state(learner), copied),
-            (learner.batches(true_labels=labels)[0], divided),
-        )
+    step = jax.jit(
+        learner.train_step,
+        donate_argnums=0,
+        in_shardings=(copied, divided),
+        out_shardings=(None, copied),
     )
-    step = jax.jit(learner.train_step, donate_argnums=0, out_shardings=(None, copied))
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+        (work.jax_state(learner), learner.batches(true_labels=labels)[0]),
+    )
     compiled = step.lower(*shapes).compile()
     return compiled, {one.name for network in learner.networks for one in contract.leaves(network)}
 
