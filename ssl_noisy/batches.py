@@ -8,6 +8,8 @@ import numpy as np
 
 from ssl_noisy.errors import UserError
 
+IMAGES = "images"  # their key in a batch, beside the streams
+
 
 class IndexBatches(keras.utils.PyDataset):
     """An endless Keras data set whose batches are positions in a `Task`.
@@ -32,12 +34,15 @@ class IndexBatches(keras.utils.PyDataset):
         true_labels: Optional integer array of shape `(num_examples,)`, -1
             where unknown. It becomes the batch's `y`, which only metrics see.
         start: The step of the first batch.
+        images: Optional uint8 array of shape `(num_examples, height, width, channels)`, which may
+            be memory-mapped. Each batch then has the images of its positions, those of the first
+            stream first, under `images`.
 
     Raises:
         ValueError: If a pool is empty, or a size is not positive.
     """
 
-    def __init__(self, pools, sizes, seed=0, *, true_labels=None, start=0):
+    def __init__(self, pools, sizes, seed=0, *, true_labels=None, start=0, images=None):
         super().__init__()
         for name, size in sizes.items():
             if size < 1:
@@ -49,6 +54,7 @@ class IndexBatches(keras.utils.PyDataset):
         self.seed = seed
         self.true_labels = true_labels
         self.start = start
+        self.images = images
         # Many steps need the same pass of a pool: keep the last two of each stream.
         self._pass = functools.lru_cache(maxsize=2 * len(sizes))(self._draw_pass)
 
@@ -56,10 +62,13 @@ class IndexBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         step = self.start + index
-        x = {name: self._take(stream, name, step) for stream, name in enumerate(self.sizes)}
+        drawn = {name: self._take(stream, name, step) for stream, name in enumerate(self.sizes)}
+        x = dict(drawn)
+        if self.images is not None:
+            x[IMAGES] = self.images[np.concatenate(list(drawn.values()))]
         if self.true_labels is None:
             return (x,)
-        return x, {name: self.true_labels[positions] for name, positions in x.items()}
+        return x, {name: self.true_labels[positions] for name, positions in drawn.items()}
 
     def _take(self, stream, name, step):
         size, length = self.sizes[name], len(self.pools[name])

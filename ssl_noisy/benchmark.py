@@ -116,9 +116,8 @@ def prepare(settings):
     """Returns the data set of a run, and its learner, ready for `fit`."""
     dataset = labeling.correct(settings, labeling.load_dataset(settings))
     labels = labeling.choose(settings, dataset)
-    return dataset, make_learner(
-        settings, Task.from_dataset(dataset, labels.positions, labels.given)
-    )
+    task = Task.from_dataset(dataset, labels.positions, labels.given, **settings.residence())
+    return dataset, make_learner(settings, task)
 
 
 def measure(settings, timed_steps, timed_evaluations=0, count_work=False):
@@ -192,6 +191,7 @@ def report(settings, learner, seconds):
         "images_per_second": round(views / median, 1),
         "seconds_to_first_step": round(seconds_to_now() - settings.steps_per_execution * later, 2),
         "jit_compile": bool(learner.jit_compile),
+        "resident": learner.resident.place,
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "peak_device_memory_mb": work.device_memory_mb(),
         **machine.environment(),

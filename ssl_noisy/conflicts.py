@@ -104,6 +104,11 @@ def _check_network(settings):
 
 
 def _check_steps(settings):
+    if settings.resident_limit is not None and settings.resident != "auto":
+        raise UserError(
+            f"--resident_limit has no effect with --resident={settings.resident}, only with auto. "
+            f"Leave it out. Received: --resident_limit={settings.resident_limit}"
+        )
     unset = settings.defaults()
     for name in ("steps", "steps_per_epoch"):
         value = unset.get(name, getattr(settings, name))

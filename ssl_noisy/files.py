@@ -26,6 +26,7 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 # What NumPy and zipfile raise, depending on which byte of a file is wrong.
 _DAMAGE = (OSError, EOFError, ValueError, TypeError, SyntaxError, OverflowError, MemoryError)
 _DAMAGE += (RuntimeError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError)
+SMALLEST_MAP = 2**20  # bytes of an array that is worth a memory map
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
 _LEFT_OVER = re.compile(r".+\.[0-9a-f]{32}\.tmp(\.\w+)?")
@@ -184,8 +185,13 @@ def read_untrusted(path, most):
     return raw
 
 
-def read_npz(path):
+def read_npz(path, mapped=False):
     """Reads the arrays of an .npz file after a check of its headers. Pickles are refused.
+
+    Args:
+        path: Path of the file.
+        mapped: Whether to map arrays that are not compressed into memory, after a check of their
+            checksums, so that they need not fit into it. The file must not change then.
 
     Returns:
         A dict from name to array.
@@ -199,8 +205,9 @@ def read_npz(path):
             raise ValueError("it is not a zip archive, which an .npz file is")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+            large = [m for m in members if mapped and _is_worth_mapping(m)]
             # Sorting and splitting copies the arrays.
-            needed = 2 * sum(member.file_size for member in members)
+            needed = 2 * sum(member.file_size for member in members if member not in large)
             if needed > machine.memory():
                 raise ValueError(
                     f"its arrays need {needed / 1e9:,.1f} GB, and this machine has "
@@ -211,8 +218,26 @@ def read_npz(path):
                     raise ValueError("its compression is not one of those that NumPy writes")
                 with archive.open(member) as file:
                     _check_header(file, member.file_size)
+            maps = {m.filename.removesuffix(".npy"): _map(path, archive, m) for m in large}
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            return {name: maps[name] if name in maps else archive[name] for name in archive.files}
+
+
+def _is_worth_mapping(member):
+    return member.compress_type == zipfile.ZIP_STORED and member.file_size >= SMALLEST_MAP
+
+
+def _map(path, archive, member):
+    """Returns a member of an .npz file, which is not compressed, as a memory-mapped array."""
+    with archive.open(member) as file:
+        shape, is_fortran, dtype = _check_header(file, member.file_size)
+        start = file.tell()
+        while file.read(2**20):  # at the end, `zipfile` compares the checksum
+            pass
+    with open(path, "rb") as file:
+        file.seek(member.header_offset + 26)  # the lengths of what precedes the member's bytes
+        start += member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+    return np.memmap(path, dtype, "r", start, shape, "F" if is_fortran else "C")
 
 
 def read_npy(path):
@@ -246,12 +271,16 @@ def _explaining():
 
 
 def _check_header(file, size):
-    """Checks that `size` bytes hold the array that the .npy header announces."""
+    """Checks that `size` bytes hold the array that the .npy header announces.
+
+    Returns:
+        `(shape, is_fortran, dtype)` of the array, whose bytes follow in `file`.
+    """
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its .npy version {version} is not 1.0 or 2.0")
     read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-    shape, _, dtype = read_header(file)
+    shape, is_fortran, dtype = read_header(file)
     if dtype.hasobject:
         raise ValueError("Object arrays are pickles, which are not supported")
     if math.prod(shape) * dtype.itemsize > size - file.tell():
@@ -259,3 +288,4 @@ def _check_header(file, size):
             f"it announces {dtype} {shape}, {math.prod(shape) * dtype.itemsize:,} bytes, but has "
             f"{size - file.tell():,}"
         )
+    return shape, is_fortran, dtype

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import arguments, contract, losses
+from ssl_noisy import arguments, contract, losses, residence
 from ssl_noisy.arguments import at_least, choice, count
 from ssl_noisy.batches import IndexBatches
 from ssl_noisy.errors import UserError
@@ -20,9 +20,10 @@ DECAYED = ("kernels", "all")
 
 
 class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
-    """Base of all methods: a network, the resident data, and one objective.
+    """Base of all methods: a network, the data of a task, and one objective.
 
-    The images are on the device; a batch from the host is only a dict of example indices. One
+    The images are on the device; a batch from the host is only a dict of example indices. (Images
+    that are too large stay on the host, and a batch has those of its indices too: see `Task`.) One
     compiled step takes the images, makes their views and the forward passes, and computes the loss,
     the update and the moving average. A method subclasses this and states
 
@@ -163,14 +164,17 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         new = set(store.keys()) - set(self.states)
         self.loaded_states = {name: np.array(store[name]) for name in new}
 
-    # Data: resident on the device, drawn by index.
+    # Data: on the device or on the host, drawn by index.
 
     def attach(self, task):
-        """Puts the images and given labels of `task` on the device, once, before `fit`.
+        """Puts the data of `task` on the device, once, before `fit`.
+
+        Images that are too large stay on the host: see `Task`.
 
         Raises:
             UserError: If there is a task already: the compiled step holds its images. Or if
-                the network does not turn its images into one logit for each class.
+                the network does not turn its images into one logit for each class. Or if they
+                must be on the device and are too large.
         """
         if self.task is not None:
             raise UserError("This learner has a task. Make a new learner for another one.")
@@ -184,7 +188,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         self.build_example_state(task)
         self.build_record(task)
         self.task = task
-        self.resident = ResidentData(task.images, task.given_labels)
+        self.resident = residence.of(task)
         automatic = "flip_shift" if task.flip else "shift"
         is_automatic = self.weak_augmentation == "auto"
         self.weak_kind = automatic if is_automatic else self.weak_augmentation
@@ -233,11 +237,21 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
                     f"fewer of them (--num_labels). Received: {len(self.task.labeled)} of "
                     f"{self.task.num_examples} labeled"
                 )
-        return IndexBatches(pools, self.streams(), seed, true_labels=true_labels, start=start)
+        return IndexBatches(
+            pools,
+            self.streams(),
+            seed,
+            true_labels=true_labels,
+            start=start,
+            images=self.resident.sent,
+        )
 
     def images(self, indices):
-        """Takes images as float32 pixels `(batch_size, height, width, channels)` in [0, 255]."""
-        return ops.cast(ops.take(self.resident.images, indices, axis=0), "float32")
+        """Takes images as float32 pixels `(batch_size, height, width, channels)` in [0, 255].
+
+        Within a step, `indices` must be of its streams: a part of one, several, in any order.
+        """
+        return self.resident.take(indices)
 
     def given_labels(self, indices):
         """Takes given labels, int32 `(batch_size,)`."""
@@ -268,7 +282,8 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
             return self.classifier(inputs, training=training)
         # Keras feeds batches of unknown size on TensorFlow; the step needs static shapes.
         indices = {n: ops.reshape(inputs[n], (size,)) for n, size in self.streams().items()}
-        outcome = self.objective(**indices)
+        with self.resident.step(ops.concatenate(list(indices.values())), inputs):
+            outcome = self.objective(**indices)
         self.step.assign_add(1)
         return outcome
 
@@ -367,7 +382,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
 
     def check_indices(self, x):
         """Raises the error of a batch that is no dict of the indices of all streams."""
-        if not isinstance(x, dict) or not set(self.streams()) <= set(x):
+        if not isinstance(x, dict) or not {*self.streams(), *self.resident.batch_keys} <= set(x):
             self.train_function = None  # TensorFlow cannot use it after a failed first call
             raise UserError(self.right_call(received(x)))
 
@@ -415,19 +430,3 @@ def received(x):
     if isinstance(x, dict):
         return f"x with the keys {sorted(x)}"
     return f"x of shape {tuple(x.shape)}" if hasattr(x, "shape") else f"x={x}"
-
-
-class ResidentData(keras.layers.Layer):
-    """The images and given labels on the device. They are never saved."""
-
-    def __init__(self, images, given_labels):
-        super().__init__(trainable=False)
-        self.images = keras.Variable(images, dtype="uint8", trainable=False, autocast=False)
-        self.given_labels = keras.Variable(given_labels, dtype="int32", trainable=False)
-        self.built = True
-
-    def save_own_variables(self, store):
-        del store
-
-    def load_own_variables(self, store):
-        del store

@@ -10,6 +10,7 @@ from ssl_noisy import arguments, conflicts, methods, networks, optimizers, sched
 from ssl_noisy.arguments import above, at_least, choice, count, string, switch
 from ssl_noisy.data import label_noise, noise_models, pictures, sources
 from ssl_noisy.data.label_budget import DRAWS
+from ssl_noisy.data.task import RESIDENCES
 from ssl_noisy.errors import UserError
 from ssl_noisy.labels import detection
 from ssl_noisy.runs import trackers
@@ -213,6 +214,25 @@ class Settings:
         )
     )
     steps_per_execution: int = _setting(count(1, "Steps per call of the compiled function."))
+    resident: str = _setting(
+        choice(
+            "auto",
+            RESIDENCES,
+            "Where the training images are: all on the device, or on the host, which sends those "
+            "of each step, to the same results. auto: on the device unless they are larger than "
+            "--resident_limit.",
+        ),
+        identifies=False,
+    )
+    resident_limit: float | None = _setting(
+        above(
+            0,
+            None,
+            "Size in GB up to which --resident=auto puts the training images on the device. Unset: "
+            "half of its memory.",
+        ),
+        identifies=False,
+    )
     evaluation_batch_size: int = _setting(count(250, "Test images per batch."))
     baseline: str | None = _setting(
         string(
@@ -326,6 +346,10 @@ class Settings:
         here = dataclasses.replace(here, method=method, remove_labels=None, method_arguments={})
         changes = {"baseline": None, "run_dir": None, "method_arguments": arguments, **changes}
         return dataclasses.replace(here, **changes)
+
+    def residence(self):
+        """Returns where the images of a task are: fields of `Task`."""
+        return {"resident": self.resident, "resident_limit": self.resident_limit}
 
     def written(self):
         """Returns what is set, resolved, and not `run_dir`, as a dict from name to value."""

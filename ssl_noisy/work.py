@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The work of a training step: operations, bytes and memory, and the most a machine can do."""
 
+import os
+import subprocess
 import time
 
 import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import devices
+from ssl_noisy import devices, machine
 
 SIDE = 2048  # of the matrices whose product is timed
 COPIED = 2**26  # numbers that are read and written, far more than any cache holds
@@ -130,6 +132,28 @@ def shares(learner, seconds):
         "share_of_matrix_ceiling": round(operations / seconds / products, 4),
         "share_of_copy_ceiling": round(moved / seconds / copies, 4),
     }
+
+
+def device_memory():
+    """Returns the bytes of memory of the accelerator, or of the machine on a CPU.
+
+    None if the accelerator does not say. TensorFlow has no public function for it, so NVIDIA's
+    program tells the size of the smallest card in use.
+    """
+    if not machine.accelerators():
+        return machine.memory()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    if os.environ.get("CUDA_VISIBLE_DEVICES"):
+        command += ["-i", os.environ["CUDA_VISIBLE_DEVICES"]]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        return min(int(line) for line in found.stdout.split()) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
 
 
 def device_memory_mb():

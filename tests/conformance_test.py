@@ -161,9 +161,9 @@ class MethodTest(absltest.TestCase):
         for key, value in self.logs.items():
             np.testing.assert_allclose(logs[key], value, rtol=1e-4, err_msg=key)
 
-    def test_resumed_is_uninterrupted(self):
+    def test_resumed_with_images_on_the_host_is_uninterrupted(self):
         # Other weights and random state, to be replaced.
-        resumed, _ = toy.learner(self.method, seed=9)
+        resumed, _ = toy.learner(self.method, seed=9, resident="host")
         resumed.seed = self.reference.seed
         resumed.optimizer.build(resumed.trainable_variables)
         folder = os.path.join(self.folder, "checkpoint")

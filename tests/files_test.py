@@ -134,6 +134,24 @@ class ReadingTest(absltest.TestCase):
         for array in (files.read_npy(one), files.read_npz(many)["a"]):
             np.testing.assert_array_equal(array, [[49, 50, 51], [52, 53, 54]])
 
+    def test_arrays_that_are_mapped_need_not_fit_into_memory(self):
+        path = os.path.join(self.create_tempdir().full_path, "a.npz")
+        wide, small = np.arange(600).reshape(2, 300), np.arange(3)
+        np.savez(path, wide=wide, small=small, fortran=np.asfortranarray(wide))
+        with (
+            mock.patch.object(files, "SMALLEST_MAP", 4000),
+            mock.patch.object(machine, "memory", lambda: 1000),
+        ):
+            arrays = files.read_npz(path, mapped=True)
+            for name, is_mapped in (("wide", True), ("fortran", True), ("small", False)):
+                self.assertEqual(isinstance(arrays[name], np.memmap), is_mapped, name)
+                np.testing.assert_array_equal(arrays[name], wide if is_mapped else small)
+            with open(path, "r+b") as file:
+                file.seek(1000)
+                file.write(b"\xff")
+            with self.assertRaisesRegex(ValueError, "CRC"):
+                files.read_npz(path, mapped=True)
+
     def test_a_header_must_match_the_size_of_the_file(self):
         for content, message in (
             (npy((10**15,)), "1,000,000,000,000,000 bytes, but has 6"),

@@ -300,11 +300,11 @@ class CacheTest(Case):
         os.utime(path, ns=(1, 1))
         second = self.load()
         self.assertEqual((*first.images, *first.test_images)[0].max() <= 5, True)
-        self.assertIn(200, [*second.images.ravel(), *second.test_images.ravel()])
+        self.assertIn(200, [*np.ravel(second.images), *np.ravel(second.test_images)])
         self.assertNotEqual(first.version, second.version)
 
     def test_a_damaged_entry_is_rebuilt(self):
-        first = self.load()
+        first = np.array(self.load().images)  # which are mapped: they would change with the file
         (entry,) = self.cache.rglob("*.npy")
         for change in ("flip", "cut", "json"):
             data = bytearray(entry.read_bytes())
@@ -317,7 +317,7 @@ class CacheTest(Case):
             entry.write_bytes(data)
             with self.assertLogs(level="WARNING"):
                 again = self.load()
-            np.testing.assert_array_equal(first.images, again.images)
+            np.testing.assert_array_equal(first, again.images)
 
     def test_an_unwritable_cache(self):
         (self.cache / "pictures").write_text("a file")

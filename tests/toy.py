@@ -17,11 +17,12 @@ def digits():
     return images, data.target[:NUM_EXAMPLES].astype("int32")
 
 
-def task(num_labels=20):
+def task(num_labels=20, **fields):
     """Returns a `Task` with the first `num_labels` digits labeled, and its true labels."""
     images, labels = digits()
     given = np.where(np.arange(NUM_EXAMPLES) < num_labels, labels, -1).astype("int32")
-    made = Task(images, given, num_classes=10, test_images=images, test_labels=labels, flip=False)
+    fields = {"num_classes": 10, "test_images": images, "test_labels": labels, **fields}
+    made = Task(images, given, flip=False, **fields)
     return made, labels
 
 
@@ -91,11 +92,20 @@ def users_network(kind, image_shape=(8, 8, 1)):
 USERS_NETWORKS = ("sequential", "functional", "nested", "subclassed")
 
 
-def learner(method, *, seed=0, compiled=True, jit_compile="auto", steps_per_execution=1, **kwargs):
+def learner(
+    method,
+    *,
+    seed=0,
+    compiled=True,
+    jit_compile="auto",
+    steps_per_execution=1,
+    resident="auto",
+    **kwargs,
+):
     """Returns a learner of `method` on 20 labels, and the true labels of its task."""
     devices.clear_session()  # as a run does, for equal names of layers
     keras.utils.set_random_seed(seed)
-    made_task, true_labels = task()
+    made_task, true_labels = task(resident=resident)
     small = {"batch_size": 4, "ema_momentum": 0.5, "unlabeled_ratio": 2, "unlabeled_batch_size": 4}
     small.update({"warmup_epochs": 0, "entropy_weight": 0.5})
     small.update({"ramp_start": 0.0, "ramp_end": 0.0, "bootstrap_start": 0.0})

@@ -2,6 +2,7 @@
 """The train command end to end: real processes, real kills, and user mistakes."""
 
 import contextlib
+import itertools
 import json
 import logging as python_logging
 import os
@@ -101,10 +102,10 @@ class RunTest(absltest.TestCase):
             names.append([v.path for v in variables])
         self.assertEqual(names[0], names[1])
 
-    def test_the_flagfile_of_a_run_reproduces_it(self):
+    def test_the_flagfile_of_a_run_reproduces_it_with_images_on_the_host(self):
         first, second = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
         call(*LIGHT, "--steps=20", "--seed=3", f"--run_dir={first}")
-        call(f"--flagfile={first}/flags.cfg", f"--run_dir={second}")
+        call(f"--flagfile={first}/flags.cfg", "--resident=host", f"--run_dir={second}")
         self.assertEqual(read(first, "result.json"), read(second, "result.json"))
         self.assertEqual(read(first, "metrics.csv"), read(second, "metrics.csv"))
 
@@ -148,7 +149,10 @@ class ResumeTest(absltest.TestCase):
 
     @pytest.mark.slow
     def test_a_run_killed_at_any_moment_resumes_to_identical_results(self):
-        """SIGKILL before a checkpoint, within an epoch, after it and at the end; SIGINT between."""
+        """SIGKILL before a checkpoint, within an epoch, after it and at the end; SIGINT between.
+
+        Each process has the images elsewhere than the one before.
+        """
         undisturbed, folder = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")
         # Long enough to be stopped in time. Pictures are drawn between model and result.
         arguments = [*SMALL, "--steps=120", "--steps_per_epoch=40", "--plots"]
@@ -167,6 +171,7 @@ class ResumeTest(absltest.TestCase):
 
             return condition
 
+        places = itertools.cycle(("host", "device"))
         for condition, signum in (
             (exists("flags.cfg"), signal.SIGKILL),
             (another_checkpoint(7), signal.SIGKILL),
@@ -174,7 +179,7 @@ class ResumeTest(absltest.TestCase):
             (exists("metrics.csv"), signal.SIGKILL),
             (exists("model.keras"), signal.SIGKILL),
         ):
-            process = start(*arguments, f"--run_dir={folder}")
+            process = start(*arguments, f"--resident={next(places)}", f"--run_dir={folder}")
             wait_for(process, condition)
             process.send_signal(signum)
             _, errors = process.communicate()

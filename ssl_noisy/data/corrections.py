@@ -11,6 +11,7 @@ import pathlib
 import numpy as np
 
 from ssl_noisy import files
+from ssl_noisy.data import rows as array_rows
 from ssl_noisy.data.dataset import Dataset, DatasetError
 from ssl_noisy.data.picture_files import named, read_csv
 
@@ -117,8 +118,8 @@ def apply(path, dataset, known_as=None) -> Dataset:
     changes |= {"corrections": tuple(chosen.items())}
     changes |= {"uncorrected": dataclasses.replace(dataset, labels=added)}
     if not keep.all():
-        changes |= {"labels": labels[keep], "images": dataset.images[keep]}
-        changes |= {"ids": dataset.ids[keep]}
+        changes |= {"labels": labels[keep], "ids": dataset.ids[keep]}
+        changes |= {"images": array_rows.take(dataset.images, np.flatnonzero(keep))}
         if dataset.files is not None:
             changes["files"] = tuple(np.array(dataset.files, object)[keep])
     return dataclasses.replace(dataset, **changes)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A data set in memory: uint8 images with their labels and published ids."""
+"""A data set: uint8 images, which may be memory-mapped, with their labels and published ids."""
 
 import dataclasses
 
 import numpy as np
 
+from ssl_noisy.data import rows
 from ssl_noisy.errors import UserError
 
 NO_TEST = "none"  # as a test split: load no test images
@@ -16,7 +17,9 @@ class DatasetError(UserError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory. Training examples are in the order of their published ids.
+    """A data set. Training examples are in the order of their published ids.
+
+    The training images are an array in memory, memory-mapped, or `rows.Rows` of a mapped one.
 
     Attributes:
         name: The name given to `load`, without a version.
@@ -109,8 +112,9 @@ def check_examples(owner, images, labels, num_classes, image_shape=None, lowest=
         image_shape: The `(H, W, C)` that the images must have, or None.
         lowest: The lowest label, -1 where unlabeled examples are allowed.
     """
-    images, labels = np.asanyarray(images), np.asanyarray(labels)
-    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+    images = images if hasattr(images, "dtype") else np.asanyarray(images)
+    labels = np.asanyarray(labels)
+    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
         raise DatasetError(
             f"The images of the {owner} must be uint8 of shape (N, H, W, C), not empty. Received: "
             f"{images.dtype} {images.shape}. "
@@ -160,12 +164,12 @@ class Split:
 
     def take(self, positions) -> "Split":
         """Returns the examples at these increasing integer positions."""
-        if len(positions) == len(self.ids):  # may be on the disk: a copy would read all of it
+        if len(positions) == len(self.ids):
             return self
         files = self.files and tuple(self.files[position] for position in positions)
         keys = None if self.keys is None else self.keys[positions]
-        arrays = (array[positions] for array in (self.images, self.labels, self.ids))
-        return Split(*arrays, files, keys)
+        images = rows.take(self.images, positions)
+        return Split(images, self.labels[positions], self.ids[positions], files, keys)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -214,9 +218,9 @@ def assemble(name, version, class_names, parts, flip, **fields) -> Dataset:
         images=train.images,
         labels=train.labels,
         ids=train.ids,
-        test_images=test and test.images,
+        test_images=test and np.asarray(test.images),
         test_labels=test and test.labels,
-        validation_images=validation and validation.images,
+        validation_images=validation and np.asarray(validation.images),
         validation_labels=validation and validation.labels,
         validation_ids=validation and validation.ids,
         class_names=tuple(class_names),

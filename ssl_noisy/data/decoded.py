@@ -100,7 +100,8 @@ def decode(listed, options):
         A `Decoded`.
 
     Raises:
-        DatasetError: If no file is a picture, or they do not fit into memory.
+        DatasetError: If no file is a picture, or if they fit neither into the cache nor into
+            memory.
     """
     folder = pathlib.Path(files.cache_folder(options.cache_dir), "pictures")
     signature = _signature(listed, options)
@@ -132,12 +133,6 @@ def _decode(listed, measured, key, options, folder):
         *(options.size or pictures.automatic_size(sizes)), 1 if is_gray else 3, options.fit
     )
     shape = (len(listed), form.height, form.width, form.channels)
-    if np.prod(shape, dtype=float) > machine.memory():
-        raise DatasetError(
-            f"{len(listed):,} pictures of {form.height}x{form.width} pixels need "
-            f"{np.prod(shape, dtype=float) / 1e9:,.1f} GB, and this machine has "
-            f"{machine.memory() / 1e9:,.1f} GB. Lower --image_size."
-        )
     reasons = {n: size for n, (_, size) in enumerate(measured) if isinstance(size, str)}
     groups = collections.defaultdict(list)
     for position, (digest, _) in enumerate(measured):
@@ -154,6 +149,12 @@ def _decode(listed, measured, key, options, folder):
         _write_json(folder / f"{key}.json", info)
     except files.WriteError as error:
         logging.warning("Cannot write the cache of pictures: %s Set --cache_dir.", error)
+        if np.prod(shape, dtype=float) > machine.memory():
+            raise DatasetError(
+                f"Without a cache, {len(listed):,} pictures of {form.height}x{form.width} pixels "
+                f"need {np.prod(shape, dtype=float) / 1e9:,.1f} GB, and this machine has "
+                f"{machine.memory() / 1e9:,.1f} GB. Set --cache_dir, or lower --image_size."
+            ) from error
         images = np.zeros(shape, np.uint8)
         reasons |= _fill(images, listed, form, reasons)
     return Decoded(images, key, reasons, info["duplicates"], natural)

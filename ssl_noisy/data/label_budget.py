@@ -12,6 +12,7 @@ from ssl_noisy.data.dataset import Dataset, fixed_shuffle
 from ssl_noisy.errors import UserError
 
 _STREAM = 0x1ABE1  # keeps the draw independent of other uses of the same seed
+_AT_ONCE = 1024  # images in memory for a digest
 
 DRAWS = ("balanced", "uniform", "first")
 
@@ -108,7 +109,8 @@ def digest(dataset: Dataset, positions) -> str:
     total = hashlib.sha256(str(dataset.images.shape[1:]).encode())
     total.update(dataset.ids[positions].astype("<i8"))
     total.update(dataset.labels[positions].astype("<i4"))
-    total.update(dataset.images[positions])
+    for start in range(0, len(positions), _AT_ONCE):  # they may be more than fit into memory
+        total.update(dataset.images[positions[start : start + _AT_ONCE]])
     return total.hexdigest()
 
 

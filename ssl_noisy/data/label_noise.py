@@ -27,6 +27,7 @@ from ssl_noisy.data.noise_models import (
     symmetric,
     transition_counts,
 )
+from ssl_noisy.data.rows import Rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Kind:
 
 def _instance(rate, request):
     given_labels = instance_dependent(
-        request.dataset.images[request.positions],
+        Rows(request.dataset.images, request.positions),
         request.true_labels,
         rate=rate,
         num_classes=request.dataset.num_classes,

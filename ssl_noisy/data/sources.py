@@ -14,7 +14,7 @@ import re
 import numpy as np
 
 from ssl_noisy import files
-from ssl_noisy.data import decoded, hugging_face, picture_files, pictures, tfds_source
+from ssl_noisy.data import decoded, hugging_face, picture_files, pictures, rows, tfds_source
 from ssl_noisy.data.dataset import (
     NO_TEST,
     Contents,
@@ -86,7 +86,7 @@ def load(
     fit: str | None = None,
     skip_unreadable: bool | None = None,
 ) -> Dataset:
-    """Loads a data set into memory.
+    """Loads a data set. Images in an uncompressed .npz file or in the cache are memory-mapped.
 
     Args:
         name: `digits` (scikit-learn's 8x8 digits; 50 a class are the test set; ids are positions
@@ -238,7 +238,7 @@ def _digits(_):
 def _npz(path):
     path = pathlib.Path(path).expanduser()
     try:
-        arrays = files.read_npz(path)
+        arrays = files.read_npz(path, mapped=True)
     except ValueError as error:
         raise DatasetError(
             f"Cannot read {str(path)!r}: {one_line(error)}. It must be an .npz file of plain "
@@ -295,7 +295,9 @@ def _npz_split(path, arrays, part):
             + ". Leave the key out to count from 0."
         )
     order = np.argsort(ids, kind="stable")
-    return Split(images[order], labels[order].astype(np.int32), ids[order].astype(np.int64))
+    if (np.diff(order) != 1).any():  # a copy of images in order would not be memory-mapped
+        images = rows.take(images, order)
+    return Split(images, labels[order].astype(np.int32), ids[order].astype(np.int64))
 
 
 SOURCES = {

@@ -8,6 +8,8 @@ import numpy as np
 from ssl_noisy.data.dataset import Dataset, check_examples
 from ssl_noisy.errors import UserError
 
+RESIDENCES = ("auto", "device", "host")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
@@ -23,6 +25,10 @@ class Task:
         test_labels: Integer array of shape `(num_test,)`, kept as int32, or None.
         flip: Whether a mirrored image keeps its class.
         name: Name of the data, for reports.
+        resident: Where the images are while a learner trains: on the `device`, or on the `host`,
+            which sends those of each step. `auto` is the device unless they are larger than
+            `resident_limit`. The numbers are the same.
+        resident_limit: That size in GB, or None for half of the memory of the device.
 
     Raises:
         ValueError: If an array has the wrong type, shape or range.
@@ -36,6 +42,8 @@ class Task:
     test_labels: np.ndarray | None = None
     flip: bool = True
     name: str = ""
+    resident: str = "auto"
+    resident_limit: float | None = None
 
     def __post_init__(self):
         labels, names, num_classes = self.given_labels, self.class_names, self.num_classes
@@ -52,6 +60,10 @@ class Task:
             raise UserError(f"`Task` must have at least 2 classes. Received: {num_classes}.")
         if len(names) != num_classes:
             raise UserError(f"`Task` must have {num_classes} class_names. Received: {len(names)}.")
+        if self.resident not in RESIDENCES:
+            raise UserError(
+                f"`resident` must be one of {', '.join(RESIDENCES)}. Received: {self.resident!r}"
+            )
         test_labels = self.test_labels
         if self.test_images is not None or test_labels is not None:
             owner, shape = "test set of `Task`", self.images.shape[1:]
@@ -63,11 +75,13 @@ class Task:
             object.__setattr__(self, field, value)
 
     @classmethod
-    def from_dataset(cls, dataset: Dataset, labeled_positions, given_labels=None) -> "Task":
+    def from_dataset(
+        cls, dataset: Dataset, labeled_positions, given_labels=None, **residence
+    ) -> "Task":
         """Makes the task in which the examples at these integer positions are labeled.
 
         `given_labels` is an integer array with their labels. By default they are those of the data
-        set.
+        set. `residence` are `resident` and `resident_limit`.
         """
         positions, size = np.asarray(labeled_positions), len(dataset.labels)
         if positions.dtype.kind not in "iu" or np.setdiff1d(positions, np.arange(size)).size:
@@ -80,7 +94,7 @@ class Task:
         given_labels[positions] = labels
         fields = ("num_classes", "class_names", "test_images", "test_labels", "flip", "name")
         settings = {field: getattr(dataset, field) for field in fields}
-        return cls(dataset.images, given_labels, **settings)
+        return cls(dataset.images, given_labels, **settings, **residence)
 
     def relabeled(self, positions, label: int, class_name: str | None = None) -> "Task":
         """Returns this task with another label, -1 for none, at these integer positions.

@@ -80,8 +80,8 @@ def load(name, data_dir, cache_dir, specs) -> Dataset:
     if versions:
         newest = cached[max(versions, key=lambda text: list(map(int, re.findall(r"\d+", text))))]
         try:
-            # Reading checks the CRC-32 that zip keeps of each array.
-            fields = files.read_npz(newest)
+            # Reading checks the CRC-32 that zip keeps of each array, mapping does too.
+            fields = files.read_npz(newest, mapped=True)
             fields |= json.loads(str(fields.pop("fields")))
             if fields["validation_images"] is not None and fields.get("validation_ids") is None:
                 raise LookupError("an earlier version wrote no ids of validation examples")

@@ -39,9 +39,9 @@ def pixel_normalization(kind, images):
         return [255 * share for share in IMAGENET_MEAN], [255 * share for share in IMAGENET_STD]
     values, counts = np.arange(256), np.zeros((images.shape[-1], 256), np.int64)
     for start in range(0, len(images), 1024):
+        pixels = images[start : start + 1024]
         for channel, count in enumerate(counts):
-            pixels = images[start : start + 1024, ..., channel].ravel()
-            count += np.bincount(pixels, minlength=256)
+            count += np.bincount(pixels[..., channel].ravel(), minlength=256)
     means = counts @ values / counts.sum(axis=1)
     variances = np.sum(counts * (values - means[:, None]) ** 2, axis=1) / counts.sum(axis=1)
     return means.tolist(), np.sqrt(np.where(variances == 0, 1.0, variances)).tolist()

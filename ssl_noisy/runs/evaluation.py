@@ -24,8 +24,9 @@ def averaged_logits(learner, images, batch_size=250):
     logits = []
     with learner.averaged_weights():
         for start in range(0, len(images), batch_size):
-            batch = np.take(images, range(start, start + batch_size), axis=0, mode="wrap")
-            logits.append(learner.classifier.predict_on_batch(devices.divided(batch)))
+            positions = np.arange(start, start + batch_size) % len(images)
+            batch = devices.divided(images[positions])
+            logits.append(learner.classifier.predict_on_batch(batch))
     return np.concatenate(logits)[: len(images)]
 
 

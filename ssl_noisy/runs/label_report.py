@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from ssl_noisy.data.rows import Rows
 from ssl_noisy.labels import detection, issues, record
 from ssl_noisy.runs import folder, plots
 
@@ -121,7 +122,7 @@ def _draw(training, kept, mixture, x, label_quality, aum_threshold):
     given, predicted, names = labels.given, kept["prediction"], dataset.class_names
     num_unlabeled = len(dataset.images) - len(given)
     plots.label_matrix(given, predicted, names, path("labels"), num_unlabeled)
-    images = dataset.images[labels.positions[seen]]
+    images = Rows(dataset.images, labels.positions[seen])
     files = _files(training)
     plots.gallery(
         images,

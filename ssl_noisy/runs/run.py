@@ -70,7 +70,7 @@ def run(settings, stream=None, dataset=None):
             "--validation_split, or leave it out."
         )
     labels = labeling.choose(settings, dataset, run_dir)
-    task = Task.from_dataset(dataset, labels.positions, labels.given)
+    task = Task.from_dataset(dataset, labels.positions, labels.given, **settings.residence())
     try:
         with devices.used(settings.num_devices):
             return _train(Training(settings, run_dir, dataset, labels, task, stream))
