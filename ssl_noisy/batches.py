@@ -8,7 +8,14 @@ import numpy as np
 
 from ssl_noisy.errors import UserError
 
-IMAGES = "images"  # their key in a batch, beside the streams
+
+def image_key(stream):
+    """Returns under which key a batch has the images of a stream.
+
+    Keras weights a batch, in its running loss, by the size of the first array in the order of the
+    keys. That is the same stream with and without these keys.
+    """
+    return f"{stream}_images"
 
 
 class IndexBatches(keras.utils.PyDataset):
@@ -35,8 +42,7 @@ class IndexBatches(keras.utils.PyDataset):
             where unknown. It becomes the batch's `y`, which only metrics see.
         start: The step of the first batch.
         images: Optional uint8 array of shape `(num_examples, height, width, channels)`, which may
-            be memory-mapped. Each batch then has the images of its positions, those of the first
-            stream first, under `images`.
+            be memory-mapped. Each batch then has those of its positions too, under `image_key`.
 
     Raises:
         ValueError: If a pool is empty, or a size is not positive.
@@ -65,7 +71,7 @@ class IndexBatches(keras.utils.PyDataset):
         drawn = {name: self._take(stream, name, step) for stream, name in enumerate(self.sizes)}
         x = dict(drawn)
         if self.images is not None:
-            x[IMAGES] = self.images[np.concatenate(list(drawn.values()))]
+            x |= {image_key(name): self.images[rows] for name, rows in drawn.items()}
         if self.true_labels is None:
             return (x,)
         return x, {name: self.true_labels[positions] for name, positions in drawn.items()}

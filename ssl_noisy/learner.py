@@ -282,7 +282,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
             return self.classifier(inputs, training=training)
         # Keras feeds batches of unknown size on TensorFlow; the step needs static shapes.
         indices = {n: ops.reshape(inputs[n], (size,)) for n, size in self.streams().items()}
-        with self.resident.step(ops.concatenate(list(indices.values())), inputs):
+        with self.resident.step(indices, inputs):
             outcome = self.objective(**indices)
         self.step.assign_add(1)
         return outcome
@@ -382,7 +382,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
 
     def check_indices(self, x):
         """Raises the error of a batch that is no dict of the indices of all streams."""
-        if not isinstance(x, dict) or not {*self.streams(), *self.resident.batch_keys} <= set(x):
+        if not isinstance(x, dict) or not self.resident.keys(self.streams()) <= set(x):
             self.train_function = None  # TensorFlow cannot use it after a failed first call
             raise UserError(self.right_call(received(x)))
 

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from ssl_noisy import work
-from ssl_noisy.batches import IMAGES
+from ssl_noisy.batches import image_key
 from ssl_noisy.errors import UserError
 
 
@@ -34,8 +34,6 @@ def of(task):
 
 class _Data(keras.layers.Layer):
     """Given labels on the device, an int32 variable, and images. They are never saved."""
-
-    batch_keys = frozenset()  # what a batch must have beside the positions of each stream
 
     def __init__(self, task):
         super().__init__(trainable=False, name="resident_data")
@@ -64,9 +62,13 @@ class OnDevice(_Data):
             images, dtype="uint8", trainable=False, autocast=False, name="images"
         )
 
-    def step(self, positions, batch):
+    def keys(self, streams):
+        """Returns the keys that a batch must have."""
+        return set(streams)
+
+    def step(self, streams, batch):
         """Returns the context of a step."""
-        del positions, batch
+        del streams, batch
         return contextlib.nullcontext()
 
     def take(self, indices):
@@ -82,18 +84,29 @@ class OnHost(_Data):
     """
 
     place = "host"
-    batch_keys = frozenset({IMAGES})
 
     def __init__(self, task):
         super().__init__(task)
         self.sent = task.images
         self._batch = None
 
+    def keys(self, streams):
+        """Returns the keys that a batch must have."""
+        return {*streams, *map(image_key, streams)}
+
     @contextlib.contextmanager
-    def step(self, positions, batch):
-        """Makes `take` find the images of a batch, those of `positions`, within this context."""
-        images = ops.reshape(batch[IMAGES], (positions.shape[0], *self.sent.shape[1:]))
-        self._batch = positions, images
+    def step(self, streams, batch):
+        """Makes `take` find the images of a batch within this context.
+
+        Args:
+            streams: Dict from the name of each stream to its positions, of static shape.
+            batch: Dict with their images.
+        """
+        images = [
+            ops.reshape(batch[image_key(name)], (positions.shape[0], *self.sent.shape[1:]))
+            for name, positions in streams.items()
+        ]
+        self._batch = ops.concatenate(list(streams.values())), ops.concatenate(images)
         try:
             yield
         finally:

@@ -43,12 +43,14 @@ class IndexBatchesTest(absltest.TestCase):
         x, y = make(true_labels=true_labels)[2]
         np.testing.assert_array_equal(y["unlabeled"], x["unlabeled"] * 11)
 
-    def test_images_are_those_of_the_batch_the_first_stream_first(self):
+    def test_images_are_those_of_the_batch(self):
         images = np.arange(10, dtype="uint8").reshape(10, 1, 1, 1)
         x, y = make(images=images, true_labels=np.arange(10))[3]
-        positions = [*x["labeled"], *x["unlabeled"]]
-        np.testing.assert_array_equal(x["images"].ravel(), positions)
-        self.assertEqual((x["images"].shape, set(y)), ((10, 1, 1, 1), {"labeled", "unlabeled"}))
+        for name, size in SIZES.items():
+            self.assertEqual(x[f"{name}_images"].shape, (size, 1, 1, 1))
+            np.testing.assert_array_equal(x[f"{name}_images"].ravel(), x[name])
+        self.assertEqual(set(y), set(SIZES))
+        self.assertEqual(sorted(x)[0], sorted(SIZES)[0])  # see `image_key`
 
     def test_it_is_endless_for_keras(self):
         self.assertIsNone(make().num_batches)

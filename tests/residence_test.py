@@ -68,16 +68,16 @@ class OnHostTest(absltest.TestCase):
         self.data = residence.of(self.task)
 
     def test_a_step_takes_what_came_with_it_in_any_order(self):
-        positions = np.array([7, 3, 9, 3], "int32")
-        batch = {"images": self.task.images[positions]}
-        with self.data.step(ops.convert_to_tensor(positions), batch):
+        streams = {"labeled": np.array([7], "int32"), "unlabeled": np.array([3, 9, 3], "int32")}
+        batch = {f"{name}_images": self.task.images[one] for name, one in streams.items()}
+        with self.data.step(streams, batch):
             taken = ops.convert_to_numpy(self.data.take(np.array([3, 9, 9, 7, 4], "int32")))
         np.testing.assert_array_equal(taken[:4], self.task.images[[3, 9, 9, 7]])
         self.assertEqual(taken.dtype, "float32")
         self.assertTrue(np.isnan(taken[4]).all())  # no image of the step
 
     def test_without_a_step_it_takes_any(self):
-        with self.data.step(ops.zeros(1, "int32"), {"images": self.task.images[:1]}):
+        with self.data.step({"a": np.zeros(1, "int32")}, {"a_images": self.task.images[:1]}):
             pass
         taken = ops.convert_to_numpy(self.data.take(np.array([3, 119], "int32")))
         np.testing.assert_array_equal(taken, self.task.images[[3, 119]])
