@@ -104,7 +104,7 @@ def _check_network(settings):
 
 
 def _check_steps(settings):
-    if settings.resident_limit is not None and settings.resident != "auto":
+    if settings.resident_limit is not None and settings.resident not in (None, "auto"):
         raise UserError(
             f"--resident_limit has no effect with --resident={settings.resident}, only with auto. "
             f"Leave it out. Received: --resident_limit={settings.resident_limit}"

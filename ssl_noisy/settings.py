@@ -214,13 +214,13 @@ class Settings:
         )
     )
     steps_per_execution: int = _setting(count(1, "Steps per call of the compiled function."))
-    resident: str = _setting(
+    resident: str | None = _setting(
         choice(
-            "auto",
+            None,
             RESIDENCES,
             "Where the training images are: all on the device, or on the host, which sends those "
             "of each step, to the same results. auto: on the device unless they are larger than "
-            "--resident_limit.",
+            "--resident_limit. Unset: auto.",
         ),
         identifies=False,
     )
@@ -349,7 +349,7 @@ class Settings:
 
     def residence(self):
         """Returns where the images of a task are: fields of `Task`."""
-        return {"resident": self.resident, "resident_limit": self.resident_limit}
+        return {"resident": self.resident or "auto", "resident_limit": self.resident_limit}
 
     def written(self):
         """Returns what is set, resolved, and not `run_dir`, as a dict from name to value."""

@@ -82,6 +82,13 @@ class SettingsTest(parameterized.TestCase):
         self.assertEqual(again.resolved(), made.resolved())
         self.assertEqual(again.flag_lines(), made.flag_lines())
 
+    def test_where_the_images_are_does_not_identify_a_run(self):
+        here, there = parse("--resident_limit=4"), parse("--resident=host")
+        self.assertEqual(here.default_run_dir(), there.default_run_dir())
+        self.assertEqual(here.residence(), {"resident": "auto", "resident_limit": 4.0})
+        with self.assertRaisesRegex(ValueError, "--resident_limit has no effect with --resident=h"):
+            parse("--resident=host", "--resident_limit=4")
+
     def test_a_new_setting_is_written_only_if_given(self):
         """Runs that began before a setting existed resume: their flags.cfg lacks its line."""
         names = {line.lstrip("-").partition("=")[0] for line in parse().flag_lines()}
@@ -116,6 +123,8 @@ class SettingsTest(parameterized.TestCase):
         ("--data_dir=\udcff", "--data_dir must be UTF-8 text without control characters"),
         ("--noise=symetric:0.4", "Did you mean 'symmetric'?"),
         ("--noise=pair:1.0", "'pair:1.0' must have a rate"),
+        ("--resident=disk", "--resident must be one of auto, device, host"),
+        ("--resident_limit=0", "--resident_limit must be above 0"),
         ("stray", "Unexpected arguments: stray"),
     )
     def test_mistakes_are_named(self, argument, message):
