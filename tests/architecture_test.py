@@ -11,7 +11,7 @@ PACKAGE = ROOT / "ssl_noisy"
 
 # A module may import those of lower floors only (and those of the first, anything may).
 FLOORS = [
-    {"errors", "streams"},
+    {"errors", "imports", "streams"},
     {"devices"},
     {"arguments", "contract", "machine", "data.rows"},
     {"work"},
@@ -28,7 +28,7 @@ FLOORS = [
         "challenge",
     }
     | {"augment.operations", "augment.interpolation", "augment.slots"},
-    {"augment.policies", "augment.autoaugment", "networks.blocks"},
+    {"augment.policies", "augment.autoaugment", "networks.blocks", "labels.mixture_model"},
     {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"}
     | {"networks.applications", "networks.own"},
     {"augment", "networks", "data.label_budget", "data.noise_models", "data.tfds_source"}

@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 from keras import ops
 
 from ssl_noisy import Task, augment, methods
-from ssl_noisy.labels import mixture
+from ssl_noisy.labels import mixture, mixture_model
 from ssl_noisy.methods import beta_mixture
 
 PIXELS = [0, 10, 41]  # of the three images: their mixtures have pixels of their own
@@ -304,7 +304,7 @@ class FitTest(parameterized.TestCase):
         low, high = ends = np.percentile(labeled, [10, 80])
         x = mixture.normalized(labeled, ends)[(labeled >= low) & (labeled <= high)]
         self.assertLen(x, 28)
-        fitted = mixture.BetaMixtureModel(10, tol=0, init_params="authors").fit(x)
+        fitted = mixture_model.BetaMixtureModel(10, tol=0, init_params="authors").fit(x)
         parameters = np.stack([fitted.alphas_, fitted.betas_, fitted.weights_])
         after = self.states(learner)
         np.testing.assert_allclose(after[0], parameters, rtol=2e-3)

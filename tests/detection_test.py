@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 from scipy import stats
 from sklearn import metrics
 
-from ssl_noisy.labels import detection, mixture
+from ssl_noisy.labels import detection, mixture_model
 
 NAN = np.nan
 
@@ -67,7 +67,9 @@ class PosteriorTest(parameterized.TestCase):
         np.testing.assert_allclose(x, scaled, atol=1e-12)
         within = scaled[(values >= low) & (values <= high)]
         self.assertLen(within, 540)
-        expected = mixture.BetaMixtureModel(max_iter=10, tol=0, init_params="kmeans").fit(within)
+        expected = mixture_model.BetaMixtureModel(max_iter=10, tol=0, init_params="kmeans").fit(
+            within
+        )
         for name in ("alphas_", "betas_", "weights_"):
             np.testing.assert_allclose(getattr(fitted, name), getattr(expected, name), rtol=1e-6)
         np.testing.assert_allclose(posterior, expected.predict_proba(x)[:, 1], rtol=1e-6)

@@ -13,8 +13,8 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture
 
-from ssl_noisy.labels import mixture
-from ssl_noisy.labels.mixture import BetaMixtureModel
+from ssl_noisy.labels import mixture, mixture_model
+from ssl_noisy.labels.mixture_model import BetaMixtureModel
 
 NO_FIT = (np.full((3, 2), 7, "float32"), np.zeros(2, "float32"), np.zeros(100, "float32"))
 
@@ -361,7 +361,7 @@ class EstimatorTest(parameterized.TestCase):
         ("one_apart", np.where(np.arange(50) == 3, 1.0, 0.1)),
     )
     def test_degenerate_samples_give_numbers(self, x):
-        for init_params in mixture.STARTS:
+        for init_params in mixture_model.STARTS:
             fitted = BetaMixtureModel(init_params=init_params).fit(x)
             self.assertTrue(np.isfinite(parameters_of(fitted)).all())
             self.assertTrue(np.isfinite([fitted.lower_bound_, fitted.dip_]).all())
@@ -446,14 +446,14 @@ class GaussianTest(parameterized.TestCase):
 
 class SeparationTest(absltest.TestCase):
     def test_separation_by_hand(self):
-        fitted = mixture.BetaMixtureModel().fit(np.linspace(0.2, 0.8, 20))
+        fitted = mixture_model.BetaMixtureModel().fit(np.linspace(0.2, 0.8, 20))
         fitted.fit(np.concatenate([np.linspace(0.05, 0.15, 50), np.linspace(0.85, 0.95, 50)]))
         # Uniform samples of width 0.1: means 0.1 and 0.9, variances 0.1^2 / 12 and a little.
         deviation = np.linspace(0.05, 0.15, 50).std()
         self.assertAlmostEqual(fitted.separation_, 0.8 / deviation, delta=0.01)
 
     def test_monotone_posterior_keeps_the_value_of_the_turning_point(self):
-        fitted = mixture.BetaMixtureModel().fit(np.linspace(0.1, 0.9, 50))
+        fitted = mixture_model.BetaMixtureModel().fit(np.linspace(0.1, 0.9, 50))
         # Log odds of 2 log x + log(1 - x): they turn at 2/3, and fall from there on.
         fitted.alphas_, fitted.betas_ = np.array([2.0, 4.0]), np.array([2.0, 3.0])
         x = np.array([0.2, 0.5, 2 / 3, 0.8, 0.99])

@@ -7,7 +7,7 @@ import toy
 from absl.testing import absltest, parameterized
 from matplotlib import colors, image
 
-from ssl_noisy.labels import detection, mixture
+from ssl_noisy.labels import detection, mixture_model
 from ssl_noisy.runs import plots
 
 NAN = np.nan
@@ -135,14 +135,14 @@ class LabelPlotsTest(parameterized.TestCase):
 
     def test_loss_histogram_cuts_infinite_densities(self):
         x = np.random.default_rng(0).beta(0.2, 0.2, 400)
-        fitted = mixture.BetaMixtureModel(10, 0).fit(x)
+        fitted = mixture_model.BetaMixtureModel(10, 0).fit(x)
         axes = plots.loss_histogram(x, fitted, self.path).axes[0]
         places, sums = axes.lines[2].get_xydata().T
         self.assertGreater(sums.max(), axes.get_ylim()[1])
         inside = (places > 0.02) & (places < 0.98)
         self.assertLess(sums[inside].max(), axes.get_ylim()[1])
         # A peak above all bars is not cut.
-        fitted = mixture.BetaMixtureModel(10, 0).fit(np.linspace(0.4, 0.5, 20))
+        fitted = mixture_model.BetaMixtureModel(10, 0).fit(np.linspace(0.4, 0.5, 20))
         axes = plots.loss_histogram(np.linspace(0, 1, 50), fitted, self.path).axes[0]
         self.assertLess(axes.lines[2].get_ydata().max(), axes.get_ylim()[1])
 

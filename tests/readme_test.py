@@ -42,7 +42,7 @@ from ssl_noisy import (
 from ssl_noisy.arguments import fraction
 from ssl_noisy.augment import views as augment_views
 from ssl_noisy.data import label_noise, sources
-from ssl_noisy.labels import detection, mixture
+from ssl_noisy.labels import detection, mixture, mixture_model
 from ssl_noisy.runs import labeling, run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -112,7 +112,7 @@ class PythonTest(ExampleCase):
             "aum.AUMCalculator",
             "layers.CTAugment",
             "learner.Learner",
-            "mixture.BetaMixtureModel",
+            "mixture_model.BetaMixtureModel",
             "recorder.Recorder",
             "run.run",
         }
@@ -326,8 +326,8 @@ class DocstringTest(ExampleCase):
     def test_beta_mixture(self):
         rng = np.random.default_rng(0)
         losses = np.concatenate([rng.gamma(2, 0.1, 300), 2 + rng.gamma(2, 0.2, 100)])
-        names = {"losses": losses, "mixture": mixture}
-        exec(DOCSTRINGS["mixture.BetaMixtureModel"], names)
+        names = {"losses": losses, "mixture": mixture, "mixture_model": mixture_model}
+        exec(DOCSTRINGS["mixture_model.BetaMixtureModel"], names)
         noisy = names["probability_of_noise"] > 0.5
         self.assertGreater(np.mean(noisy == (losses > 2)), 0.95)
 

@@ -6,8 +6,6 @@ import dataclasses
 import io
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics
 
 from ssl_noisy.errors import UserError
 from ssl_noisy.files import replacing
@@ -86,6 +84,8 @@ def fit_posterior(losses):
     Reference:
         [Arazo et al., 2019](https://arxiv.org/abs/1904.11238), section 3.1.
     """
+    from ssl_noisy.labels.mixture_model import BetaMixtureModel  # late: it needs scikit-learn
+
     losses = np.asarray(losses, "float64")
     known = np.isfinite(losses)
     x, posterior = np.full(len(losses), np.nan), np.full(len(losses), np.nan)
@@ -100,7 +100,7 @@ def fit_posterior(losses):
     # Ten steps, as in the authors' code: steps of moments may converge to two equal components. On
     # the digits with 40 % wrong labels, 100 steps estimated 51 % noise and flagged all labels.
     within = x[(losses >= low) & (losses <= high)]
-    fitted = mixture.BetaMixtureModel(max_iter=10, tol=0, init_params="kmeans").fit(within)
+    fitted = BetaMixtureModel(max_iter=10, tol=0, init_params="kmeans").fit(within)
     posterior[known] = fitted.monotone_posterior(x[known])
     return fitted, x, posterior
 
@@ -174,6 +174,8 @@ def measure(detector, is_wrong):
         the mean share; `false_negative_rate`, the fraction of the wrong labels that a review of
         as many misses, which is 1 less that precision. Floats in [0, 1], None where 0 / 0.
     """
+    from sklearn import metrics  # late: it takes a second, and few commands need it
+
     known = np.isfinite(detector.score)
     score, flagged = detector.score[known], detector.flagged[known]
     wrong = np.asarray(is_wrong, bool)[known]
@@ -207,6 +209,8 @@ def rank_agreement(detectors):
         A dict from name to a dict from name to a float in [-1, 1], on examples that both know.
         None if there are fewer than two such examples or a score is constant.
     """
+
+    from scipy import stats  # late, as above
 
     def agreement(one, other):
         known = np.isfinite(one.score) & np.isfinite(other.score)

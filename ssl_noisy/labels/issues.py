@@ -5,8 +5,6 @@ import dataclasses
 
 import numpy as np
 
-from ssl_noisy.labels import mixture
-
 LEAST_OBSERVATIONS = 5  # earlier ones reflect the initial weights more
 LEAST_LABELS = 10  # fewer are too few to fit four shapes and a weight
 FEW_LABELS = 10  # per class: with fewer, a network learns wrong labels as fast as right ones
@@ -169,10 +167,12 @@ def fit(margins):
         that each label is wrong, float `(n,)`, which never falls as the margin does. Both are None
         where there is nothing to fit: fewer than 10 margins, or all equal.
     """
+    from ssl_noisy.labels.mixture_model import BetaMixtureModel  # late: it needs scikit-learn
+
     if len(margins) < LEAST_LABELS or np.ptp(margins) < 1e-6:
         return None, None
     x = np.clip((1 - margins) / 2, 0, 1)  # sums in float32 may pass the ends
-    fitted = mixture.BetaMixtureModel().fit(x)
+    fitted = BetaMixtureModel().fit(x)
     return fitted, fitted.monotone_posterior(x)
 
 

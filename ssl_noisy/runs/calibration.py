@@ -2,7 +2,7 @@
 """How far confidences can be trusted, and one number that corrects them."""
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 TEMPERATURES = (0.05, 20.0)  # the range of the search
 BINS = 15  # as in the paper
@@ -23,6 +23,8 @@ def fit_temperature(logits, labels):
     Reference:
         [Guo et al., 2017](https://arxiv.org/abs/1706.04599), section 4.2.
     """
+
+    from scipy import optimize  # late: only the end of a training needs it
 
     def cross_entropy(log_temperature):
         log_probs = special.log_softmax(logits / np.exp(log_temperature), axis=-1)

@@ -3,7 +3,6 @@
 
 import keras
 import numpy as np
-from sklearn import metrics
 
 from ssl_noisy import devices
 from ssl_noisy.data import label_budget
@@ -50,6 +49,8 @@ def evaluate(learner, images, labels, batch_size=250):
 
 def confusion_matrix(logits, labels):
     """Counts predictions: `(num_classes, num_classes)`, true classes in rows, from logits."""
+    from sklearn import metrics  # late: it takes a second, which would delay the first step
+
     predicted = np.argmax(logits, axis=-1)
     return metrics.confusion_matrix(labels, predicted, labels=np.arange(logits.shape[-1]))
 

@@ -6,7 +6,6 @@ import warnings
 
 import numpy as np
 from keras import ops
-from sklearn import metrics
 
 from ssl_noisy.files import replacing
 from ssl_noisy.labels import detection
@@ -213,6 +212,8 @@ def label_matrix(given_labels, predicted_labels, class_names, path, num_unlabele
     Returns:
         The Matplotlib figure. With at most 20 classes it shows the counts.
     """
+    from sklearn import metrics  # late, as Matplotlib below
+
     classes = np.arange(len(class_names))
     unseen = predicted_labels < 0
     columns = [*class_names, "none"] if unseen.any() else [*class_names]

@@ -5,7 +5,6 @@ import collections
 import math
 
 import numpy as np
-from scipy import stats
 
 from ssl_noisy import run_flags
 from ssl_noisy.sweeps.tables import SEEDS
@@ -27,6 +26,8 @@ def interval(values):
         A dict with `mean`, `std` (with n - 1), `n`, `low` and `high`. Without values the mean is
         None; with fewer than two, so are the standard deviation and the interval.
     """
+    from scipy import stats  # late: it takes half a second, and --help does not need it
+
     n = len(values)
     found = dict.fromkeys(_MOMENTS)
     found["n"] = n
