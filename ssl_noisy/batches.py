@@ -6,6 +6,7 @@ import functools
 import keras
 import numpy as np
 
+from ssl_noisy import devices
 from ssl_noisy.errors import UserError
 
 
@@ -26,6 +27,8 @@ class IndexBatches(keras.utils.PyDataset):
     the end of one pass and the start of the next. The batch of a step depends
     on `(seed, stream, step)` alone, never on what was drawn before, so
     a stopped run resumes exactly.
+
+    If several processes train together (see `devices`), each gets its part of a batch.
 
     `Learner.fit` trains on it. It never ends, so `fit` needs `steps_per_epoch`, and it is already
     shuffled. Each call of `fit` begins with the batch of step `start`: to continue training,
@@ -68,7 +71,8 @@ class IndexBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         step = self.start + index
-        drawn = {name: self._take(stream, name, step) for stream, name in enumerate(self.sizes)}
+        names = enumerate(self.sizes)
+        drawn = {name: devices.part(self._take(stream, name, step)) for stream, name in names}
         x = dict(drawn)
         if self.images is not None:
             x |= {image_key(name): self.images[rows] for name, rows in drawn.items()}

@@ -126,7 +126,17 @@ def _check_steps(settings):
 
 
 def _check_devices(settings):
-    count = settings.num_devices or 1
+    count, processes = settings.num_devices or 1, settings.num_processes or 1
+    if count % processes:
+        raise UserError(
+            f"--num_devices must be a multiple of --num_processes={processes}: it counts the "
+            f"devices of all of them. Received: --num_devices={count}"
+        )
+    if processes > 1 and settings.max_seconds is not None:
+        raise UserError(
+            "--max_seconds does not work with --num_processes, whose clocks differ. Leave one of "
+            f"them out. Received: --max_seconds={settings.max_seconds}"
+        )
     defaults = {name: argument.default for name, argument in settings.takes().items()}
     for name, size in {**defaults, **settings.method_arguments}.items():
         if name.endswith("batch_size") and size % count:

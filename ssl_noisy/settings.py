@@ -213,6 +213,13 @@ class Settings:
             "Devices that train together, each on its part of every batch. Needs JAX. Unset: 1.",
         )
     )
+    num_processes: int | None = _setting(
+        count(
+            None,
+            "Processes of this run, one on each host, which a launcher starts with the same flags. "
+            "Each has as many of --num_devices. Needs JAX. Unset: 1.",
+        )
+    )
     steps_per_execution: int = _setting(count(1, "Steps per call of the compiled function."))
     resident: str | None = _setting(
         choice(

@@ -120,6 +120,11 @@ def read_flags(argv, values):
             "--run_dir has no effect in a sweep, whose runs are in --sweep_dir/runs. Leave it out. "
             f"Received: --run_dir={values['run_dir'].value}"
         )
+    if values["num_processes"].present:
+        raise UserError(
+            "--num_processes has no effect in a sweep, whose runs have a process each. Leave it "
+            f"out. Received: --num_processes={values['num_processes'].value}"
+        )
     target = values["target_accuracy"].value
     if target is not None and not 0 < target < 100:
         raise UserError(

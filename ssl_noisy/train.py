@@ -9,7 +9,7 @@ supervised baseline, in about a minute.
 
 import sys
 
-from ssl_noisy import command, recipes
+from ssl_noisy import command, devices, recipes
 from ssl_noisy.labels import detection, issues
 from ssl_noisy.runs import label_report
 from ssl_noisy.runs.run import run
@@ -22,6 +22,8 @@ _OPEN |= {"plot_format", "logger", "checkpoint_seconds", "verbosity", "v"}
 def main(settings):
     run_dir = settings.run_dir or settings.default_run_dir()
     result = run(settings)
+    if not devices.is_first_process():
+        return
     print(table(result))
     if "label_quality" in result:
         print(labels(result, run_dir))

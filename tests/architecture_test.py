@@ -56,7 +56,7 @@ FLOORS = [
     {"runs.folder", "run_flags", "side_by_side"},
     {"runs.labeling", "runs.metrics", "runs.label_report"},
     {"runs.training", "runs.session"},
-    {"runs.removal"},
+    {"runs.removal", "runs.processes"},
     {"runs.run"},
     {"sweeps.plan", "sweeps.worker", "sweeps.folder", "sweeps.display"}
     | {"sweeps.hparams", "sweeps.plots", "sweeps.copies"},
@@ -157,7 +157,7 @@ class ImportsTest(absltest.TestCase):
             for name, is_at_top in imports(tree):
                 library = name.split(".")[0]
                 if library in ("tensorflow", "tensorflow_datasets", "jax"):
-                    self.assertIn(path.stem, ("tfds_source", "layers", "work"), name)
+                    self.assertIn(path.stem, ("tfds_source", "layers", "work", "devices"), name)
                     self.assertFalse(is_at_top, f"{path}: {name}")
 
     def test_flags_are_read_in_settings_and_commands_alone(self):

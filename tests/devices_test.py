@@ -30,16 +30,16 @@ class DevicesMistakeTest(MistakeCase):
         ):
             self.assertIn(message, self.refuse("--num_devices=3", *arguments))
 
-    def test_more_than_there_are(self):
-        (line,) = call("--num_devices=8", "--batch_size=8")[2]
+
+class OneDeviceTest(MistakeCase):
+    def test_more_devices_than_there_are(self):
+        line = self.refuse("--num_devices=8", "--batch_size=8")
         self.assertIn("--num_devices=8", line)
         if keras.backend.backend() == "jax":
             self.assertIn("at most the number of visible devices, 4 (cpu:0, cpu:1, cpu:2, ", line)
         else:
             self.assertIn("needs JAX: set KERAS_BACKEND=jax", line)
 
-
-class OneDeviceTest(absltest.TestCase):
     def test_one_device_changes_nothing(self):
         for number in (None, 1):
             with devices.used(number):
@@ -127,7 +127,7 @@ if keras.backend.backend() == "jax":
             ):
                 self.assertEqual(machine.accelerators(), ["gpu:0"])
 
-    class SeveralDevicesRunTest(absltest.TestCase):
+    class KilledTest(absltest.TestCase):
         @pytest.mark.slow
         def test_a_killed_run_resumes_to_identical_results(self):
             whole, killed = (os.path.join(self.create_tempdir().full_path, n) for n in "ab")

@@ -13,6 +13,7 @@ from ssl_noisy.runs import (
     folder,
     label_report,
     labeling,
+    processes,
     progress,
     removal,
     trackers,
@@ -47,6 +48,11 @@ def run(settings, stream=None, dataset=None):
             nothing is written.
         Interrupted: On the first SIGINT, SIGTERM or SIGHUP, after saving.
     """
+    with processes.joined(settings) as here:
+        return _run(here, stream, dataset)
+
+
+def _run(settings, stream, dataset):
     run_dir = settings.run_dir or settings.default_run_dir()
     finished = folder.look_into(run_dir, settings)
     if finished is not None:
@@ -57,7 +63,7 @@ def run(settings, stream=None, dataset=None):
         return finished
     networks.check_there(settings.network, settings.weights)
     trackers.check(settings.logger)
-    devices.check(settings.num_devices)
+    devices.check(settings.num_devices, settings.num_processes)
     if dataset is None:
         dataset = labeling.load_dataset(settings)
     labeling.check_dataset(settings, dataset)
@@ -72,7 +78,7 @@ def run(settings, stream=None, dataset=None):
     labels = labeling.choose(settings, dataset, run_dir)
     task = Task.from_dataset(dataset, labels.positions, labels.given, **settings.residence())
     try:
-        with devices.used(settings.num_devices):
+        with devices.used(settings.num_devices, settings.num_processes):
             return _train(Training(settings, run_dir, dataset, labels, task, stream))
     except checkpoint.Diverged as error:
         if folder.discard(run_dir):

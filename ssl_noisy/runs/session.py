@@ -9,13 +9,15 @@ import keras
 from absl import logging
 from keras import ops
 
-from ssl_noisy import files, machine, model_file, networks
+from ssl_noisy import devices, files, machine, model_file, networks
 from ssl_noisy.errors import UserError, one_line
 from ssl_noisy.learner import PSEUDO_LABEL_ACCURACY
 from ssl_noisy.runs import checkpoint, cost, evaluation, folder, plots, signals, trackers
 from ssl_noisy.runs.clock import Clock
 from ssl_noisy.runs.metrics import TensorBoard, read_metrics, write_metrics
 from ssl_noisy.runs.progress import Progress
+
+ASK_EVERY = 20  # steps between two questions whether a process of several got a signal
 
 
 class Interrupted(Exception):
@@ -49,6 +51,7 @@ class Session(keras.callbacks.Callback):
         self.done = 0
         self.progress = Progress(self.settings.steps, self.settings.method, training.stream)
         self.request = signals.Request()
+        self.signum = None
         self.began_at = time.monotonic()
         self.clock = Clock(self.settings.max_seconds, spent)
         self._unfinished_epoch = None
@@ -100,7 +103,8 @@ class Session(keras.callbacks.Callback):
                     verbose=0,
                     shuffle=False,  # the batches are already shuffled
                 )
-        self._stop_if_asked()
+        if self._is_asked():
+            self._stop()
 
     @property
     def counted(self):
@@ -137,9 +141,9 @@ class Session(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         self.clock.step_begins()
         self.done = self._first + batch
-        if self.request.signum:
+        if self._is_asked(batch):
             self.save()
-            self._stop_if_asked()
+            self._stop()
         if time.monotonic() - self.saved_at > self.settings.checkpoint_seconds:
             self.save()
         if self.progress.is_due():
@@ -162,7 +166,8 @@ class Session(keras.callbacks.Callback):
         self.trackers.update(self.history)  # rows that no checkpoint has would be sent again
         self.progress.accuracy = self.history[-1].get("test_accuracy")
         self.progress.show(self.done, self._running_metrics(), is_final=True)
-        self._stop_if_asked()
+        if self._is_asked():
+            self._stop()
 
     def _row(self, epoch, logs):
         """Returns the row of `metrics.csv` for an epoch."""
@@ -218,10 +223,19 @@ class Session(keras.callbacks.Callback):
         if hasattr(self.learner, "jax_state_sync"):
             self.learner.jax_state_sync()
 
-    def _stop_if_asked(self):
-        if self.request.signum:
-            message = f"Stopped at step {self.done}. The run is saved in {self.run_dir}."
-            raise Interrupted(message, self.request.signum)
+    def _is_asked(self, step=0):
+        """Whether to stop now. Several processes, of which one may get a signal, agree."""
+        if devices.num_processes() == 1:
+            self.signum = self.request.signum
+        elif step % ASK_EVERY == 0:
+            self._sync()
+            ops.convert_to_numpy(self.learner.step)  # a step in progress exchanges numbers, too
+            self.signum = devices.largest(self.request.signum or 0)
+        return bool(self.signum)
+
+    def _stop(self):
+        message = f"Stopped at step {self.done}. The run is saved in {self.run_dir}."
+        raise Interrupted(message, self.signum)
 
     def finish(self, result):
         """Writes the model, the pictures and last `result.json`, which marks the end."""
