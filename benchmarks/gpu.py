@@ -93,6 +93,8 @@ def floor(settings):
     """Returns the lower bound of a step on an H100 in seconds, or None if it is not recorded."""
     here = settings.resolved()
     for row in json.loads(COMPILED.read_text())["runs"]:
+        if row["code"] != "after":
+            continue
         values = flags.FlagValues()
         run_flags.define_flags(values)
         there = command.parse_settings(["h100", *row["flags"].split()], values).resolved()

@@ -26,6 +26,15 @@ def accelerators():
     return [name for name in devices.names() if not name.startswith("cpu")]
 
 
+def launches_kernels():
+    """Returns whether a step runs on one GPU or TPU by JAX, where fewer and larger kernels pay.
+
+    On a CPU no gain was seen (docs/performance.md). With several devices, a batch of two kinds of
+    views would have to be divided anew.
+    """
+    return keras.backend.backend() == "jax" and len(accelerators()) == 1
+
+
 def environment():
     """Returns a dict of the backend, device and versions, to store with measurements."""
     backend = keras.backend.backend()

@@ -17,6 +17,7 @@ FLOORS = [
     {"work"},
     {"files", "schedules", "runs.cost", "runs.signals", "runs.clock"},
     {"runs.trackers"},
+    {"networks.batch_norm"},
     {
         "losses",
         "networks.layers",
@@ -157,7 +158,7 @@ class ImportsTest(absltest.TestCase):
             for name, is_at_top in imports(tree):
                 library = name.split(".")[0]
                 if library in ("tensorflow", "tensorflow_datasets", "jax"):
-                    self.assertIn(path.stem, ("tfds_source", "layers", "work", "devices"), name)
+                    self.assertIn(path.stem, ("tfds_source", "batch_norm", "work", "devices"), name)
                     self.assertFalse(is_at_top, f"{path}: {name}")
 
     def test_flags_are_read_in_settings_and_commands_alone(self):

@@ -10,6 +10,7 @@ import tempfile
 import keras
 import numpy as np
 import pytest
+import toy
 from absl.testing import absltest, parameterized
 from keras import layers, ops
 
@@ -466,23 +467,6 @@ class ShortcutTest(parameterized.TestCase):
         np.testing.assert_array_equal(after[..., 16:], 0)
 
 
-def gradients(function, variables):
-    """Gradients of `function()`, which also updates moving statistics, on either backend."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            value = function()
-        return tape.gradient(value, [v.value for v in variables])
-    import jax
-
-    def pure(values):
-        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
-            return function()
-
-    return jax.grad(pure)([v.value for v in variables])
-
-
 class TrainingTest(parameterized.TestCase):
     @parameterized.parameters(*KINDS)
     def test_gradient_reaches_every_variable(self, name):
@@ -497,7 +481,9 @@ class TrainingTest(parameterized.TestCase):
             )
 
         for variable, gradient in zip(
-            network.trainable_variables, gradients(loss, network.trainable_variables), strict=True
+            network.trainable_variables,
+            toy.gradients(loss, network.trainable_variables),
+            strict=True,
         ):
             self.assertIsNotNone(gradient, variable.path)
             self.assertGreater(float(ops.max(ops.abs(gradient))), 0, variable.path)
@@ -511,71 +497,6 @@ class TrainingTest(parameterized.TestCase):
         network.compile(keras.optimizers.SGD(0.05, 0.9), loss, metrics=["accuracy"])
         network.fit(pixels, labels, batch_size=32, epochs=15, verbose=0)
         self.assertGreater(network.evaluate(pixels, labels, verbose=0)[1], 0.95)
-
-
-class BatchNormalizationTest(parameterized.TestCase):
-    @parameterized.product(training=[True, False], trainable=[True, False], compiled=[True, False])
-    def test_equals_keras(self, training, trainable, compiled):
-        rng = np.random.default_rng(0)
-        x = keras.Variable(rng.normal(2, 3, (3, 4, 5, 6)))
-        output_weights = rng.normal(size=x.shape).astype("float32")
-        results = []
-        for layer_class in (networks.BatchNormalization, layers.BatchNormalization):
-            layer = layer_class(momentum=0.7, epsilon=0.02)
-            layer.build(x.shape)
-            weights = [np.linspace(0.5, 2, 6) + i for i in range(4)]
-            warm = [np.float32(100)] if layer_class is networks.BatchNormalization else []
-            layer.set_weights([*weights, *warm])
-            layer.trainable = trainable
-
-            def call(layer=layer):
-                return layer(ops.convert_to_tensor(x), training=training)
-
-            if compiled and keras.backend.backend() == "tensorflow":
-                import tensorflow as tf
-
-                call = tf.function(call, jit_compile=True)
-            arrays = [call(), *layer.get_weights()[:4]]
-            arrays += gradients(
-                lambda call=call: ops.sum(output_weights * call()), [x, layer.gamma, layer.beta]
-            )
-            results.append([ops.convert_to_numpy(array) for array in arrays])
-        self.assertLen(results[0], 8)
-        for ours, theirs in zip(*results, strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
-
-    def test_variance_is_biased(self):
-        layer = networks.BatchNormalization(momentum=0.0)
-        layer(np.array([0.0, 2.0], "float32").reshape(2, 1, 1, 1), training=True)
-        self.assertAlmostEqual(float(layer.moving_variance[0]), 1.0, places=5)
-
-    @parameterized.parameters((2, 3, 3, 1), (18, 1))  # TensorFlow's kernel, and composed
-    def test_running_statistics_forget_their_first_values_at_once(self, *shape):
-        x = np.resize(np.array([4.0, 8.0], "float32"), shape)  # mean 6, variance 4
-        layer = networks.BatchNormalization(momentum=0.3)
-        layer.build(shape)
-        kept = 1.0
-        # (1 + n) / (10 + n) at the n-th update, then 0.3, which 4 / 13 would exceed.
-        for momentum in (2 / 11, 3 / 12, 0.3):
-            layer(x, training=True)
-            layer(x, training=False)
-            kept *= momentum
-            np.testing.assert_allclose(layer.moving_mean, [6 * (1 - kept)], rtol=1e-5)
-            np.testing.assert_allclose(layer.moving_variance, [4 - 3 * kept], rtol=1e-5)
-        layer.trainable = False
-        layer(x, training=True)
-        self.assertEqual((float(layer.num_updates), layer.momentum), (3.0, 0.3))
-
-    def test_large_mean(self):
-        x = 300 + np.random.default_rng(0).normal(size=(8, 8, 8, 4)).astype("float32")
-        y = ops.convert_to_numpy(networks.BatchNormalization(epsilon=1e-5)(x, training=True))
-        np.testing.assert_allclose(y, (x - x.mean((0, 1, 2))) / x.std((0, 1, 2)), atol=5e-3)
-
-    def test_dense_features_and_masks_work(self):
-        x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
-        y = networks.BatchNormalization()(x, training=True)
-        expected = layers.BatchNormalization()(x, training=True)
-        np.testing.assert_allclose(y, expected, rtol=1e-5)
 
 
 class WeightNormTest(absltest.TestCase):

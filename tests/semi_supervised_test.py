@@ -6,12 +6,15 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 import toy
 from absl.testing import absltest, parameterized
 from keras import ops
 
-from ssl_noisy import augment
+from ssl_noisy import augment, machine
 from ssl_noisy.augment import ctaugment
+from ssl_noisy.errors import UserError
+from ssl_noisy.methods.fixmatch import FixMatch
 
 
 class StreamsTest(absltest.TestCase):
@@ -77,6 +80,40 @@ class StrongViewTest(parameterized.TestCase):
         with mock.patch.object(ctaugment, "strong_view") as view:
             learner.strong_view(learner.images(np.array([0])))
         self.assertEqual(view.call_args.kwargs["pixel_translation"], name == "ctaugment_pixels")
+
+
+class SharedPassTest(parameterized.TestCase):
+    @parameterized.parameters("fixmatch", "remixmatch")
+    @pytest.mark.slow
+    def test_it_changes_no_numbers(self, method):
+        kept = {"confidence_threshold": 0.0} if method == "fixmatch" else {}
+        found = []
+        for shared in ("on", "off"):
+            learner, _ = toy.learner(method, shared_pass=shared, **kept)
+            learner.strong_view = lambda images: 255 - images
+            found.append((toy.fit(learner), learner.get_weights()))
+        (logs, weights), (other_logs, other_weights) = found
+        self.assertGreater(logs["unsupervised_loss"], 0.1)
+        self.assertEqual(logs.keys(), other_logs.keys())
+        for key, value in logs.items():
+            self.assertAlmostEqual(value, other_logs[key], delta=2e-5, msg=key)
+        for ours, others in zip(weights, other_weights, strict=True):
+            np.testing.assert_allclose(ours, others, atol=2e-5)
+
+    def test_auto_is_on_with_jax_on_one_accelerator(self):
+        for devices in ([], ["gpu:0"], ["gpu:0", "gpu:1"]):
+            with mock.patch.object(machine, "accelerators", return_value=devices):
+                auto = keras.backend.backend() == "jax" and len(devices) == 1
+                for wanted, shared in {"auto": auto, "on": True, "off": False}.items():
+                    learner, _ = toy.learner("fixmatch", shared_pass=wanted, compiled=False)
+                    self.assertEqual(learner.shares_pass, shared)
+                joint, _ = toy.learner("fixmatch", joint_batch_norm=True, compiled=False)
+                self.assertFalse(joint.shares_pass)
+
+    def test_on_where_it_cannot_be_is_an_error(self):
+        for network, joint in ((toy.network(), True), (toy.users_network("functional"), False)):
+            with self.assertRaisesRegex(UserError, "needs a Sequential or functional network"):
+                FixMatch(network, toy.task()[0], shared_pass="on", joint_batch_norm=joint)
 
 
 class CTAugmentLearningTest(absltest.TestCase):

@@ -202,6 +202,23 @@ def statistics(method, gray):
     return before, np.concatenate([v.numpy() for v in made.running_statistics])
 
 
+def gradients(function, variables):
+    """Gradients of `function()`, which also updates moving statistics, on either backend."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            value = function()
+        return tape.gradient(value, [v.value for v in variables])
+    import jax
+
+    def pure(values):
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            return function()
+
+    return jax.grad(pure)([v.value for v in variables])
+
+
 def fit(made, true_labels=None, steps=3, start=0):
     """Trains `steps` steps from step `start`, and returns the metrics' last values."""
     history = made.fit(

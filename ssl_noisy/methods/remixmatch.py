@@ -130,6 +130,7 @@ class ReMixMatch(AuxiliaryHeads, WeakStrongLearner):
                 weak_logits, strong_logits, features = logits[:n], logits[n : 2 * n], features[-n:]
             else:
                 weak_logits = self.network(weak, training=True)
-                strong_logits = self.network(strong, training=True)
-                features, _ = self.featured_networks[0](turned, training=True)
+                (_, strong_logits), (features, _) = self.passed_apart(
+                    strong, turned, self.featured_networks[0]
+                )
         return ops.stop_gradient(weak_logits), strong_logits, self.rotation_head(features), turns

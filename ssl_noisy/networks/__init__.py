@@ -18,9 +18,10 @@ import re
 
 from ssl_noisy.errors import UserError
 from ssl_noisy.networks import applications, own
+from ssl_noisy.networks.batch_norm import BatchNormalization, apart, can_pass_apart
 from ssl_noisy.networks.cnn import cnn_9, cnn_13, small_cnn, wide_lenet
 from ssl_noisy.networks.freezing import freeze
-from ssl_noisy.networks.layers import BatchNormalization, WeightNormConv2D, portable
+from ssl_noisy.networks.layers import WeightNormConv2D, portable
 from ssl_noisy.networks.normalization import NORMALIZATIONS, pixel_normalization
 from ssl_noisy.networks.resnet import preact_resnet_18, resnet_18, resnet_32, resnet_34
 from ssl_noisy.networks.wide_resnet import (
@@ -38,7 +39,9 @@ __all__ = [
     "WeightNormConv2D",
     "absolute",
     "accepted_options",
+    "apart",
     "build",
+    "can_pass_apart",
     "check_there",
     "find",
     "freeze",

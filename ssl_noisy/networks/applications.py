@@ -12,7 +12,8 @@ from keras import layers, ops
 
 from ssl_noisy.errors import UserError, one_line
 from ssl_noisy.networks import blocks
-from ssl_noisy.networks.layers import fused, set_batch_norm
+from ssl_noisy.networks.batch_norm import set_batch_norm
+from ssl_noisy.networks.layers import fused
 
 PREFIX = "keras:"
 WEIGHTS = ("imagenet", "none")

@@ -5,7 +5,7 @@ import keras
 from keras import layers
 
 from ssl_noisy.errors import UserError
-from ssl_noisy.networks.layers import BatchNormalization
+from ssl_noisy.networks.batch_norm import BatchNormalization
 
 
 def pixels(image_shape, normalization):

@@ -1,81 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers that Keras lacks, and their replacement by layers of Keras."""
 
-import contextlib
-
 import keras
 import numpy as np
 from keras import layers, ops
 
-from ssl_noisy import contract, schedules
-
-
-@keras.saving.register_keras_serializable(package="ssl_noisy")
-class BatchNormalization(layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` with TensorFlow's fused kernel where possible.
-
-    The numbers equal Keras's: the biased batch variance normalizes and enters the moving average
-    (in PyTorch, the unbiased one does). `keras.ops` has no fused operation. On two cores of an AMD
-    EPYC, forward and backward passes of `(128, 32, 32, 32)` with a leaky ReLU took 28 ms composed
-    of moments and products and 7 ms fused. XLA fuses by itself, so JAX uses the composed form.
-
-    Departure: the momentum of the running statistics warms up (`schedules.warmed_up`), so they
-    forget their initial values, mean 0 and variance 1, in short trainings too. Each pass in
-    training mode is an update. The last weight, `num_updates`, counts them.
-    """
-
-    def build(self, input_shape):
-        super().build(input_shape)
-        # A float, because TensorFlow keeps integers on the host; exact up to 2^24.
-        self.num_updates = self.add_weight(
-            (), "zeros", "float32", name="num_updates", trainable=False, autocast=False
-        )
-
-    def plain_weights(self):
-        """Returns the weights of an equivalent `keras.layers.BatchNormalization`."""
-        return self.get_weights()[:-1]
-
-    @contextlib.contextmanager
-    def next_update(self):
-        """Sets `momentum` to the fraction that the next update keeps, within this context."""
-        momentum = self.momentum
-        self.num_updates.assign_add(1.0)
-        self.momentum = schedules.warmed_up(momentum, self.num_updates)
-        try:
-            yield
-        finally:
-            self.momentum = momentum
-
-    def call(self, inputs, training=None, mask=None):
-        updates = training and self.trainable
-        with self.next_update() if updates else contextlib.nullcontext():
-            return self.normalize(inputs, training, mask)
-
-    def normalize(self, inputs, training, mask):
-        custom = self.renorm or self.synchronized or not (self.scale and self.center)
-        on_last_axis = len(inputs.shape) == 4 and self.axis in (-1, 3)
-        half_or_single = keras.backend.standardize_dtype(inputs.dtype) != "float64"
-        fusable = on_last_axis and half_or_single and mask is None and not custom
-        if keras.backend.backend() != "tensorflow" or not fusable:
-            return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf  # Imported here, so that the kit runs on JAX without TensorFlow.
-
-        use_batch = bool(training) and self.trainable
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=ops.convert_to_tensor(self.gamma),
-            offset=ops.convert_to_tensor(self.beta),
-            mean=ops.convert_to_tensor(self.moving_mean),
-            variance=ops.convert_to_tensor(self.moving_variance),
-            epsilon=self.epsilon,
-            is_training=use_batch,
-        )
-        if use_batch:
-            count = ops.cast(ops.size(inputs) // inputs.shape[-1], variance.dtype)
-            variance *= (count - 1) / count  # The kernel returns the unbiased variance.
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
-        return outputs
+from ssl_noisy import contract
+from ssl_noisy.networks.batch_norm import BatchNormalization
 
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
@@ -170,14 +101,6 @@ def fused(network):
         return copy, lambda: [*layer.get_weights(), np.float32(0)]
 
     return _cloned(network, replace)
-
-
-def set_batch_norm(network, momentum=None, epsilon=None):
-    """Sets momentum and epsilon of all batch normalization in a network, unless they are None."""
-    for layer in contract.leaves(network):
-        if isinstance(layer, layers.BatchNormalization):
-            layer.momentum = layer.momentum if momentum is None else momentum
-            layer.epsilon = layer.epsilon if epsilon is None else epsilon
 
 
 def _cloned(network, replace):

@@ -14,7 +14,8 @@ from keras import layers
 
 from ssl_noisy import contract
 from ssl_noisy.errors import UserError, one_line
-from ssl_noisy.networks.layers import fused, set_batch_norm
+from ssl_noisy.networks.batch_norm import set_batch_norm
+from ssl_noisy.networks.layers import fused
 
 SUFFIX = ".keras"
 ENDS = ("softmax", "sigmoid")
