@@ -45,6 +45,7 @@ VALUES = {
     "precision": "float8 float16 ''",
     "jit_compile": "maybe true 1",
     "num_devices": "0 -1 1.5 3 all",
+    "num_processes": "0 -1 1.5 2 all",
     "evaluation_batch_size": "0 -1 2147483648 x",
     "checkpoint_seconds": "-1 nan inf soon",
     "plots": "maybe",
