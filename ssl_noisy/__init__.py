@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 
+from ssl_noisy import cache
 from ssl_noisy.imports import absent
 from ssl_noisy.streams import held_stderr, open_closed_streams
 
@@ -67,6 +68,7 @@ except ModuleNotFoundError as error:
 _require_backend(keras.backend.backend())
 
 if _IS_COMMAND and keras.backend.backend() == "jax":
+    cache.keep_programs()
     # Keras looks for TensorFlow when it first serializes something, and would import it in vain.
     with absent("tensorflow"):
         keras.saving.serialize_keras_object(keras.initializers.Zeros())

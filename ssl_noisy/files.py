@@ -10,7 +10,6 @@ import pathlib
 import re
 import stat
 import struct
-import tempfile
 import tokenize
 import uuid
 import zipfile
@@ -142,13 +141,6 @@ def make_folder(path):
     """
     with writing(path):
         os.makedirs(path, exist_ok=True)
-
-
-def cache_folder(path=None):
-    """Returns the folder of decoded data: `path`, else `SSL_NOISY_CACHE`, else one at home."""
-    home = os.path.expanduser("~")  # stays "~" without HOME and an entry in the user database
-    home = tempfile.gettempdir() if home == "~" else home
-    return path or os.environ.get("SSL_NOISY_CACHE") or f"{home}/.cache/ssl_noisy"
 
 
 def require_regular(path):

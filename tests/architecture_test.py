@@ -11,7 +11,7 @@ PACKAGE = ROOT / "ssl_noisy"
 
 # A module may import those of lower floors only (and those of the first, anything may).
 FLOORS = [
-    {"errors", "imports", "streams"},
+    {"cache", "errors", "imports", "streams"},
     {"devices"},
     {"arguments", "contract", "machine", "data.rows"},
     {"work"},
@@ -158,7 +158,8 @@ class ImportsTest(absltest.TestCase):
             for name, is_at_top in imports(tree):
                 library = name.split(".")[0]
                 if library in ("tensorflow", "tensorflow_datasets", "jax"):
-                    self.assertIn(path.stem, ("tfds_source", "batch_norm", "work", "devices"), name)
+                    rooms = ("batch_norm", "cache", "devices", "tfds_source", "work")
+                    self.assertIn(path.stem, rooms, name)
                     self.assertFalse(is_at_top, f"{path}: {name}")
 
     def test_flags_are_read_in_settings_and_commands_alone(self):

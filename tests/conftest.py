@@ -12,6 +12,9 @@ from absl import flags
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 flags.FLAGS.mark_as_parsed()  # pytest does not parse them
 gc.disable()
+# The commands that tests start on JAX keep no programs at home. `.ci/run` has a folder for them.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 
 def pytest_collection_modifyitems(items):

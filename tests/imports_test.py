@@ -32,16 +32,21 @@ class CommandTest(absltest.TestCase):
             "import ssl_noisy.train\n"
             "import keras; keras.saving.serialize_keras_object(keras.layers.Dense(1))\n"
             "print(*{'matplotlib', 'pandas', 'sklearn', 'tensorflow'} & set(sys.modules))\n"
+            "keras.ops.add(keras.ops.ones(3), 1)\n"
             "print(ssl_noisy.BetaMixtureModel().fit([0.1, 0.2, 0.8, 0.9]).alphas_.shape)\n"
         )
+        folder = self.create_tempdir().full_path
+        changes = {"KERAS_BACKEND": "jax", "PYTHONPATH": ROOT, "SSL_NOISY_CACHE": folder}
+        changes |= {"JAX_COMPILATION_CACHE_DIR": "", "JAX_ENABLE_COMPILATION_CACHE": "true"}
         done = subprocess.run(
             [sys.executable, "-c", program],
-            env={**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": ROOT},
+            env={**os.environ, **changes},
             capture_output=True,
             text=True,
         )
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stdout.splitlines(), ["", "(2,)"])
+        self.assertNotEmpty(os.listdir(os.path.join(folder, "xla")))  # programs that JAX compiled
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import zlib
 import numpy as np
 from absl import logging
 
-from ssl_noisy import files, machine
+from ssl_noisy import cache, files, machine
 from ssl_noisy.data import pictures
 from ssl_noisy.data.dataset import DatasetError
 from ssl_noisy.errors import one_line
@@ -37,7 +37,7 @@ class Options:
         size: `(height, width)`, or None to choose it.
         fit: One of `pictures.FITS`.
         skip_unreadable: Whether to leave out files that are damaged.
-        cache_dir: Folder of decoded data, see `files.cache_folder`.
+        cache_dir: Folder of decoded data, see `cache.folder`.
     """
 
     size: tuple[int, int] | None = None
@@ -103,7 +103,7 @@ def decode(listed, options):
         DatasetError: If no file is a picture, or if they fit neither into the cache nor into
             memory.
     """
-    folder = pathlib.Path(files.cache_folder(options.cache_dir), "pictures")
+    folder = pathlib.Path(cache.folder(options.cache_dir), "pictures")
     signature = _signature(listed, options)
     known = folder / f"{signature}.json"
     found = signature and _cached(folder, known)

@@ -23,7 +23,7 @@ import zlib
 import numpy as np
 from absl import logging
 
-from ssl_noisy import files, streams
+from ssl_noisy import cache, files, streams
 from ssl_noisy.data.dataset import NO_TEST, Dataset, DatasetError, Split, assemble
 from ssl_noisy.errors import one_line
 
@@ -73,7 +73,7 @@ def load(name, data_dir, cache_dir, specs) -> Dataset:
             raise DatasetError(f"The data_dir {where!r} must be a folder. Received: a file.")
     key = hashlib.sha256(json.dumps([base, where, specs]).encode()).hexdigest()[:12]
     stem = re.sub(r"[^\w.]", "_", base) + f"-{key}-"
-    folder = files.cache_folder(cache_dir)
+    folder = cache.folder(cache_dir)
     cached = pathlib.Path(folder).glob(f"{stem}*.npz")
     cached = {path.stem.removeprefix(stem): path for path in cached}
     versions = fnmatch.filter(cached, version or "*")
