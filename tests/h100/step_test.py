@@ -3,7 +3,7 @@
 
 It needs `jax[cuda12]` of the recorded version, 3 GB, and takes 2 minutes a step:
 
-    h100/bin/pip install pytest absl-py && h100/bin/python -m pytest -n 0 -o addopts= tests/h100
+    h100/bin/pip install pytest && h100/bin/python -m pytest -o addopts= tests/h100
 """
 
 import json
