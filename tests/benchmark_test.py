@@ -2,6 +2,7 @@
 import contextlib
 import io
 import json
+from unittest import mock
 
 import pytest
 from absl.testing import absltest
@@ -41,6 +42,7 @@ class BenchmarkTest(absltest.TestCase):
     def test_the_warm_up_is_left_out(self):
         class Learner:
             jit_compile = False
+            resident = mock.Mock(place="device")
 
             def streams(self):
                 return {"labeled": 10}

@@ -67,7 +67,7 @@ class StrongViewTest(parameterized.TestCase):
     def test_it_is_flipped_and_shifted_as_weak_views_are(self, weak, flip, expected, shift):
         task, _ = toy.task()
         object.__setattr__(task, "flip", flip)
-        with mock.patch.object(toy, "task", lambda: (task, None)):
+        with mock.patch.object(toy, "task", return_value=(task, None)):
             learner, _ = toy.learner("fixmatch", weak_augmentation=weak)
         with mock.patch.object(augment, "strong_view") as view:
             learner.strong_view(learner.images(np.array([0])))
