@@ -5,6 +5,7 @@ import fnmatch
 import functools
 import io
 import os
+import pathlib
 import re
 
 import pytest
@@ -216,7 +217,7 @@ class ReferenceTest(absltest.TestCase):
         names, root = [name for name, _ in RECIPES], recipes.folder().parent
         count = 0
         for pattern in (".ci/*", "benchmarks/*", "results/*", "ssl_noisy/**/*.py", "flags/*"):
-            for path in root.glob(pattern):
+            for path in filter(pathlib.Path.is_file, root.glob(pattern)):  # not `__pycache__`
                 for name in re.findall(r"flags/([\w${}]+)\.cfg", path.read_text()):
                     name = re.sub(r"\$\{method\}|^METHOD", "*", name)
                     self.assertNotEmpty(fnmatch.filter(names, name), f"{path}: {name}")
