@@ -11,7 +11,7 @@ from ssl_noisy.errors import UserError
 
 
 def image_key(stream):
-    """Returns under which key a batch has the images of a stream.
+    """Returns the key of a stream's images in a batch.
 
     Keras weights a batch, in its running loss, by the size of the first array in the order of the
     keys. That is the same stream with and without these keys.

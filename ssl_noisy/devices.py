@@ -150,7 +150,7 @@ def divided(batch):
 
 
 def largest(number):
-    """Returns the largest of the integers that all processes give, which call it together."""
+    """Returns the largest of the integers of all processes. All of them must call it."""
     if num_processes() == 1:
         return number
     from jax.experimental import multihost_utils

@@ -30,7 +30,7 @@ def launches_kernels():
     """Returns whether a step runs on one GPU or TPU by JAX, where fewer and larger kernels pay.
 
     On a CPU no gain was seen (docs/performance.md). With several devices, a batch of two kinds of
-    views would have to be divided anew.
+    views would have to be redistributed.
     """
     return keras.backend.backend() == "jax" and len(accelerators()) == 1
 

@@ -53,7 +53,7 @@ class OnDevice(_Data):
     """All images are on the device. A batch has positions alone."""
 
     place = "device"
-    sent = None  # the images of which a batch has some
+    sent = None  # the images that go with a batch's positions
 
     def __init__(self, task):
         super().__init__(task)

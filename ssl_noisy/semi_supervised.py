@@ -111,8 +111,8 @@ class WeakStrongLearner(StrongViews, SemiSupervisedLearner):
         "auto",
         SHARED_PASSES,
         "Pass labeled and strong views through the network in one batch. Batch norm still "
-        "normalizes each by itself, so the numbers are the same, up to rounding. `auto`: on one "
-        "GPU or TPU with JAX.",
+        "normalizes each separately, so results are equal up to rounding. `auto`: on one GPU or "
+        "TPU with JAX.",
     )
 
     monitor_names = ("mask_rate",)
@@ -170,7 +170,7 @@ class WeakStrongLearner(StrongViews, SemiSupervisedLearner):
         return labeled_logits, weak_logits, strong_logits
 
     def passed_apart(self, first, second, network=None):
-        """Passes two batches through a network in training mode, each normalized by itself.
+        """Passes two batches through a network in training mode, each normalized separately.
 
         The running statistics follow the first.
 

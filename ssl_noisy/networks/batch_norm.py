@@ -30,7 +30,7 @@ class BatchNormalization(layers.BatchNormalization):
     training mode is an update. The last weight, `num_updates`, counts them.
     """
 
-    sizes = None  # of the batches in a batch that have statistics of their own: see `apart`
+    sizes = None  # of concatenated batches that are normalized separately: see `apart`
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -178,9 +178,9 @@ def _parts(x, sizes):
 
 @contextlib.contextmanager
 def apart(network, sizes):
-    """Within this context batches that are concatenated pass through a network as if alone.
+    """Within this context concatenated batches pass through a network as if each were alone.
 
-    Each is normalized by its own statistics. The running ones follow the first.
+    Each is normalized by its own statistics. The running statistics follow the first.
 
     Args:
         network: A `keras.Model` that `can_pass_apart`.
@@ -204,8 +204,9 @@ def can_pass_apart(network):
     if not hasattr(network, "output_shape"):  # subclassed
         return False
     for layer in contract.leaves(network):
-        is_known = type(layer).__module__.startswith(("keras.src.layers.", "ssl_noisy."))
-        if not is_known or isinstance(layer, layers.Lambda):
+        kind = type(layer)
+        is_of_keras = getattr(layers, kind.__name__, None) is kind and kind is not layers.Lambda
+        if not is_of_keras and not kind.__module__.startswith("ssl_noisy."):
             return False
         if isinstance(layer, layers.BatchNormalization):
             own = isinstance(layer, BatchNormalization)

@@ -98,7 +98,7 @@ def best_of(history):
 def batch_size(settings, dataset):
     """Returns the batch size of all evaluations of a run.
 
-    It is no larger than the larger set, but for the multiple of the devices in use.
+    It is at most the size of the larger set, rounded up to a multiple of the number of devices.
     """
     sets = [x for x in (dataset.test_labels, dataset.validation_labels) if x is not None]
     largest = max(map(len, sets), default=settings.evaluation_batch_size)
