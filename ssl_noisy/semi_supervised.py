@@ -122,9 +122,10 @@ class WeakStrongLearner(StrongViews, SemiSupervisedLearner):
         able = networks.can_pass_apart(self.network) and not self.joint_batch_norm
         if self.shared_pass == "on" and not able:
             raise UserError(
-                "`shared_pass=on` needs a Sequential or functional network of Keras's layers, with "
-                "this kit's batch normalization if any, and no `joint_batch_norm`. Received: "
-                f"{self.network.name!r}, joint_batch_norm={self.joint_batch_norm}. Leave one out."
+                "`shared_pass=on` needs a Sequential or functional network of Keras's layers, "
+                "whose batch normalization, if any, is this kit's and of images, and no "
+                f"`joint_batch_norm`. Use shared_pass=auto. Received: {self.network.name!r}, "
+                f"joint_batch_norm={self.joint_batch_norm}"
             )
         wanted = {"on": True, "off": False, "auto": machine.launches_kernels()}
         self.shares_pass = able and wanted[self.shared_pass]
