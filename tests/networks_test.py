@@ -14,7 +14,7 @@ import toy
 from absl.testing import absltest, parameterized
 from keras import layers, ops
 
-from ssl_noisy import networks
+from ssl_noisy import contract, networks
 
 # One of each kind. All tests share sizes, because JAX compiles every new shape.
 KINDS = (
@@ -291,18 +291,19 @@ class NormalizationTest(parameterized.TestCase):
     def test_the_data_sets_own_by_hand(self):
         # 1, 1, 1, 5: mean 2, deviation the root of (1 + 1 + 1 + 9) / 4. A constant channel: 1.
         pixels = np.array([[[[1, 7], [1, 7]]], [[[1, 7], [5, 7]]]], "uint8")
-        means, deviations = networks.pixel_normalization("dataset", pixels)
+        means, deviations, whitening = networks.pixel_normalization("dataset", pixels)
+        self.assertIsNone(whitening)
         self.assertEqual((means, deviations), ([2, 7], [3**0.5, 1]))
 
     def test_of_many_images_it_equals_numpys(self):
         pixels = images((3, 3, 3), 2000)
-        means, deviations = networks.pixel_normalization("dataset", pixels)
+        means, deviations, _ = networks.pixel_normalization("dataset", pixels)
         np.testing.assert_allclose(means, pixels.mean((0, 1, 2)), rtol=1e-12)
         np.testing.assert_allclose(deviations, pixels.std((0, 1, 2)), rtol=1e-12)
 
     def test_imagenets_and_scale(self):
         pixels = images((4, 4, 3))
-        means, deviations = networks.pixel_normalization("imagenet", pixels)
+        means, deviations, _ = networks.pixel_normalization("imagenet", pixels)
         np.testing.assert_allclose(means, [123.675, 116.28, 103.53])
         np.testing.assert_allclose(deviations, [58.395, 57.12, 57.375])
         self.assertIsNone(networks.pixel_normalization("scale", pixels))
@@ -310,8 +311,48 @@ class NormalizationTest(parameterized.TestCase):
     def test_mistakes(self):
         with self.assertRaisesRegex(ValueError, "needs color images.*--normalization=dataset"):
             networks.pixel_normalization("imagenet", images(SHAPE))
-        with self.assertRaisesRegex(ValueError, "scale, dataset, imagenet. Received: 'zscore'"):
+        with self.assertRaisesRegex(ValueError, "dataset, imagenet, whitening. Received: 'zscore'"):
             networks.pixel_normalization("zscore", images(SHAPE))
+
+    def test_whitening_by_hand(self):
+        # Images of one pixel value each, 0 and 2: mean 1, deviation 1, and each patch is four times
+        # -1 or 1. Its one component, (1, 1, 1, 1) / 2, has variance 4; the others have none.
+        pixels = np.stack([np.full((3, 3, 1), value, "uint8") for value in (0, 2, 2, 0)])
+        *_, kernel = networks.pixel_normalization("whitening", pixels)
+        self.assertEqual(kernel.shape, (2, 2, 1, 4))
+        np.testing.assert_allclose(kernel[..., 0, 3], 0.5 / 4.0005**0.5, rtol=1e-6)
+        lengths = np.linalg.norm(kernel[..., 0, :3], axis=(0, 1))
+        np.testing.assert_allclose(lengths, 5e-4**-0.5, rtol=1e-6)
+
+    def test_whitened_patches_are_uncorrelated_and_of_variance_1(self):
+        # Neighbors and channels are correlated, as in photos.
+        noise = np.random.default_rng(0).normal(size=(300, 9, 9, 4))
+        smooth = noise[:, 1:, 1:] + noise[:, :-1, 1:] + noise[:, 1:, :-1] + noise[:, :-1, :-1]
+        smooth = smooth[..., :3] + smooth[..., 3:]
+        pixels = np.clip(128 + 20 * smooth, 0, 255).astype("uint8")
+        network = networks.build(
+            "small_cnn",
+            (8, 8, 3),
+            10,
+            normalization=networks.pixel_normalization("whitening", pixels),
+        )
+        self.assertLen(network.non_trainable_variables, 1 + 3 * 3)  # and batch norm's
+        whitened = keras.Model(network.inputs, network.get_layer("whitening").output)
+        # The last row and column are of patches that reach beyond the image.
+        values = ops.convert_to_numpy(whitened(pixels))[:, :-1, :-1].reshape(-1, 12)
+        np.testing.assert_allclose(values.T @ values / len(values), np.eye(12), atol=0.02)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "model.keras")
+            networks.portable(network).save(path)
+            loaded = keras.models.load_model(path)
+        self.assertLen(loaded.trainable_variables, len(network.trainable_variables))
+        expected = ops.convert_to_numpy(network(pixels))
+        np.testing.assert_allclose(loaded(pixels), expected, atol=1e-5)
+        copied = contract.new_copy(network).get_layer("whitening")
+        np.testing.assert_array_equal(
+            copied.kernel, network.get_layer("whitening").kernel
+        )  # a second network has other weights, but is whitened too
+        self.assertFalse(copied.trainable)
 
     def test_it_is_the_first_layer_and_is_saved(self):
         network = networks.build("small_cnn", (12, 12, 2), 3, normalization=([100, 50], [50, 200]))

@@ -108,7 +108,7 @@ class SettingsTest(parameterized.TestCase):
         ("--precision=float8", "--precision must be one of float32"),
         ("--seed=4294967296", r"--seed must be .* below 2\*\*32"),
         ("--batch_norm_epsilon=0", "--batch_norm_epsilon must be above 0"),
-        ("--normalization=zscore", "--normalization must be one of scale, dataset, imagenet"),
+        ("--normalization=zscore", "--normalization must be one of scale, dataset, imagenet, whi"),
         ("--optimizer=lion", "--optimizer must be one of sgd, adam, adamw, muon"),
         ("--schedule=linear", "--schedule must be one of cosine_7_16"),
         ("--label_draw=best", "--label_draw must be one of balanced"),

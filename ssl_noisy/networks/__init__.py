@@ -185,8 +185,9 @@ def build(
             PyTorch's momentum is 1 minus this.
         batch_norm_epsilon: Float above 0, added to the variance. None means the network's default.
         normalization: Tuple `(means, deviations)` with a pixel value in [0, 255] for each channel,
-            as from `pixel_normalization`. The network subtracts the mean and divides by the
-            deviation. None scales pixels to [-1, 1].
+            or a `Normalization`, as from `pixel_normalization`. The network subtracts the mean and
+            divides by the deviation, and whitens patches if there is a kernel for it. None scales
+            pixels to [-1, 1].
         notes: Optional list, to which lines about changes to a user's network are appended.
         **options: Keyword arguments of the network's function. Some networks take `leaky_slope`
             (the slope for negative inputs), `weight_norm` or `dropout`; those of Keras take

@@ -6,14 +6,15 @@ from keras import layers
 
 from ssl_noisy.errors import UserError
 from ssl_noisy.networks.batch_norm import BatchNormalization
+from ssl_noisy.networks.normalization import Normalization
 
 
 def pixels(image_shape, normalization):
-    """Returns the input and its pixels, scaled to [-1, 1] or by `(means, deviations)`."""
+    """Returns the input and its pixels, scaled to [-1, 1] or as a `Normalization` says."""
     inputs = keras.Input(image_shape, name="images")
-    scale, offset = 1 / 127.5, -1.0
+    scale, offset, kernel = 1 / 127.5, -1.0, None
     if normalization is not None:
-        means, deviations = normalization
+        means, deviations, kernel = Normalization(*normalization)
         if not len(means) == len(deviations) == image_shape[-1]:
             raise UserError(
                 f"The normalization must have one mean and one deviation for each channel of "
@@ -23,7 +24,19 @@ def pixels(image_shape, normalization):
         scale = [1 / float(deviation) for deviation in deviations]
         offset = [-float(mean) / float(deviation) for mean, deviation in zip(means, deviations)]
     # float32 under mixed precision too: bfloat16 would round 200.5 to 200 before scaling.
-    return inputs, layers.Rescaling(scale, offset, dtype="float32")(inputs)
+    x = layers.Rescaling(scale, offset, dtype="float32")(inputs)
+    if kernel is None:
+        return inputs, x
+    whiten = layers.Conv2D(
+        kernel.shape[-1],
+        kernel.shape[0],
+        padding="same",
+        use_bias=False,
+        kernel_initializer=keras.initializers.Constant(kernel),  # for copies of the network too
+        trainable=False,
+        name="whitening",
+    )
+    return inputs, whiten(x)
 
 
 def convolve(x, filters, side, strides=1, initializer="he_normal", padding="same"):
