@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of example indices, a pure function of the seed and the step."""
 
+import bisect
+import dataclasses
 import functools
 
 import keras
@@ -17,6 +19,58 @@ def image_key(stream):
     keys. That is the same stream with and without these keys.
     """
     return f"{stream}_images"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Steps whose batches have one size.
+
+    Attributes:
+        first_step: Integer, the step with which it begins. It ends where the next one begins.
+        sizes: Dict from stream name to batch size.
+        drawn: Dict from stream name to the number of examples drawn before.
+    """
+
+    first_step: int
+    sizes: dict
+    drawn: dict
+
+    def drawn_at(self, step, name):
+        """Returns how many examples of a stream are drawn before `step`, one of this stage."""
+        return self.drawn[name] + (step - self.first_step) * self.sizes[name]
+
+
+def in_stages(sizes):
+    """Returns the list of `Stage`s of batches that change their size.
+
+    Args:
+        sizes: Dict from the first step of each stage, 0 and ascending, to its dict of sizes.
+    """
+    made = []
+    for step, of_stage in sizes.items():
+        drawn = {name: made[-1].drawn_at(step, name) if made else 0 for name in of_stage}
+        made.append(Stage(step, dict(of_stage), drawn))
+    return made
+
+
+def stage_of(step, among):
+    """Returns the one of a list of `Stage`s to which a step belongs."""
+    return among[bisect.bisect([stage.first_step for stage in among], step) - 1]
+
+
+class EnterStages(keras.callbacks.Callback):
+    """Tells the learner of each `Stage` of its batches, before the first step of it."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+        self.done = batches.start
+
+    def on_train_batch_begin(self, batch, logs=None):
+        stage = stage_of(self.done, self.batches.stages)
+        if stage != self.model.stage:
+            self.model.enter(stage)
+        self.done += 1
 
 
 class IndexBatches(keras.utils.PyDataset):
@@ -39,7 +93,7 @@ class IndexBatches(keras.utils.PyDataset):
 
     Args:
         pools: Dict from stream name to an integer array of positions.
-        sizes: Dict from the same names to the batch size of each stream.
+        sizes: Dict from the same names to the batch size of each stream, or a list of `Stage`s.
         seed: Integer.
         true_labels: Optional integer array of shape `(num_examples,)`, -1
             where unknown. It becomes the batch's `y`, which only metrics see.
@@ -53,25 +107,27 @@ class IndexBatches(keras.utils.PyDataset):
 
     def __init__(self, pools, sizes, seed=0, *, true_labels=None, start=0, images=None):
         super().__init__()
-        for name, size in sizes.items():
+        self.stages = in_stages({0: sizes}) if isinstance(sizes, dict) else list(sizes)
+        names = self.stages[0].sizes
+        for name in names:
+            size = min(stage.sizes[name] for stage in self.stages)
             if size < 1:
                 raise UserError(f"The batch size of {name!r} must be positive. Received: {size}")
             if len(pools[name]) == 0:
                 raise UserError(f"There are no examples to draw for {name!r}.")
-        self.pools = {name: np.asarray(pools[name], np.int32) for name in sizes}
-        self.sizes = dict(sizes)
+        self.pools = {name: np.asarray(pools[name], np.int32) for name in names}
         self.seed = seed
         self.true_labels = true_labels
         self.start = start
         self.images = images
         # Many steps need the same pass of a pool: keep the last two of each stream.
-        self._pass = functools.lru_cache(maxsize=2 * len(sizes))(self._draw_pass)
+        self._pass = functools.lru_cache(maxsize=2 * len(names))(self._draw_pass)
 
     num_batches = None  # how a `PyDataset` says that it is endless
 
     def __getitem__(self, index):
         step = self.start + index
-        names = enumerate(self.sizes)
+        names = enumerate(self.pools)
         drawn = {name: devices.part(self._take(stream, name, step)) for stream, name in names}
         x = dict(drawn)
         if self.images is not None:
@@ -81,8 +137,9 @@ class IndexBatches(keras.utils.PyDataset):
         return x, {name: self.true_labels[positions] for name, positions in drawn.items()}
 
     def _take(self, stream, name, step):
-        size, length = self.sizes[name], len(self.pools[name])
-        first = step * size
+        stage = stage_of(step, self.stages)
+        size, length = stage.sizes[name], len(self.pools[name])
+        first = stage.drawn_at(step, name)
         parts, position = [], first
         while position < first + size:
             number, offset = divmod(position, length)

@@ -131,8 +131,10 @@ def _measure(settings, timed_steps, timed_evaluations, count_work):
     dataset, learner = prepare(settings)
     executions = max(timed_steps // settings.steps_per_execution, 1)
     timer = StepTimer(learner, settings.steps_per_execution)
+    last = learner.stages()[-1]  # of batches that grow, the final ones
+    learner.enter(last)
     learner.fit(
-        learner.batches(settings.seed),
+        learner.batches(settings.seed, last.first_step),
         steps_per_epoch=(WARM_UP + executions) * settings.steps_per_execution,
         callbacks=[timer],
         verbose=0,

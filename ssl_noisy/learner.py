@@ -9,7 +9,7 @@ from keras import ops
 
 from ssl_noisy import arguments, contract, losses, residence
 from ssl_noisy.arguments import at_least, choice, count
-from ssl_noisy.batches import IndexBatches
+from ssl_noisy.batches import EnterStages, IndexBatches, in_stages
 from ssl_noisy.errors import UserError
 from ssl_noisy.example_record import ExampleRecord
 from ssl_noisy.moving_average import MovingAverage, is_random_state
@@ -189,13 +189,28 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         self.build_record(task)
         self.task = task
         self.resident = residence.of(task)
+        self.stage = self.stages()[0]
         automatic = "flip_shift" if task.flip else "shift"
         is_automatic = self.weak_augmentation == "auto"
         self.weak_kind = automatic if is_automatic else self.weak_augmentation
 
     def streams(self):
-        """Returns a dict from stream name (`labeled`, `unlabeled`) to its indices a step."""
+        """Returns a dict from stream name (`labeled`, `unlabeled`) to its indices a step.
+
+        If their number grows (see `stages`), it is the final one.
+        """
         return {"labeled": self.batch_size}
+
+    def stages(self):
+        """Returns the `Stage`s of training, each with batches of its own size: here one."""
+        return in_stages({0: self.streams()})
+
+    def enter(self, stage):
+        """Prepares the step for the batch sizes of a `Stage`. `fit` does so."""
+        self.stage = stage
+        if keras.backend.backend() == "tensorflow" and self.train_function is not None:
+            # Keras traces the step for batches of any size, and the sizes are fixed in it.
+            self.make_train_function(force=True)
 
     def images_per_step(self):
         """Returns how many images a step passes through a network and back: what it costs."""
@@ -229,6 +244,12 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
             raise UserError(
                 f"This {type(self).__name__} has no data. Call `attach(task)` before training."
             )
+        stages = self.stages()
+        if len(stages) > 1 and self.compiled and self.steps_per_execution > 1:
+            raise UserError(
+                "Batches that grow need steps_per_execution=1. Received: "
+                f"steps_per_execution={self.steps_per_execution}"
+            )
         pools = self.pools()
         for name, pool in pools.items():
             if len(pool) == 0:
@@ -239,7 +260,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
                 )
         return IndexBatches(
             pools,
-            self.streams(),
+            stages,
             seed,
             true_labels=true_labels,
             start=start,
@@ -281,7 +302,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         if not isinstance(inputs, dict):
             return self.classifier(inputs, training=training)
         # Keras feeds batches of unknown size on TensorFlow; the step needs static shapes.
-        indices = {n: ops.reshape(inputs[n], (size,)) for n, size in self.streams().items()}
+        indices = {n: ops.reshape(inputs[n], (size,)) for n, size in self.stage.sizes.items()}
         with self.resident.step(indices, inputs):
             outcome = self.objective(**indices)
         self.step.assign_add(1)
@@ -358,6 +379,9 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
             if kwargs.get("steps_per_epoch") is None:
                 raise UserError(self.right_call("steps_per_epoch=None, of endless batches"))
             kwargs.setdefault("shuffle", False)  # they are in random order; Keras would warn
+            if len(x.stages) > 1:
+                given = keras.tree.flatten(kwargs.get("callbacks"))
+                kwargs["callbacks"] = [EnterStages(x), *(one for one in given if one is not None)]
         if self.compiled:
             # TensorFlow traces a step twice if the first trace creates variables.
             self.optimizer.build(self.trainable_variables)

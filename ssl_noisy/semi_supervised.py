@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the semi-supervised methods share: streams, weights and the forward passes of views."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,6 +10,7 @@ from keras import ops
 from ssl_noisy import arguments, augment, losses, machine, networks, schedules, strong_views
 from ssl_noisy.arguments import choice, count, switch
 from ssl_noisy.augment import ctaugment
+from ssl_noisy.batches import in_stages
 from ssl_noisy.errors import UserError
 from ssl_noisy.learner import Learner
 from ssl_noisy.strong_views import StrongViews
@@ -114,10 +117,41 @@ class WeakStrongLearner(StrongViews, SemiSupervisedLearner):
         "normalizes each separately, so results are equal up to rounding. `auto`: on one GPU or "
         "TPU with JAX.",
     )
+    curriculum_batch_size: bool = switch(
+        False,
+        "Begin with as many unlabeled as labeled images in a batch, and let their number grow to "
+        "--unlabeled_ratio times as many, slowly at first: 38 % of the work at a ratio of 7.",
+    )
 
     monitor_names = ("mask_rate",)
 
+    def stages(self):
+        """Returns the stages of training: with `curriculum_batch_size` one for each ratio.
+
+        The curriculum of [Chen et al., 2023](https://arxiv.org/abs/2309.03469), rounded up to
+        multiples of the labeled batch, so that the step is compiled `unlabeled_ratio` times at
+        most.
+        """
+        if not self.curriculum_batch_size:
+            return super().stages()
+        sizes = self.streams()
+        begins = [
+            math.ceil(self.steps * schedules.curriculum_progress(i / self.unlabeled_ratio))
+            for i in range(self.unlabeled_ratio)
+        ]
+        return in_stages(
+            {
+                step: sizes | {"unlabeled": sizes["unlabeled"] * ratio // self.unlabeled_ratio}
+                for ratio, step in enumerate(begins, 1)
+            }
+        )
+
     def attach(self, task):
+        if self.curriculum_batch_size and self.unlabeled_ratio == 1:
+            raise UserError(
+                "`curriculum_batch_size` needs an `unlabeled_ratio` of at least 2, to which the "
+                "ratio grows from 1. Received: unlabeled_ratio=1"
+            )
         super().attach(task)
         able = networks.can_pass_apart(self.network) and not self.joint_batch_norm
         if self.shared_pass == "on" and not able:

@@ -35,9 +35,9 @@ class WeakViews(Configured):
             return images
         if self.weak_kind == "alternating_flip_shift":
             # How often the stream has passed through its pool, for each place of the batch.
-            size, length = self.streams()[stream], len(self.pools()[stream])
+            drawn = self.stage.drawn_at(self.step, stream)
             place = ops.arange(indices.shape[0], dtype="int32")
-            epoch = (self.step * size + place) // length
+            epoch = (drawn + place) // len(self.pools()[stream])
             images = augment.alternating_flip(images, indices, epoch)
         if self.weak_kind == "jitter":
             images = augment.color_jitter(images, self.seed_generator)

@@ -33,7 +33,7 @@ def of_step(learner):
     Returns:
         `(operations, bytes)`, floats.
     """
-    batch = learner.batches()[0]
+    batch = learner.batches(start=learner.stage.first_step)[0]
     if keras.backend.backend() == "jax":
         return _of_step_on_jax(learner, batch)
     return _of_step_on_tensorflow(learner, batch)

@@ -2,7 +2,7 @@
 import numpy as np
 from absl.testing import absltest
 
-from ssl_noisy.batches import IndexBatches
+from ssl_noisy.batches import IndexBatches, in_stages, stage_of
 
 POOLS = {"labeled": np.array([3, 5, 8]), "unlabeled": np.arange(10)}
 SIZES = {"labeled": 4, "unlabeled": 6}
@@ -51,6 +51,23 @@ class IndexBatchesTest(absltest.TestCase):
             np.testing.assert_array_equal(x[f"{name}_images"].ravel(), x[name])
         self.assertEqual(set(y), set(SIZES))
         self.assertEqual(sorted(x)[0], sorted(SIZES)[0])  # see `image_key`
+
+    def test_batches_that_grow_take_each_example_once_a_pass(self):
+        grown = {"labeled": 4, "unlabeled": 13}
+        stages = in_stages({0: SIZES, 3: SIZES | {"unlabeled": 9}, 5: grown})
+        # Unlabeled: three steps of 6, two of 9, then 13 in each.
+        self.assertEqual([stage.drawn["unlabeled"] for stage in stages], [0, 18, 36])
+        self.assertEqual(stages[2].drawn_at(7, "unlabeled"), 62)
+        self.assertEqual([stage_of(step, stages).first_step for step in (2, 3, 4, 9)], [0, 3, 3, 5])
+        batches = IndexBatches(POOLS, stages, seed=7)
+        drawn = [batches[step][0] for step in range(8)]
+        self.assertEqual([len(x["unlabeled"]) for x in drawn], [6, 6, 6, 9, 9, 13, 13, 13])
+        # The same examples in the same order as in batches of one size, cut at other places.
+        for name, count in (("labeled", 32), ("unlabeled", 75)):
+            at_once = np.concatenate([make()[step][0][name] for step in range(20)])[:count]
+            np.testing.assert_array_equal(np.concatenate([x[name] for x in drawn]), at_once)
+        resumed = IndexBatches(POOLS, stages, seed=7, start=6)
+        np.testing.assert_array_equal(resumed[1][0]["unlabeled"], drawn[7]["unlabeled"])
 
     def test_it_is_endless_for_keras(self):
         self.assertIsNone(make().num_batches)

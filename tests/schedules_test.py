@@ -11,6 +11,16 @@ from ssl_noisy import schedules
 
 class SchedulesTest(parameterized.TestCase):
     @parameterized.parameters(
+        (0.0, 0.7, 0.0),
+        # x = .5 * .3 / (1 - .35) = 3/13, and 1 - x / (.3 + .7 x) = 1 - (3/13) / (6/13).
+        (0.5, 0.7, 10 / 13),
+        (0.5, 0.0, 0.5),
+        (1.0, 0.7, 1.0),
+    )
+    def test_when_the_curriculum_reaches_a_share(self, share, curvature, expected):
+        self.assertAlmostEqual(schedules.curriculum_progress(share, curvature), expected)
+
+    @parameterized.parameters(
         (0, 0.03),
         # 0.03 cos(7 pi / 32), half of the way; a half cosine would be at 0.015.
         (512, 0.0231900),

@@ -56,6 +56,69 @@ class StreamsTest(absltest.TestCase):
         np.testing.assert_allclose(aligned, probs, atol=1e-4)
 
 
+class CurriculumTest(parameterized.TestCase):
+    """Batches that grow from `batch_size` unlabeled images to `unlabeled_ratio` times as many."""
+
+    def make(self, method="fixmatch", **arguments):
+        given = {"batch_size": 2, "unlabeled_ratio": 3, "steps": 26, **arguments}
+        return toy.learner(method, curriculum_batch_size=True, **given)[0]
+
+    def test_the_stages_by_hand(self):
+        # A third of the final size is passed at 1 - (2/3 * .3) / (1 - .7 * 2/3) = 5/8 of the
+        # training, two thirds at 1 - (.1) / (1 - .7/3) = 20/23: steps 16.25 and 22.6.
+        stages = self.make().stages()
+        self.assertEqual([stage.first_step for stage in stages], [0, 17, 23])
+        self.assertEqual([stage.sizes["unlabeled"] for stage in stages], [2, 4, 6])
+        self.assertEqual({stage.sizes["labeled"] for stage in stages}, {2})
+        self.assertEqual([stage.drawn["unlabeled"] for stage in stages], [0, 34, 58])
+        self.assertLen(toy.learner("fixmatch")[0].stages(), 1)
+
+    def test_it_is_a_third_of_the_work_at_a_ratio_of_7(self):
+        stages = self.make(unlabeled_ratio=7, steps=10_000).stages()
+        last = stages[-1].drawn_at(10_000, "unlabeled")
+        self.assertBetween(last / (10_000 * 14), 0.37, 0.39)
+
+    @parameterized.parameters("fixmatch", "remixmatch")
+    def test_a_step_gets_the_batch_of_its_stage_and_resumes_exactly(self, method):
+        def train(*parts):
+            """Returns the weights and states after steps of this start and number, and sizes."""
+            learner = self.make(method, weak_augmentation="alternating_flip_shift")
+            sizes, observe = [], learner.observe
+
+            def note(positions, logits):
+                sizes.append(learner.stage.sizes["unlabeled"])
+                observe(positions, logits)
+
+            learner.observe = note
+            for start, steps in parts:
+                logs = toy.fit(learner, steps=steps, start=start)
+            self.assertTrue(np.isfinite(logs["loss"]))
+            self.assertEqual(int(learner.step), 26)
+            states = [state.numpy() for state in learner.states.values()]
+            return [*learner.network.get_weights(), *states], list(dict.fromkeys(sizes))
+
+        expected, sizes = train((0, 26))
+        self.assertEqual(sizes, [2, 4, 6])  # for which the step was traced
+        resumed, sizes = train((0, 9), (9, 12), (21, 5))  # 21 is within a stage
+        self.assertEqual(sizes, [2, 4, 6])
+        for a, b in zip(expected, resumed, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_the_callbacks_of_a_user_are_called_too(self):
+        seen = []
+        callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda b, logs: seen.append(b))
+        learner = self.make()
+        learner.fit(learner.batches(), steps_per_epoch=3, callbacks=callback, verbose=0)
+        self.assertEqual(seen, [0, 1, 2])
+
+    def test_what_cannot_grow_is_an_error(self):
+        with self.assertRaisesRegex(UserError, "at least 2.*Received: unlabeled_ratio=1"):
+            self.make(unlabeled_ratio=1)
+        learner = self.make(steps_per_execution=2)
+        with self.assertRaisesRegex(UserError, "Received: steps_per_execution=2"):
+            learner.batches()
+
+
 class StrongViewTest(parameterized.TestCase):
     @parameterized.parameters(
         ("none", True, False, 0),

@@ -47,6 +47,7 @@ class WorkTest(absltest.TestCase):
     def test_twice_the_images_are_twice_the_products(self):
         small, large = learner(), learner()
         large.batch_size = 2 * BATCH
+        large.enter(large.stages()[0])
         difference = work.of_step(large)[0] - work.of_step(small)[0]
         expected = 2 * BATCH * (2 * PIXELS * UNITS + 3 * UNITS * CLASSES)
         self.assertBetween(difference / expected, 1, 1.1)
