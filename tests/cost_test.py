@@ -58,6 +58,19 @@ class DurationTest(absltest.TestCase):
             seconds = cost.duration(self.learner, 1000, batch_size=50)
         self.assertAlmostEqual(seconds, 4 * (5 / 50) * 12 * 1000)
 
+    def test_batches_that_grow_cost_what_they_have(self):
+        learner, _ = toy.learner(
+            "fixmatch", batch_size=2, unlabeled_ratio=3, steps=26, curriculum_batch_size=True
+        )
+        # 17 steps of 2 + 2 images, 6 of 2 + 4, 3 of 2 + 6; the last nine are the last two stages.
+        self.assertEqual(learner.images_per_step(), 8)
+        for steps, images in ((26, 17 * 4 + 6 * 6 + 3 * 8), (9, 6 * 6 + 3 * 8), (3, 3 * 8)):
+            clock = mock.Mock()
+            clock.monotonic.side_effect = [0.0, 9.0, 10.0, 15.0, 20.0, 27.0]
+            with mock.patch.object(cost, "time", clock):
+                seconds = cost.duration(learner, steps, batch_size=50)
+            self.assertAlmostEqual(seconds, 4 * (5 / 50) * images)
+
     def test_the_learner_does_not_change(self):
         before = [v.numpy() for v in self.learner.variables]
         cost.duration(self.learner, 1000)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from ssl_noisy import contract, devices, machine
+from ssl_noisy.batches import stage_of
 from ssl_noisy.errors import UserError
 
 
@@ -55,7 +56,23 @@ def duration(learner, steps, batch_size=250):
         began = time.monotonic()
         learner.network.predict_on_batch(devices.divided(images))
         times.append(time.monotonic() - began)
-    return 4 * min(times) / batch_size * learner.images_per_step() * steps
+    images = learner.images_per_step() * steps * _mean_size(learner, steps)
+    return 4 * min(times) / batch_size * images
+
+
+def _mean_size(learner, steps):
+    """Returns the mean size of the batches of the last `steps`, as a fraction of the final one."""
+    stages = learner.stages()
+    if len(stages) == 1:
+        return 1.0
+
+    def drawn(step):
+        stage = stage_of(step, stages)
+        return sum(stage.drawn_at(step, name) for name in stage.sizes)
+
+    first = max(learner.steps - steps, 0)
+    final = sum(stages[-1].sizes.values()) * (learner.steps - first)
+    return (drawn(learner.steps) - drawn(first)) / final
 
 
 def describe(learner, steps, batch_size=250):
