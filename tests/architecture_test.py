@@ -15,7 +15,7 @@ FLOORS = [
     {"devices"},
     {"arguments", "contract", "machine", "data.rows"},
     {"work"},
-    {"files", "schedules", "runs.cost", "runs.signals", "runs.clock"},
+    {"files", "schedules", "runs.signals", "runs.clock"},
     {"runs.trackers"},
     {"networks.batch_norm"},
     {
@@ -52,7 +52,7 @@ FLOORS = [
     {"learner", "recorder", "truths", "leaks", "strong_views", "auxiliary_heads"},
     {"semi_supervised", "robust", "labels.export", "entry", "reports.leaderboard"},
     {"methods"},
-    {"runs.calibration", "model_file", "conflicts"},
+    {"runs.calibration", "runs.cost", "model_file", "conflicts"},
     {"settings", "recipes", "runs.evaluation", "runs.progress", "runs.plots"},
     {"runs.folder", "run_flags", "side_by_side"},
     {"runs.labeling", "runs.metrics", "runs.label_report"},
