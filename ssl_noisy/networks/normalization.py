@@ -89,20 +89,25 @@ def whitening_kernel(images, means, deviations):
         follow, a bias, which is trained for some epochs, and a GELU.
     """
     chosen = images[:: -(-len(images) // WHITENED)]
-    channels = images.shape[-1]
-    moments, count = np.zeros((PATCH**2 * channels,) * 2), 0
+    size = PATCH**2 * images.shape[-1]
+    # Sums of whole numbers below 2^53, so they are exact, whatever the order of the additions.
+    sums, products, count = np.zeros(size), np.zeros((size, size)), 0
     for start in range(0, len(chosen), 256):
-        pixels = (chosen[start : start + 256] - means) / deviations
-        height, width = (size - PATCH + 1 for size in pixels.shape[1:3])
+        pixels = chosen[start : start + 256].astype("float64")
+        height, width = (side - PATCH + 1 for side in pixels.shape[1:3])
         shifted = [
             pixels[:, i : i + height, j : j + width] for i in range(PATCH) for j in range(PATCH)
         ]
-        patches = np.concatenate(shifted, axis=-1).reshape(-1, len(moments))
-        moments += patches.T @ patches
+        patches = np.concatenate(shifted, axis=-1).reshape(-1, size)
+        sums += patches.sum(axis=0)
+        products += patches.T @ patches
         count += len(patches)
-    variances, components = np.linalg.eigh(moments / count)
+    centers, scales = np.tile(means, PATCH**2), np.tile(deviations, PATCH**2)
+    crossed = np.outer(centers, sums / count)
+    moments = products / count - crossed - crossed.T + np.outer(centers, centers)
+    variances, components = np.linalg.eigh(moments / np.outer(scales, scales))
     # An eigenvector has no sign of its own: its largest entry is positive here, on each machine.
     largest = np.argmax(np.abs(components), axis=0)
     components *= np.sign(components[largest, np.arange(len(variances))])
     filters = components / np.sqrt(np.maximum(variances, 0) + WHITENING_EPSILON)
-    return filters.astype("float32").reshape(PATCH, PATCH, channels, -1)
+    return filters.astype("float32").reshape(PATCH, PATCH, images.shape[-1], size)
