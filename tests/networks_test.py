@@ -311,6 +311,8 @@ class NormalizationTest(parameterized.TestCase):
     def test_mistakes(self):
         with self.assertRaisesRegex(ValueError, "needs color images.*--normalization=dataset"):
             networks.pixel_normalization("imagenet", images(SHAPE))
+        with self.assertRaisesRegex(ValueError, r"at least 2x2. Received: .*\(1, 4, 3\). Use"):
+            networks.pixel_normalization("whitening", images((1, 4, 3)))
         with self.assertRaisesRegex(ValueError, "dataset, imagenet, whitening. Received: 'zscore'"):
             networks.pixel_normalization("zscore", images(SHAPE))
 

@@ -43,7 +43,8 @@ def pixel_normalization(kind, images):
         None for `scale`, else a `Normalization`. The deviation of a constant channel is 1.
 
     Raises:
-        ValueError: If there is no such kind, or if the images for `imagenet` are not in color.
+        ValueError: If there is no such kind, if the images for `imagenet` are not in color, or if
+            those for `whitening` have no patch of 2x2 pixels.
     """
     if kind not in NORMALIZATIONS:
         known = ", ".join(NORMALIZATIONS)
@@ -58,6 +59,11 @@ def pixel_normalization(kind, images):
             )
         means, deviations = ([255 * one for one in ones] for ones in (IMAGENET_MEAN, IMAGENET_STD))
         return Normalization(means, deviations)
+    if kind == "whitening" and min(images.shape[1:3]) < PATCH:
+        raise UserError(
+            f"--normalization=whitening needs images of at least {PATCH}x{PATCH}. Received: images "
+            f"of shape {images.shape[1:]}. Use --normalization=dataset."
+        )
     values, counts = np.arange(256), np.zeros((images.shape[-1], 256), np.int64)
     for start in range(0, len(images), 1024):
         pixels = images[start : start + 1024]
