@@ -6,9 +6,7 @@ import importlib.util
 import io
 import json
 import pathlib
-import unittest
 
-import keras
 import pytest
 from absl.testing import absltest
 
@@ -22,7 +20,6 @@ def load():
     return module
 
 
-@unittest.skipIf(keras.backend.backend() != "tensorflow", "needs TensorFlow")
 class CPUProfileTest(absltest.TestCase):
     def test_operations_of_all_threads_by_hand(self):
         profile = load()
