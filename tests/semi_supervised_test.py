@@ -104,6 +104,18 @@ class CurriculumTest(parameterized.TestCase):
         for a, b in zip(expected, resumed, strict=True):
             np.testing.assert_array_equal(a, b)
 
+    def test_alternating_flips_follow_the_passes_through_the_pool(self):
+        learner = self.make(steps=2600, weak_augmentation="alternating_flip_shift")
+        second = learner.stages()[1]
+        # 1,625 steps of 2, then 4 a step: 3,252 examples, 27 passes through 120 and 12 more.
+        self.assertEqual((second.first_step, second.drawn["unlabeled"]), (1625, 3250))
+        learner.enter(second)
+        learner.step.assign(1626)
+        images, indices = np.zeros((4, 8, 8, 1), "float32"), np.arange(4)
+        with mock.patch.object(augment, "alternating_flip", return_value=images) as flip:
+            learner.weak_view(images, indices, "unlabeled")
+        np.testing.assert_array_equal(flip.call_args.args[2], [27] * 4)
+
     def test_the_callbacks_of_a_user_are_called_too(self):
         seen = []
         callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda b, logs: seen.append(b))
