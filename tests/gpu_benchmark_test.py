@@ -22,7 +22,7 @@ class GpuBenchmarkTest(absltest.TestCase):
         sizes = ["--method=supervised", "--network=small_cnn", "--num_labels=20", "--batch_size=4"]
         process = subprocess.run(
             [ROOT / "benchmarks" / "gpu.sh", "digits", output, *sizes]
-            + ["--timed_steps=32", "--minutes=0.01", f"--peer={PEER}"],
+            + ["--timed_steps=32", "--minutes=0", f"--peer={PEER}"],
             capture_output=True,
             text=True,
             env={
@@ -47,6 +47,7 @@ class GpuBenchmarkTest(absltest.TestCase):
         fastest = min(one["seconds_per_step"] for one in found["steps"].values())
         self.assertAlmostEqual(peer["ratio"], fastest / 0.5)
         self.assertBetween(found["training"]["test_accuracy"]["last"], 0, 1)
+        # The least, ten evaluations of one call: how many fit into a time depends on the machine.
         self.assertIn("--steps=160", found["training"]["flags"])
 
 
