@@ -247,7 +247,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         stages = self.stages()
         if len(stages) > 1 and self.compiled and self.steps_per_execution > 1:
             raise UserError(
-                "Batches that grow (curriculum_batch_size) need steps_per_execution=1. Received: "
+                "`curriculum_batch_size` needs steps_per_execution=1. Received: "
                 f"steps_per_execution={self.steps_per_execution}"
             )
         pools = self.pools()

@@ -168,7 +168,7 @@ class Settings:
             networks.NORMALIZATIONS,
             "First layer of the network: scale pixels to [-1, 1]; subtract each channel's mean and "
             "divide by its standard deviation, of the training images (dataset) or ImageNet's; or "
-            "whiten patches of 2x2 pixels (whitening), which learns faster in short runs.",
+            "whiten patches of 2x2 pixels (whitening), which speeds up learning in short runs.",
         )
     )
     steps: int | None = _setting(count(None, "Optimizer updates. Unset: the paper's number."))
