@@ -4,13 +4,15 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 import toy
 from absl.testing import absltest, parameterized
-from commands import MistakeCase, call, read, start, wait_for
+from commands import ROOT, MistakeCase, call, read, start, wait_for
 
 from ssl_noisy import devices, machine, settings
 from ssl_noisy.runs import checkpoint, evaluation, labeling
@@ -51,6 +53,31 @@ class OneDeviceTest(MistakeCase):
     def test_an_unset_number_is_not_written(self):
         self.assertNotIn("num_devices", "".join(settings.Settings().flag_lines()))
         self.assertIn("--num_devices=2", settings.Settings(num_devices=2).flag_lines(True))
+
+
+if keras.backend.backend() == "tensorflow":
+
+    class ConstantFoldingTest(parameterized.TestCase):
+        @parameterized.parameters(
+            ("", "False"),
+            ("options.set_experimental_options({'constant_folding': True})", "True"),
+        )
+        def test_a_run_turns_it_off_unless_the_user_has_set_it(self, before, expected):
+            program = f"""
+import tensorflow as tf
+from ssl_noisy import devices
+options = tf.config.optimizer
+{before}
+devices.make_repeatable()
+print(options.get_experimental_options()["constant_folding"])"""
+            printed = subprocess.run(
+                [sys.executable, "-c", program],
+                env={**os.environ, "PYTHONPATH": ROOT},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            ).stdout
+            self.assertEqual(printed.strip(), expected)
 
 
 if keras.backend.backend() == "jax":

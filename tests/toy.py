@@ -103,7 +103,7 @@ def learner(
     **kwargs,
 ):
     """Returns a learner of `method` on 20 labels, and the true labels of its task."""
-    devices.clear_session()  # as a run does, for equal names of layers
+    devices.make_repeatable()  # as a run does
     keras.utils.set_random_seed(seed)
     made_task, true_labels = task(resident=resident)
     small = {"batch_size": 4, "ema_momentum": 0.5, "unlabeled_ratio": 2, "unlabeled_batch_size": 4}

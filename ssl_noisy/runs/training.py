@@ -66,10 +66,7 @@ def make_learner(settings, task, notes=None):
         notes: Optional list, to which lines about changes to the user's network are appended.
     """
     settings = settings.resolved()
-    # TensorFlow orders some additions by the names of layers, and Keras numbers these. Without
-    # this, a learner that follows a baseline in one process and the same learner resumed in
-    # another process differ in the last bits.
-    devices.clear_session()
+    devices.make_repeatable()
     # Keras draws the seeds of initializers and dropout from here; its own `set_random_seed`
     # would import TensorFlow on JAX.
     random.seed(settings.seed)
