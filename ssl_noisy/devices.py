@@ -170,7 +170,7 @@ def make_repeatable():
     # this, a learner that follows a baseline in one process and the same learner resumed in
     # another process differ in the last bits.
     keras.utils.clear_session(free_memory=False)
-    keras.distribution.set_distribution(distribution)  # which that forgets
+    keras.distribution.set_distribution(distribution)  # `clear_session` forgets it
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
