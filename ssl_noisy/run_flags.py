@@ -7,7 +7,7 @@ from ssl_noisy import methods, networks, settings
 from ssl_noisy.data import label_noise, sources
 from ssl_noisy.errors import UserError
 
-_FILES = ("label_file", "cifarn_file", "labels_csv")
+_FILES = ("label_file", "cifarn_file", "labels_csv", "features")
 
 _DEFINE = {
     int: flags.DEFINE_integer,
@@ -23,10 +23,7 @@ def define_flags(flag_values):
     Returns:
         The list of their names.
     """
-    for field in settings.fields():
-        argument = field.metadata["argument"]
-        help = _help(argument)
-        _DEFINE[argument.kind](field.name, field.default, help, flag_values=flag_values)
+    names = define_settings(flag_values)
     for name, takers in method_flags().items():
         meanings = {}
         for method, argument in takers.items():
@@ -41,7 +38,17 @@ def define_flags(flag_values):
         )
         kind = takers[min(takers)].kind
         _DEFINE[kind](name, None, help, flag_values=flag_values)
-    return [*(field.name for field in settings.fields()), *method_flags()]
+    return [*names, *method_flags()]
+
+
+def define_settings(flag_values, names=None):
+    """Defines the flags of some fields of `Settings`; None means all. Returns their names."""
+    fields = [field for field in settings.fields() if names is None or field.name in names]
+    for field in fields:
+        argument = field.metadata["argument"]
+        help = _help(argument)
+        _DEFINE[argument.kind](field.name, field.default, help, flag_values=flag_values)
+    return [field.name for field in fields]
 
 
 def _help(argument):
@@ -74,26 +81,40 @@ def from_lines(lines):
     return from_flags(values)
 
 
+def values_of(flag_values):
+    """Returns the values of the defined flags of `Settings`, a dict. Paths become absolute."""
+    fields = [field for field in settings.fields() if field.name in flag_values]
+    values = {field.name: flag_values[field.name].value for field in fields}
+    for field in fields:
+        if (field.metadata["is_place"] or field.name in _FILES) and values[field.name]:
+            values[field.name] = settings.absolute_path(values[field.name])
+    for name, table in (("dataset", sources.SOURCES), ("noise", label_noise.KINDS)):
+        kind, _, path = (values.get(name) or "").partition(":")
+        if path and kind in table and table[kind].is_path:
+            values[name] = f"{kind}:{settings.absolute_path(path)}"
+    if "network" in values:
+        values["network"] = networks.absolute(values["network"], settings.absolute_path)
+    if values.get("weights") not in (None, "imagenet", "none"):
+        values["weights"] = settings.absolute_path(values["weights"])
+    return values
+
+
 def from_flags(flag_values):
     """Returns the `Settings` that the parsed flags state. Paths become absolute.
+
+    Flags of `Settings` that are not defined have their default.
 
     Raises:
         UserError: As `Settings`.
     """
-    values = {field.name: flag_values[field.name].value for field in settings.fields()}
-    for field in settings.fields():
-        if (field.metadata["is_place"] or field.name in _FILES) and values[field.name]:
-            values[field.name] = settings.absolute_path(values[field.name])
-    for name, table in (("dataset", sources.SOURCES), ("noise", label_noise.KINDS)):
-        kind, _, path = (values[name] or "").partition(":")
-        if path and kind in table and table[kind].is_path:
-            values[name] = f"{kind}:{settings.absolute_path(path)}"
-    values["network"] = networks.absolute(values["network"], settings.absolute_path)
-    if values["weights"] not in (None, "imagenet", "none"):
-        values["weights"] = settings.absolute_path(values["weights"])
-    if values["baseline"] in ("", values["method"]):
+    values = values_of(flag_values)
+    if values.get("baseline") in ("", values.get("method")):
         values["baseline"] = None
-    arguments = {n: flag_values[n].value for n in method_flags() if flag_values[n].present}
+    arguments = {
+        name: flag_values[name].value
+        for name in method_flags()
+        if name in flag_values and flag_values[name].present
+    }
     made = settings.Settings(**values, method_arguments=arguments)
     if made.baseline:
         made.for_baseline()  # which checks it too

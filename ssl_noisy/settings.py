@@ -95,6 +95,13 @@ class Settings:
     )
     label_seed: int | None = _setting(arguments.seed(None, "Seed of that choice. Unset: --seed."))
     label_file: str | None = _setting(string(None, "Read the choice from this JSON file instead."))
+    features: str | None = _setting(
+        string(
+            None,
+            "Feature file of the images, as python -m ssl_noisy.features writes it, for "
+            "--label_draw.",
+        )
+    )
     noise: str | None = _setting(
         string(
             None,
