@@ -60,13 +60,25 @@ def _content(dataset):
     return text.getvalue().encode()
 
 
+def _class_names(pairs, owner):
+    """Returns the classes that the labels of a file name, sorted."""
+    names = sorted({label for _, label in pairs} - {"", REMOVE})
+    if len(names) < 2:
+        raise DatasetError(
+            f"{owner} must name at least 2 classes, since the pictures have none. Received: "
+            f"{named(names) or 'no label'}. Fill in the column label."
+        )
+    return tuple(names)
+
+
 def apply(path, dataset, known_as=None) -> Dataset:
     """Returns a data set with the corrections of a CSV file.
 
     The file has a column `label` and a column `file`, or `index` for data without files, as in the
     `examples.csv` of a run; other columns have no effect. A row gives its training example the
     class named in `label`, no label if that is empty, or leaves the example out if it is
-    `remove` and no class has this name.
+    `remove` and no class has this name. If the data set has no classes, since none of its examples
+    has a label, the labels in the file are its classes, in alphabetical order.
 
     Args:
         path: Path of the CSV file.
@@ -81,8 +93,10 @@ def apply(path, dataset, known_as=None) -> Dataset:
     key = key_of(dataset)
     names = map(str, dataset.ids) if dataset.files is None else dataset.files
     known = {name: position for position, name in enumerate(names)}
-    numbers = {name: number for number, name in enumerate(dataset.class_names)}
     pairs = rows(path, key)
+    if not dataset.class_names:  # no example has a label yet
+        dataset = dataclasses.replace(dataset, class_names=_class_names(pairs, owner))
+    numbers = {name: number for number, name in enumerate(dataset.class_names)}
     unknown = [name for name, _ in pairs if name not in known]
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, 1, cutoff=0.0)

@@ -34,7 +34,7 @@ class Dataset:
         validation_images: As `test_images`, or None without a validation split.
         validation_labels: As `test_labels`, or None without a validation split.
         validation_ids: As `ids`, or None without a validation split.
-        class_names: Tuple of `num_classes` strings.
+        class_names: Tuple of `num_classes` strings; empty if no example has a label.
         flip: Whether a mirrored image keeps its class.
         files: Tuple of `num_examples` strings, the file of each training example as the user knows
             it, or None for data that is not in files.
@@ -193,12 +193,13 @@ class Contents:
     flip: bool | None = None
 
 
-def assemble(name, version, class_names, parts, flip, **fields) -> Dataset:
+def assemble(name, version, class_names, parts, flip, needs_labels=True, **fields) -> Dataset:
     """Makes a data set of its splits, which must not share examples.
 
     Args:
         name, version, class_names, flip: As in `Dataset`.
         parts: Training, validation and test `Split`; the last two may be None.
+        needs_labels: Whether there must be classes.
         **fields: Other fields of `Dataset`.
 
     Raises:
@@ -228,7 +229,7 @@ def assemble(name, version, class_names, parts, flip, **fields) -> Dataset:
         files=train.files,
         **fields,
     )
-    if dataset.num_classes < 2 or len(dataset.labels) < 2:
+    if dataset.num_classes < 2 * needs_labels or len(dataset.labels) < 2:
         raise DatasetError(
             f"{name!r} must have at least 2 classes and 2 training images. Received: "
             f"{dataset.num_classes} and {len(dataset.labels)}."

@@ -38,12 +38,14 @@ class Options:
         fit: One of `pictures.FITS`.
         skip_unreadable: Whether to leave out files that are damaged.
         cache_dir: Folder of decoded data, see `cache.folder`.
+        needs_labels: Whether there must be labels. If not, they may all be missing.
     """
 
     size: tuple[int, int] | None = None
     fit: str = "crop"
     skip_unreadable: bool = False
     cache_dir: str | None = None
+    needs_labels: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

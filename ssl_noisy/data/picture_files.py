@@ -36,12 +36,17 @@ class Listing:
         """Adds a `decoded.File` to a split."""
         self.rows[split].append((file, class_name))
 
-    def class_names(self):
+    def class_names(self, needs_labels=True):
         """Returns the sorted names of the classes of `train`.
+
+        Args:
+            needs_labels: Whether there must be any. If not, all pictures may be unlabeled.
 
         Raises:
             DatasetError: If there are no training pictures, or another split has other classes.
         """
+        if not needs_labels and self.rows["unlabeled"] and not self.rows["train"]:
+            return []
         names = {
             split: {name for _, name in rows if name is not None}
             for split, rows in self.rows.items()
@@ -68,7 +73,7 @@ class Listing:
 
     def contents(self, options):
         """Decodes the files and returns the `Contents` of the data set."""
-        class_names = self.class_names()
+        class_names = self.class_names(options.needs_labels)
         rows = [(split, *row) for split in SPLITS for row in self.rows[split]]
         splits, listed, names = zip(*rows)
         pictures = decoded.decode(listed, options)
@@ -134,7 +139,8 @@ class Listing:
 def folder(path, options):
     """Reads `PATH/train/CLASS/*`, and `unlabeled`, `test` and `validation` beside `train`.
 
-    Without a folder `train`, the folders in `PATH` are the classes.
+    Without a folder `train`, the folders in `PATH` are the classes. If no labels are needed, `PATH`
+    may have pictures alone.
 
     Args:
         path: Path of a folder.
@@ -155,18 +161,23 @@ def folder(path, options):
     places = dict(known)
     if "train" not in places:
         places["train"] = root
-    ignored = []
+    ignored, loose = [], []
     for name, place in places.items():
         split, prefix = _FOLDERS[name], "" if place == root else f"{name}/"
         for path in walk(place, skipped=set(known) if place == root else ()):
             class_name, slash, _ = path.partition("/")
             if not is_picture(path) or (split != "unlabeled" and not slash):
-                ignored.append(prefix + path)
+                (loose if place == root and is_picture(path) else ignored).append(prefix + path)
                 continue
             one = decoded.File(prefix + path, f"{place}/{path}")
             listing.add(split, one, None if split == "unlabeled" else class_name)
-        if split != "unlabeled":
+        if split != "unlabeled" and (listing.rows[split] or options.needs_labels):
             _check_classes(listing, split, place, known if place == root else ())
+    if options.needs_labels or listing.rows["train"]:
+        ignored += loose
+    else:
+        for path in loose:
+            listing.add("unlabeled", decoded.File(path, f"{root}/{path}"))
     if ignored:
         listing.notes.append(
             f"Ignored {len(ignored)} files that are not pictures in the folder of a class: "

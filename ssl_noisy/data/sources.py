@@ -85,6 +85,7 @@ def load(
     image_size: str | None = None,
     fit: str | None = None,
     skip_unreadable: bool | None = None,
+    needs_labels: bool = True,
 ) -> Dataset:
     """Loads a data set. Images in an uncompressed .npz file or in the cache are memory-mapped.
 
@@ -117,6 +118,8 @@ def load(
             own if they share one, else the median, at most 128.
         fit: How they get it, one of `pictures.FITS`; None means `crop`.
         skip_unreadable: Whether to leave out damaged files, which are an error otherwise.
+        needs_labels: Whether training examples must have labels. If not, and none has one, the
+            data set has no classes and no test split.
 
     Returns:
         A `Dataset`. No training example is in its validation or test split.
@@ -134,7 +137,8 @@ def load(
         raise DatasetError(f"The data set must be {kind}:{source.value}. Received: {name!r}.")
     if source.is_pictures:
         size, skips = pictures.parse_size(image_size), bool(skip_unreadable)
-        contents = source.read(value, decoded.Options(size, fit or "crop", skips, cache_dir))
+        options = decoded.Options(size, fit or "crop", skips, cache_dir, needs_labels)
+        contents = source.read(value, options)
     else:
         contents = source.read(value)
     splits, notes = dict(contents.splits), list(contents.notes)
@@ -142,7 +146,11 @@ def load(
         part: dataclasses.replace(split, keys=np.char.add(f"{part}/", split.ids.astype(str)))
         for part, split in splits.items()
     }
-    if "test" not in splits and test_split is None:
+    is_labeled = needs_labels or (splits["train"].labels >= 0).any()
+    if "test" not in splits and not is_labeled:
+        _refuse_share(name, test_share, "no labels")
+        test_split = NO_TEST
+    elif "test" not in splits and test_split is None:
         share = test_share or TEST_SHARE
         splits["train"], splits["test"] = _hold_out(name, splits["train"], share)
         notes.append(
@@ -159,16 +167,17 @@ def load(
         contents.class_names,
         [_take(name, splits, spec) if spec else None for spec in specs],
         source.flip if contents.flip is None else contents.flip,
+        needs_labels=needs_labels,
         notes=tuple(notes),
         unreadable=contents.unreadable,
         fit=contents.fit,
     )
 
 
-def _refuse_share(name, share):
+def _refuse_share(name, share, has="a test split"):
     if share is not None:
         raise DatasetError(
-            f"--test_share has no effect with {name!r}, which has a test split. Leave it out. "
+            f"--test_share has no effect with {name!r}, which has {has}. Leave it out. "
             f"Received: --test_share={share}"
         )
 

@@ -44,15 +44,25 @@ class Labels:
 def load_dataset(settings):
     """Returns the `Dataset` of a run, before the corrections of `labels_csv`.
 
-    Runs that differ in other settings than those of `LOADING` can share it: see `run.run`.
+    Runs that differ in other settings than those of `LOADING` can share it: see `run.run`. With
+    `labels_csv`, the labels may all be in that file.
     """
-    values = loading(settings)
+    return _load(loading(settings))
+
+
+def load_unlabeled(settings):
+    """Returns the `Dataset` of a run, as `load_dataset`, but it may have no label at all."""
+    return _load({**loading(settings), "needs_labels": False})
+
+
+def _load(values):
     return sources.load(values.pop("dataset"), **values)
 
 
 def loading(settings):
-    """Returns the settings of `LOADING`, a dict. Runs for which it is equal have the same data."""
-    return {name: getattr(settings, name) for name in LOADING}
+    """Returns the arguments of `sources.load`. Runs for which they are equal have the same data."""
+    values = {name: getattr(settings, name) for name in LOADING}
+    return {**values, "needs_labels": not settings.labels_csv}
 
 
 class Loader:

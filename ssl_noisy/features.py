@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Computes frozen features of images: python -m ssl_noisy.features --run_dir=RUN
+
+Writes one row of numbers for each image, what the last layer of a trained
+network takes, to --output=FILE.npz. Choose labels by them (choose), draw labels
+by them (train --label_draw=typiclust), or learn from them. The network is that
+of a finished run, a .keras file, or one that Keras has ImageNet weights of:
+
+  python -m ssl_noisy.features --run_dir=RUN
+  python -m ssl_noisy.features --model=FILE.keras --dataset=folder:PICTURES
+  python -m ssl_noisy.features --network=keras:MobileNetV2 --dataset=folder:PICTURES
+  python -m ssl_noisy.features --network=pixels --dataset=digits
+
+The images need no labels. With --run_dir, the data is that of the run unless
+flags name other data. A file that is there already is not computed again.
+"""
+
+import dataclasses
+import hashlib
+import os
+import sys
+import time
+
+import keras
+import numpy as np
+from absl import flags
+
+from ssl_noisy import command, contract, model_file, networks, run_flags
+from ssl_noisy.data import feature_file
+from ssl_noisy.errors import UserError
+from ssl_noisy.runs import folder, labeling
+from ssl_noisy.settings import Settings, absolute_path
+
+PIXELS = "pixels"
+FLAGS = (*labeling.LOADING, "weights")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a user wants.
+
+    Attributes:
+        settings: `Settings` with the data, and the weights of a network of Keras.
+        model: Path of a `.keras` file, or None.
+        network: `pixels` or `keras:NAME`, or None.
+        output: Path to write.
+        batch_size: Positive integer, images at a time.
+    """
+
+    settings: Settings
+    model: str | None
+    network: str | None
+    output: str
+    batch_size: int
+
+
+def define_flags(values):
+    """Defines the flags of this command and returns their names."""
+    define = {"flag_values": values}
+    flags.DEFINE_string("run_dir", None, "Folder of a finished run.", **define)
+    flags.DEFINE_string("model", None, "A .keras file of a classifier.", **define)
+    flags.DEFINE_string(
+        "network",
+        None,
+        "keras:NAME, a network of keras.applications with --weights; or pixels, the images "
+        "themselves.",
+        **define,
+    )
+    flags.DEFINE_string(
+        "output",
+        None,
+        "File to write. Unset: features.npz, in the folder of the run with --run_dir.",
+        **define,
+    )
+    flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1, **define)
+    own = ["run_dir", "model", "network", "output", "batch_size"]
+    return [*own, *run_flags.define_settings(values, FLAGS)]
+
+
+def read_flags(argv, values):
+    """Returns the `Request` of a command line.
+
+    Raises:
+        absl.flags.Error, UserError: If it is wrong.
+    """
+    command.parse(argv, values)
+    places = [name for name in ("run_dir", "model", "network") if values[name].value]
+    if len(places) != 1:
+        received = " and ".join(f"--{name}" for name in places) or "none of them"
+        raise UserError(
+            "Pass one of --run_dir=RUN of a finished run, --model=FILE.keras, --network=keras:NAME "
+            f"and --network=pixels. Received: {received}"
+        )
+    given = {n: v for n, v in run_flags.values_of(values).items() if n in FLAGS}
+    given = {name: value for name, value in given.items() if values[name].present}
+    network, run_dir = values["network"].value, values["run_dir"].value
+    if network and network != PIXELS and not networks.takes_weights(network):
+        raise UserError(
+            "--network must be pixels or keras:NAME. For another network pass --run_dir or --model."
+            f" Received: --network={network}"
+        )
+    if "weights" in given and network in (None, PIXELS):
+        raise UserError("--weights has no effect without --network=keras:NAME. Leave it out.")
+    model = output = None
+    if run_dir:
+        run_dir = absolute_path(run_dir)
+        settings = dataclasses.replace(folder.settings_of(run_dir), **given)
+        model, output = os.path.join(run_dir, folder.MODEL), os.path.join(run_dir, "features.npz")
+    else:
+        named = network if network not in (None, PIXELS) else Settings.network
+        settings = Settings(network=named, **given)
+        model = values["model"].value and absolute_path(values["model"].value)
+    output = absolute_path(values["output"].value or output or "features.npz")
+    return Request(settings, model, network, output, values["batch_size"].value)
+
+
+def main(request):
+    dataset = labeling.load_unlabeled(request.settings)
+    extract, extractor, weights = make_extractor(request, dataset.images.shape[1:])
+    parts = [dataset.images, dataset.validation_images, dataset.test_images]
+    parts = [images for images in parts if images is not None]
+    digests = np.concatenate([feature_file.digests(images) for images in parts])
+    _, first = np.unique(digests, return_index=True)  # of equal images, one row
+    first.sort()
+    key = hashlib.sha256(weights + digests[first].tobytes()).hexdigest()
+    if feature_file.key_of(request.output) == key:
+        print(f"{request.output}: already there, of {len(first):,} images by {extractor}")
+        return
+    began, done = time.monotonic(), 0
+    with feature_file.writing(request.output, digests[first], extractor, key) as writer:
+        for pixels in _batches(parts, first, request.batch_size):
+            rows = extract(pixels)
+            _check_finite(rows, extractor)
+            writer.append(rows)
+            done += len(rows)
+            _show(done, len(first), began)
+    print(
+        f"{request.output}: {len(first):,} images, {rows.shape[1]:,} features each, by {extractor}"
+    )
+
+
+def make_extractor(request, image_shape):
+    """Returns `(extract, text, weights)`.
+
+    Args:
+        request: The `Request`.
+        image_shape: `(height, width, channels)` of the images.
+
+    Returns:
+        A function from uint8 pixels `(n, height, width, channels)` to a float32 array
+        `(n, num_features)`; what it is, as text; and a digest of its weights, bytes.
+
+    Raises:
+        UserError: If the network is not there, or does not take these images.
+    """
+    if request.network == PIXELS:
+        return _flattened, PIXELS, PIXELS.encode()
+    if request.network:
+        chosen = request.settings.resolved().weights
+        text = f"{request.network} with weights {chosen}"
+        networks.check_there(request.network, chosen)
+        network = networks.build(request.network, image_shape, 2, weights=chosen)
+    else:
+        text = request.model
+        network, metadata = model_file.read(request.model)
+        if (expected := metadata.input_shape(network)) != tuple(image_shape):
+            raise UserError(
+                f"The network of {request.model} takes images of {_size(expected)}. Received: "
+                f"images of {_size(image_shape)}. For picture files pass --image_size="
+                f"{expected[0]}x{expected[1]}."
+            )
+    featured = contract.with_features(network, "features")
+    model = keras.Model(featured.inputs, featured.outputs[0])
+    digest = hashlib.sha256(text.encode() if request.network else b"")
+    for weight in model.get_weights():
+        digest.update(np.ascontiguousarray(weight))
+
+    def extract(pixels):
+        # Of one size, because another one would be compiled anew.
+        batch = np.zeros((request.batch_size, *image_shape), np.uint8)
+        batch[: len(pixels)] = pixels
+        return np.asarray(model.predict_on_batch(batch))[: len(pixels)]
+
+    return extract, text, digest.digest()
+
+
+def _flattened(pixels):
+    return pixels.reshape(len(pixels), -1).astype(np.float32) / 255
+
+
+def _size(shape):
+    return f"{shape[0]}x{shape[1]} pixels and {shape[2]} channels"
+
+
+def _batches(parts, rows, batch_size):
+    """Yields the images at increasing `rows` of the concatenated parts."""
+    offset = 0
+    for images in parts:
+        here = rows[(rows >= offset) & (rows < offset + len(images))] - offset
+        for start in range(0, len(here), batch_size):
+            yield np.asarray(images[here[start : start + batch_size]])
+        offset += len(images)
+
+
+def _check_finite(rows, extractor):
+    if not np.isfinite(rows).all():
+        raise UserError(
+            f"The features by {extractor} must be finite numbers. Received: NaN or infinity. Check "
+            "the weights of the network."
+        )
+
+
+def _show(done, total, began):
+    """Updates a line about the progress, on a terminal."""
+    if sys.stdout.isatty():
+        rate = done / (time.monotonic() - began)
+        end = "\n" if done == total else ""
+        print(f"\r\x1b[2K{done:,} of {total:,} images, {rate:.0f} a second", end=end, flush=True)
+
+
+if __name__ == "__main__":
+    command.start("ssl_noisy.features", main, define_flags=define_flags, read_flags=read_flags)
