@@ -4,6 +4,7 @@
 import argparse
 import importlib
 import inspect
+import itertools
 import pathlib
 import re
 import sys
@@ -13,7 +14,8 @@ import ssl_noisy
 from ssl_noisy import command, methods, networks, recipes
 from ssl_noisy.errors import UserError
 
-COMMANDS = ("train", "sweep", "submit", "score", "predict", "report", "benchmark")
+COMMANDS = ("train", "sweep", "submit", "score", "predict", "report", "features", "choose")
+COMMANDS += ("benchmark",)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,9 +46,7 @@ def listing():
     """Returns the commands, the methods with their papers, and the networks: one screen."""
     lines = [f"ssl_noisy {ssl_noisy.__version__}: train image classifiers with few or wrong labels"]
     lines += ["", "Commands: python -m ssl_noisy.COMMAND --help"]
-    for name in COMMANDS:
-        doc = importlib.import_module(f"ssl_noisy.{name}").__doc__
-        lines.append(f"  {name:14}{doc.partition(':')[0]}.")
+    lines += _in_two_columns([f"{name:10}{_summary(name)}" for name in COMMANDS])
     lines += ["", "Methods: --method=NAME"]
     for name in methods.names():
         paper = re.search(r"\[(.+?)\]\((.+?)\)", inspect.getdoc(methods.get(name)))
@@ -59,6 +59,17 @@ def listing():
         "Start with: python -m ssl_noisy.train",
     ]
     return "\n".join(lines)
+
+
+def _summary(command_name):
+    doc = importlib.import_module(f"ssl_noisy.{command_name}").__doc__
+    return f"{doc.partition(':')[0]}."
+
+
+def _in_two_columns(texts):
+    half = -(-len(texts) // 2)
+    pairs = itertools.zip_longest(texts[:half], texts[half:], fillvalue="")
+    return [f"  {left:52}{right}".rstrip() for left, right in pairs]
 
 
 def list_of_recipes(words):

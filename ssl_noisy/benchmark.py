@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times the training step as `fit` runs it: python -m ssl_noisy.benchmark [a run's flags]
+"""Times the training step in `fit`: python -m ssl_noisy.benchmark [a run's flags]
 
 Prints one JSON line, and writes no files.
 

@@ -4,6 +4,7 @@
 from ssl_noisy import methods, networks, optimizers
 from ssl_noisy.data import label_noise, sources
 from ssl_noisy.errors import UserError
+from ssl_noisy.selection import rules
 
 PICTURE_FLAGS = ("image_size", "fit", "skip_unreadable")
 NOISE_FLAGS = ("noise_draw", "noise_seed", "cifarn_file")
@@ -21,6 +22,7 @@ def check(settings):
     """
     _check_method(settings)
     _check_dataset(settings)
+    _check_features(settings)
     _check_noise(settings)
     _check_optimizer(settings)
     _check_network(settings)
@@ -56,6 +58,14 @@ def _check_dataset(settings):
                 f"{', '.join(f'{kind}:' for kind in takers)}. Leave it out. Received: "
                 f"--{name}={value}"
             )
+
+
+def _check_features(settings):
+    if settings.label_draw in rules.BY_FEATURES and not settings.features:
+        raise UserError(
+            f"--label_draw={settings.label_draw} needs --features=FILE, which python -m "
+            "ssl_noisy.features writes. Received: none."
+        )
 
 
 def _check_noise(settings):

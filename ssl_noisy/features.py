@@ -18,6 +18,7 @@ flags name other data. A file that is there already is not computed again.
 import dataclasses
 import hashlib
 import os
+import random
 import sys
 import time
 
@@ -91,8 +92,7 @@ def read_flags(argv, values):
             "Pass one of --run_dir=RUN of a finished run, --model=FILE.keras, --network=keras:NAME "
             f"and --network=pixels. Received: {received}"
         )
-    given = {n: v for n, v in run_flags.values_of(values).items() if n in FLAGS}
-    given = {name: value for name, value in given.items() if values[name].present}
+    given = {n: v for n, v in run_flags.values_of(values, FLAGS).items() if values[n].present}
     network, run_dir = values["network"].value, values["run_dir"].value
     if network and network != PIXELS and not networks.takes_weights(network):
         raise UserError(
@@ -104,14 +104,25 @@ def read_flags(argv, values):
     model = output = None
     if run_dir:
         run_dir = absolute_path(run_dir)
-        settings = dataclasses.replace(folder.settings_of(run_dir), **given)
-        model, output = os.path.join(run_dir, folder.MODEL), os.path.join(run_dir, "features.npz")
+        settings = _settings_of_run(run_dir, given)
+        model, output = (os.path.join(run_dir, name) for name in (folder.MODEL, folder.FEATURES))
     else:
         named = network if network not in (None, PIXELS) else Settings.network
         settings = Settings(network=named, **given)
         model = values["model"].value and absolute_path(values["model"].value)
-    output = absolute_path(values["output"].value or output or "features.npz")
+    output = absolute_path(values["output"].value or output or folder.FEATURES)
     return Request(settings, model, network, output, values["batch_size"].value)
+
+
+def _settings_of_run(run_dir, given):
+    """Returns the `Settings` of a run, with the data that the user names, if any."""
+    if not os.path.isdir(run_dir):
+        raise UserError(f"There is no run {run_dir}. Check --run_dir.")
+    settings = run_flags.from_lines(folder.read_flags(run_dir))
+    if given.get("dataset", settings.dataset) != settings.dataset:
+        other = dict.fromkeys((*labeling.LOADING, "labels_csv"))
+        return dataclasses.replace(settings, **{**other, **given})
+    return dataclasses.replace(settings, **given)
 
 
 def main(request):
@@ -159,6 +170,7 @@ def make_extractor(request, image_shape):
         chosen = request.settings.resolved().weights
         text = f"{request.network} with weights {chosen}"
         networks.check_there(request.network, chosen)
+        random.seed(request.settings.seed)  # of random weights, as in a run
         network = networks.build(request.network, image_shape, 2, weights=chosen)
     else:
         text = request.model

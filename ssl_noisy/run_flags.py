@@ -81,9 +81,14 @@ def from_lines(lines):
     return from_flags(values)
 
 
-def values_of(flag_values):
-    """Returns the values of the defined flags of `Settings`, a dict. Paths become absolute."""
-    fields = [field for field in settings.fields() if field.name in flag_values]
+def values_of(flag_values, names=None):
+    """Returns the values of flags of `Settings`, a dict. Paths become absolute.
+
+    Args:
+        flag_values: absl's flag values, parsed.
+        names: Names of fields of `Settings`. None: those that `flag_values` has.
+    """
+    fields = [f for f in settings.fields() if f.name in (flag_values if names is None else names)]
     values = {field.name: flag_values[field.name].value for field in fields}
     for field in fields:
         if (field.metadata["is_place"] or field.name in _FILES) and values[field.name]:

@@ -14,6 +14,7 @@ from ssl_noisy.data.task import RESIDENCES
 from ssl_noisy.errors import UserError
 from ssl_noisy.labels import detection
 from ssl_noisy.runs import trackers
+from ssl_noisy.selection import rules
 
 REMOVERS = tuple(name for name in methods.names() if methods.get(name).removes_labels)
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -91,7 +92,12 @@ class Settings:
         count(None, "Number of training images that keep their label. Unset: all.")
     )
     label_draw: str = _setting(
-        choice("balanced", DRAWS, "How to choose them: per class, over all classes, or the first.")
+        choice(
+            "balanced",
+            (*DRAWS, *rules.BY_FEATURES),
+            "How to choose them: per class, over all classes, the first, or by --features, as "
+            "python -m ssl_noisy.choose does.",
+        )
     )
     label_seed: int | None = _setting(arguments.seed(None, "Seed of that choice. Unset: --seed."))
     label_file: str | None = _setting(string(None, "Read the choice from this JSON file instead."))

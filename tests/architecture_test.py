@@ -3,6 +3,7 @@
 
 import ast
 import pathlib
+import sys
 
 from absl.testing import absltest
 
@@ -32,9 +33,17 @@ FLOORS = [
     {"augment.policies", "augment.autoaugment", "networks.blocks", "labels.mixture_model"},
     {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"}
     | {"networks.applications", "networks.own"},
-    {"augment", "networks", "data.label_budget", "data.noise_models", "data.tfds_source"}
+    {
+        "augment",
+        "networks",
+        "data.label_budget",
+        "data.feature_file",
+        "selection.neighbors",
+        "data.noise_models",
+        "data.tfds_source",
+    }
     | {"data.pictures"},
-    {"data.decoded"},
+    {"data.decoded", "selection.rules"},
     {"data.picture_files"},
     {"data.hugging_face", "data.corrections"},
     {"augment.ctaugment", "data.task", "data.noise_file", "data.sources", "data.cifar_n", "batches"}
@@ -73,7 +82,8 @@ FLOORS = [
     {"submission.isolation", "submission.clock", "submission.results", "submission.texts"},
     {"submission.entry_folder"},
     {"command", "pool_flags"},
-    {"train", "sweep", "submit", "score", "predict", "report", "benchmark", "__main__"},
+    {"train", "sweep", "submit", "score", "predict", "features", "choose", "report"}
+    | {"benchmark", "__main__"},
 ]
 ROOMS = set().union(*FLOORS)
 
@@ -124,6 +134,7 @@ class ImportsTest(absltest.TestCase):
             "labels",
             "reports",
             "runs",
+            "selection",
             "sweeps",
             "submission",
         }
@@ -140,6 +151,11 @@ class ImportsTest(absltest.TestCase):
                     checked += 1
                     self.assertLess(floor(there), floor(here), f"{path}: {name}")
         self.assertGreater(checked, 30)
+
+    def test_no_command_hides_a_module_of_python(self):
+        """The folder of a script is first on Python's path: select.py would hide `select`."""
+        names = {path.stem for path in PACKAGE.glob("*.py")}
+        self.assertEmpty(names & sys.stdlib_module_names)
 
     def test_imports_are_absolute(self):
         for path, tree in modules():

@@ -95,8 +95,8 @@ class FeatureFile:
         what = f"{part.strip('_') or 'training'} images of {dataset.name!r}"
         if self.digests is not None:
             known, wanted, features = self.digests, digests(images), self.features
-            advice = "It is of other images, or of the same ones at another size. Compute it again"
-            advice += f" with: python -m ssl_noisy.features --dataset={dataset.name}"
+            advice = "It is of other images, or of these ones at another size. Compute it again: "
+            advice += f"python -m ssl_noisy.features --dataset={dataset.name}"
         elif part in self.by_id:
             known, features = self.by_id[part]
             wanted = ids
@@ -151,7 +151,7 @@ def read(path) -> FeatureFile:
     if missing:
         raise FeatureError(
             f"The feature file {path!r} must hold the arrays {key} and features. Received: "
-            f"{', '.join(arrays) or 'none'}. Write it with python -m ssl_noisy.features, or np.savez."
+            f"{', '.join(arrays) or 'none'}. Use python -m ssl_noisy.features."
         )
     if key == "digests":
         _check(path, arrays, "digests", "features")

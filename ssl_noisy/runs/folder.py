@@ -21,6 +21,7 @@ CORRECTIONS = "applied_corrections.csv"  # not corrections.csv, which people put
 PICTURES = ("aum", "curves", "gallery", "labels", "losses", "views")
 FILES = {FLAGS, RESULT, LABELS, NOISE, MODEL, EXAMPLES, METRICS, TIMING}
 FILES |= {CORRECTIONS, VALIDATION_NOISE}
+FEATURES = "features.npz"  # which another command puts there
 FILES |= {checkpoint.NAME, checkpoint.PREVIOUS_NAME, *checkpoint.BEST, trackers.NAME}
 FILES |= {f"{name}.{kind}" for name in PICTURES for kind in PLOT_FORMATS}
 BASELINE = "baseline"
@@ -40,7 +41,7 @@ def look_into(run_dir, settings):
                 f"{run_dir} is not empty and is not a run folder. Choose another --run_dir."
             )
         return None
-    there = set(identifying_lines(_read_flags(run_dir)))
+    there = set(identifying_lines(read_flags(run_dir)))
     here = set(settings.flag_lines(identifying=True))
     if there != here:
         raise UserError(
@@ -65,7 +66,12 @@ def _names(run_dir):
     return {name for name in names if not files.is_left_over(name)}
 
 
-def _read_flags(run_dir):
+def read_flags(run_dir):
+    """Returns the lines of the `flags.cfg` of a run.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
     path = os.path.join(run_dir, FLAGS)
     try:
         if not os.path.isfile(path):

@@ -7,9 +7,18 @@ import os
 
 import numpy as np
 
-from ssl_noisy.data import corrections, label_budget, label_noise, noise_file, noise_models, sources
+from ssl_noisy.data import (
+    corrections,
+    feature_file,
+    label_budget,
+    label_noise,
+    noise_file,
+    noise_models,
+    sources,
+)
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import folder
+from ssl_noisy.selection import rules
 
 # The settings that `load_dataset` depends on.
 LOADING = ("dataset", "data_dir", "cache_dir", "train_split", "validation_split", "test_split")
@@ -196,10 +205,26 @@ def _choose_positions(settings, dataset, own_file):
     if settings.num_labels is None:
         return np.flatnonzero(dataset.labels >= 0), "all", 0
     how, seed = settings.label_draw, settings.resolved().label_seed
+    if how in rules.BY_FEATURES:
+        return _choose_by_features(settings, dataset, seed), how, seed
     positions = label_budget.draw(
         dataset.labels, settings.num_labels, num_classes=dataset.num_classes, seed=seed, how=how
     )
     return positions, how, seed
+
+
+def _choose_by_features(settings, dataset, seed):
+    """Returns the increasing positions that a rule chooses by the features of all examples."""
+    candidates = np.flatnonzero(dataset.labels >= 0)
+    if settings.num_labels > len(candidates):
+        raise label_budget.BudgetError(
+            f"num_labels must be in [1, {len(candidates)}]. Received: {settings.num_labels}."
+        )
+    features = feature_file.read(settings.features).training(dataset)
+    pool = rules.Pool(
+        candidates, np.zeros(0, np.int64), features, dataset.labels, dataset.num_classes
+    )
+    return np.sort(rules.choose(settings.label_draw, pool, settings.num_labels, seed).positions)
 
 
 def _choose_noise(settings, dataset, positions, own_file):

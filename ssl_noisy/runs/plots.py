@@ -306,6 +306,34 @@ def gallery(
     return figure
 
 
+def pictures(images, positions, titles, path, files=None):
+    """Draws some images in the given order.
+
+    Args:
+        images: uint8 array `(n, height, width, channels)`, 1 or 3 channels.
+        positions: Integer array `(num_pictures,)`, the images to draw.
+        titles: Sequence of `num_pictures` strings, above the images.
+        path: The file to write.
+        files: Sequence of `num_pictures` names of files to write below the images, or None.
+
+    Returns:
+        The Matplotlib figure.
+    """
+    rows = -(-len(positions) // COLUMNS)
+    figure = _figure(1.1 * COLUMNS, (1.3 if files is None else 1.42) * rows)
+    grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axes in grid[len(positions) :]:
+        axes.axis("off")
+    for number, (axes, position) in enumerate(zip(grid, positions)):
+        axes.imshow(np.asarray(images[position]).squeeze(), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(titles[number], fontsize=8, parse_math=False)
+        axes.set(xticks=[], yticks=[])
+        if files is not None:
+            axes.set_xlabel(_shortened(files[number]), fontsize=6, parse_math=False)
+    _save(figure, path, dpi=100)
+    return figure
+
+
 def _shortened(name, most=22):
     """Returns a name without its middle, if it is too long to write below an image."""
     half = most // 2
