@@ -82,6 +82,26 @@ def call(*arguments):
     return code, out.getvalue(), err.getvalue().splitlines()
 
 
+def call_of(module, *arguments):
+    """Runs another command, a module, as `call` does."""
+    values, out, err = flags.FlagValues(), io.StringIO(), io.StringIO()
+    module.define_flags(values)
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        name = module.__name__
+        try:
+            wanted = module.read_flags([name, *map(str, arguments)], values)
+        except (flags.Error, UserError) as error:
+            code = command.fail(name, error)
+        else:
+            code = command.execute(name, module.main, wanted)
+    return code, out.getvalue(), err.getvalue().splitlines()
+
+
 @contextlib.contextmanager
 def largest_file(size):
     """Limits the size of the files that this process writes to `size` bytes."""
