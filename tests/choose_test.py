@@ -85,7 +85,8 @@ class FeaturesTest(Case):
             (data.images, found.training(data)),
             (data.test_images, found.test(data)),
         ):
-            logits = values @ dense.kernel.numpy() + dense.bias.numpy()
+            kernel, bias = dense.get_weights()
+            logits = values @ kernel + bias
             expected = network.predict(images, verbose=0)
             np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
         before = os.stat("run/features.npz").st_mtime_ns
@@ -167,7 +168,9 @@ class FeaturesTest(Case):
         )
 
 
-def small_network(include_top=True, weights="imagenet", input_shape=None):
+def small_network(
+    include_top=True, weights="imagenet", input_shape=None, include_preprocessing=True
+):
     """Stands for an architecture of `keras.applications`, all of which are large."""
     inputs = keras.Input(input_shape)
     outputs = keras.layers.Conv2D(7, 3)(inputs)
@@ -257,6 +260,21 @@ class ChooseTest(Case):
         self.assertLen(rows, 7)
         for row in rows:
             self.assertStartsWith(row["file"], "unlabeled/")
+
+    def test_test_pictures_have_the_classes_of_pictures_without_labels(self):
+        labels = self.photos(30)
+        self.photos(40, "more")
+        data = load_digits()
+        for row in range(30, 40):
+            os.makedirs(f"photos/test/digit {data.target[row]}", exist_ok=True)
+            os.rename(f"more/{row:03}.png", f"photos/test/digit {data.target[row]}/{row:03}.png")
+        where = ("--dataset=folder:photos", self.pixels("--dataset=folder:photos"))
+        self.assertLen(feature_file.read("pixels.npz").features, 40)
+        out = self.call(choose, *where, "--budget=9")
+        self.assertIn("9 of 30 unlabeled images", out)
+        self.fill_in("chosen/to_label.csv", labels)
+        out = self.train(*(*QUICK, where[0], "--labels_csv=chosen/to_label.csv", "--run_dir=run"))
+        self.assertIn("9 labels, test accuracy by protocol", out)
 
     def test_removed_pictures_stay_removed(self):
         labels = self.photos(40)

@@ -28,7 +28,9 @@ import ssl_noisy
 from ssl_noisy import __main__ as listing
 from ssl_noisy import (
     benchmark,
+    choose,
     command,
+    features,
     methods,
     networks,
     predict,
@@ -332,6 +334,16 @@ class DocstringTest(ExampleCase):
         self.assertGreater(np.mean(noisy == (losses > 2)), 0.95)
 
 
+# The commands that take no recipe, and what a request of each must have.
+NOT_A_RUN = {
+    "ssl_noisy.choose": (choose, "budget"),
+    "ssl_noisy.features": (features, "output"),
+    "ssl_noisy.predict": (predict, "model"),
+    "ssl_noisy.report": (report, "places"),
+    "ssl_noisy.score": (score, "entry_dirs"),
+}
+
+
 def commands():
     """Yields `(page, command, arguments)` of each shell line that runs a command of the kit."""
     for page, text in PAGES.items():
@@ -354,20 +366,11 @@ class ShellTest(ExampleCase):
                 with contextlib.redirect_stdout(io.StringIO()):
                     self.assertEqual(listing.main(arguments), 0, page)
                 continue
-            if name == "ssl_noisy.predict":
-                values = flags.FlagValues()
-                predict.define_flags(values)
-                self.assertTrue(predict.read_flags([name, *arguments], values).model, page)
-                continue
-            if name == "ssl_noisy.report":
-                values = flags.FlagValues()
-                report.define_flags(values)
-                self.assertTrue(report.read_flags([name, *arguments], values).places, page)
-                continue
-            if name == "ssl_noisy.score":
-                values = flags.FlagValues()
-                score.define_flags(values)
-                self.assertTrue(score.read_flags([name, *arguments], values).entry_dirs, page)
+            if name in NOT_A_RUN:
+                values, (module, place) = flags.FlagValues(), NOT_A_RUN[name]
+                module.define_flags(values)
+                request = module.read_flags([name, *arguments], values)
+                self.assertTrue(getattr(request, place), page)
                 continue
             for made in self.filled_in(arguments):
                 with self.subTest(page=page, arguments=made):
@@ -406,29 +409,11 @@ class ShellTest(ExampleCase):
 
 class NamesTest(absltest.TestCase):
     def test_flags_exist(self):
-        values = flags.FlagValues()
-        benchmark.define_flags(values)  # those of a run, and its own
-        own = flags.FlagValues()
-        predict.define_flags(own)
-        report.define_flags(reports := flags.FlagValues())
-        sweeps = flags.FlagValues()
-        sweep.define_flags(sweeps)
-        score.define_flags(scores := flags.FlagValues())
-        submit.define_flags(entries := flags.FlagValues())
-        known = {
-            *values,
-            *own,
-            *sweeps,
-            *reports,
-            *scores,
-            *entries,
-            "flagfile",
-            "help",
-            "recipes",
-            "logdir",
-            "no-deps",
-        }
-        known |= {f"no{name}" for name in (*values, *scores)}
+        known = {"flagfile", "help", "recipes", "logdir", "no-deps"}
+        # The flags of `benchmark` are those of a run, and its own.
+        for module in (benchmark, sweep, submit, *(module for module, _ in NOT_A_RUN.values())):
+            module.define_flags(values := flags.FlagValues())
+            known |= {*values, *(f"no{name}" for name in values)}
         for page, text in PAGES.items():
             if page != "CONTRIBUTING.md":  # it names flags of other programs
                 # So do commands of Ray, and scripts before they call ours.

@@ -40,17 +40,18 @@ class Listing:
         """Returns the sorted names of the classes of `train`.
 
         Args:
-            needs_labels: Whether there must be any. If not, all pictures may be unlabeled.
+            needs_labels: Whether there must be any in `train`. If not, and there are none, the
+                classes are those of the test and validation pictures.
 
         Raises:
             DatasetError: If there are no training pictures, or another split has other classes.
         """
-        if not needs_labels and self.rows["unlabeled"] and not self.rows["train"]:
-            return []
         names = {
             split: {name for _, name in rows if name is not None}
             for split, rows in self.rows.items()
         }
+        if not needs_labels and self.rows["unlabeled"] and not names["train"]:
+            return sorted(names["test"] | names["validation"])
         if not names["train"]:
             raise DatasetError(
                 f"{self.owner} must have labeled pictures in train. Received: none. Pictures end "
