@@ -41,14 +41,16 @@ class Request:
     """What a user wants.
 
     Attributes:
-        settings: `Settings` with the data, and the weights of a network of Keras.
+        given: Dict of settings that the user names: the data, and the weights of a Keras network.
+        run_dir: Path of a run folder, or None.
         model: Path of a `.keras` file, or None.
         network: `pixels` or `keras:NAME`, or None.
         output: Path to write.
         batch_size: Positive integer, images at a time.
     """
 
-    settings: Settings
+    given: dict
+    run_dir: str | None
     model: str | None
     network: str | None
     output: str
@@ -101,33 +103,32 @@ def read_flags(argv, values):
         )
     if "weights" in given and network in (None, PIXELS):
         raise UserError("--weights has no effect without --network=keras:NAME. Leave it out.")
-    model = output = None
+    run_dir, model = (path and absolute_path(path) for path in (run_dir, values["model"].value))
     if run_dir:
-        run_dir = absolute_path(run_dir)
-        settings = _settings_of_run(run_dir, given)
-        model, output = (os.path.join(run_dir, name) for name in (folder.MODEL, folder.FEATURES))
-    else:
-        named = network if network not in (None, PIXELS) else Settings.network
-        settings = Settings(network=named, **given)
-        model = values["model"].value and absolute_path(values["model"].value)
-    output = absolute_path(values["output"].value or output or folder.FEATURES)
-    return Request(settings, model, network, output, values["batch_size"].value)
+        model = os.path.join(run_dir, folder.MODEL)
+    default = os.path.join(run_dir or "", folder.FEATURES)
+    output = absolute_path(values["output"].value or default)
+    return Request(given, run_dir, model, network, output, values["batch_size"].value)
 
 
-def _settings_of_run(run_dir, given):
-    """Returns the `Settings` of a run, with the data that the user names, if any."""
+def settings_of(request):
+    """Returns `Settings` with the data of a request: that of the run, or what the user names."""
+    given, run_dir = request.given, request.run_dir
+    if run_dir is None:
+        named = request.network if request.network not in (None, PIXELS) else Settings.network
+        return Settings(network=named, **given)
     if not os.path.isdir(run_dir):
         raise UserError(f"There is no run {run_dir}. Check --run_dir.")
     settings = run_flags.from_lines(folder.read_flags(run_dir))
     if given.get("dataset", settings.dataset) != settings.dataset:
-        other = dict.fromkeys((*labeling.LOADING, "labels_csv"))
-        return dataclasses.replace(settings, **{**other, **given})
+        given = {**dict.fromkeys((*labeling.LOADING, "labels_csv")), **given}
     return dataclasses.replace(settings, **given)
 
 
 def main(request):
-    dataset = labeling.load_unlabeled(request.settings)
-    extract, extractor, weights = make_extractor(request, dataset.images.shape[1:])
+    settings = settings_of(request)
+    dataset = labeling.load_unlabeled(settings)
+    extract, extractor, weights = make_extractor(request, settings, dataset.images.shape[1:])
     parts = [dataset.images, dataset.validation_images, dataset.test_images]
     parts = [images for images in parts if images is not None]
     digests = np.concatenate([feature_file.digests(images) for images in parts])
@@ -150,11 +151,12 @@ def main(request):
     )
 
 
-def make_extractor(request, image_shape):
+def make_extractor(request, settings, image_shape):
     """Returns `(extract, text, weights)`.
 
     Args:
         request: The `Request`.
+        settings: Its `Settings`.
         image_shape: `(height, width, channels)` of the images.
 
     Returns:
@@ -167,10 +169,10 @@ def make_extractor(request, image_shape):
     if request.network == PIXELS:
         return _flattened, PIXELS, PIXELS.encode()
     if request.network:
-        chosen = request.settings.resolved().weights
+        chosen = settings.resolved().weights
         text = f"{request.network} with weights {chosen}"
         networks.check_there(request.network, chosen)
-        random.seed(request.settings.seed)  # of random weights, as in a run
+        random.seed(settings.seed)  # of random weights, as in a run
         network = networks.build(request.network, image_shape, 2, weights=chosen)
     else:
         text = request.model

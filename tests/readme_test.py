@@ -43,7 +43,7 @@ from ssl_noisy import (
 )
 from ssl_noisy.arguments import fraction
 from ssl_noisy.augment import views as augment_views
-from ssl_noisy.data import label_noise, sources
+from ssl_noisy.data import feature_file, label_noise, sources
 from ssl_noisy.labels import detection, mixture, mixture_model
 from ssl_noisy.runs import labeling, run
 
@@ -102,6 +102,7 @@ class PythonTest(ExampleCase):
         run_below = {
             "README.md": 2,
             "CONTRIBUTING.md": 3,
+            "docs/choosing_labels.md": 1,
             "docs/getting_started.md": 1,
             "docs/networks.md": 1,
             "docs/own_loop.md": 5,
@@ -152,6 +153,11 @@ class PythonTest(ExampleCase):
         backbones = [x for x in model.layers if isinstance(x, keras.Model)]
         for layer in [*model.layers, *(x for backbone in backbones for x in backbone.layers)]:
             self.assertStartsWith(type(layer).__module__, "keras.")
+
+    def test_features_from_elsewhere(self):
+        exec(EXAMPLES["docs/choosing_labels.md"][0], {})
+        found = feature_file.read("digits.npz").training(sources.load("digits"))
+        self.assertEqual(found.shape, (1297, 64))
 
     def test_arrays(self):
         images, labels = toy.digits()

@@ -60,15 +60,16 @@ def _content(dataset):
     return text.getvalue().encode()
 
 
-def _class_names(pairs, owner):
-    """Returns the classes that the labels of a file name, sorted."""
-    names = sorted({label for _, label in pairs} - {"", REMOVE})
+def _class_names(pairs, dataset, owner):
+    """Returns the classes of a data set, and those that the labels of a file add, sorted."""
+    added = sorted({label for _, label in pairs} - {"", REMOVE, *dataset.class_names})
+    names = (*dataset.class_names, *added)
     if len(names) < 2:
         raise DatasetError(
             f"{owner} must name at least 2 classes, since the pictures have none. Received: "
             f"{named(names) or 'no label'}. Fill in the column label."
         )
-    return tuple(names)
+    return names
 
 
 def apply(path, dataset, known_as=None) -> Dataset:
@@ -77,8 +78,8 @@ def apply(path, dataset, known_as=None) -> Dataset:
     The file has a column `label` and a column `file`, or `index` for data without files, as in the
     `examples.csv` of a run; other columns have no effect. A row gives its training example the
     class named in `label`, no label if that is empty, or leaves the example out if it is
-    `remove` and no class has this name. If the data set has no classes, since none of its examples
-    has a label, the labels in the file are its classes, in alphabetical order.
+    `remove` and no class has this name. If no training example has a label, the labels in the file
+    may be new classes, which follow those of the data set in alphabetical order.
 
     Args:
         path: Path of the CSV file.
@@ -94,8 +95,8 @@ def apply(path, dataset, known_as=None) -> Dataset:
     names = map(str, dataset.ids) if dataset.files is None else dataset.files
     known = {name: position for position, name in enumerate(names)}
     pairs = rows(path, key)
-    if not dataset.class_names:  # no example has a label yet
-        dataset = dataclasses.replace(dataset, class_names=_class_names(pairs, owner))
+    if (dataset.labels < 0).all():
+        dataset = dataclasses.replace(dataset, class_names=_class_names(pairs, dataset, owner))
     numbers = {name: number for number, name in enumerate(dataset.class_names)}
     unknown = [name for name, _ in pairs if name not in known]
     if unknown:
