@@ -9,6 +9,7 @@ of a finished run, a .keras file, or one that Keras has ImageNet weights of:
   python -m ssl_noisy.features --run_dir=RUN
   python -m ssl_noisy.features --model=FILE.keras --dataset=folder:PICTURES
   python -m ssl_noisy.features --network=keras:MobileNetV2 --dataset=folder:PICTURES
+  python -m ssl_noisy.features --network=hub:dinov2_small --dataset=folder:PICTURES
   python -m ssl_noisy.features --network=pixels --dataset=digits
 
 The images need no labels. With --run_dir, the data is that of the run unless
@@ -29,6 +30,7 @@ from absl import flags
 from ssl_noisy import command, contract, model_file, networks, run_flags
 from ssl_noisy.data import feature_file
 from ssl_noisy.errors import UserError
+from ssl_noisy.networks import hub
 from ssl_noisy.runs import folder, labeling
 from ssl_noisy.settings import Settings, absolute_path
 
@@ -44,7 +46,7 @@ class Request:
         given: Dict of settings that the user names: the data, and the weights of a Keras network.
         run_dir: Path of a run folder, or None.
         model: Path of a `.keras` file, or None.
-        network: `pixels` or `keras:NAME`, or None.
+        network: `keras:NAME`, `hub:PRESET` or `pixels`, or None.
         output: Path to write.
         batch_size: Positive integer, images at a time.
     """
@@ -65,8 +67,8 @@ def define_flags(values):
     flags.DEFINE_string(
         "network",
         None,
-        "keras:NAME, a network of keras.applications with --weights; or pixels, the images "
-        "themselves.",
+        "keras:NAME, a network of keras.applications with --weights; hub:PRESET, a backbone of "
+        "KerasHub or the folder of one; or pixels, the images themselves.",
         **define,
     )
     flags.DEFINE_string(
@@ -96,12 +98,13 @@ def read_flags(argv, values):
         )
     given = {n: v for n, v in run_flags.values_of(values, FLAGS).items() if values[n].present}
     network, run_dir = values["network"].value, values["run_dir"].value
-    if network and network != PIXELS and not networks.takes_weights(network):
+    takes_weights = network is not None and networks.takes_weights(network)
+    if network not in (None, PIXELS) and not (takes_weights or network.startswith(hub.PREFIX)):
         raise UserError(
-            "--network must be pixels or keras:NAME. For another network pass --run_dir or --model."
-            f" Received: --network={network}"
+            "--network must be keras:NAME, hub:PRESET or pixels. For others pass --run_dir "
+            f"or --model. Received: --network={network}"
         )
-    if "weights" in given and network in (None, PIXELS):
+    if "weights" in given and not takes_weights:
         raise UserError("--weights has no effect without --network=keras:NAME. Leave it out.")
     run_dir, model = (path and absolute_path(path) for path in (run_dir, values["model"].value))
     if run_dir:
@@ -115,8 +118,9 @@ def settings_of(request):
     """Returns `Settings` with the data of a request: that of the run, or what the user names."""
     given, run_dir = request.given, request.run_dir
     if run_dir is None:
-        named = request.network if request.network not in (None, PIXELS) else Settings.network
-        return Settings(network=named, **given)
+        if request.network and networks.takes_weights(request.network):
+            given = {"network": request.network, **given}
+        return Settings(**given)
     if not os.path.isdir(run_dir):
         raise UserError(f"There is no run {run_dir}. Check --run_dir.")
     settings = run_flags.from_lines(folder.read_flags(run_dir))
@@ -166,36 +170,49 @@ def make_extractor(request, settings, image_shape):
     Raises:
         UserError: If the network is not there, or does not take these images.
     """
-    if request.network == PIXELS:
-        return _flattened, PIXELS, PIXELS.encode()
-    if request.network:
-        chosen = settings.resolved().weights
-        text = f"{request.network} with weights {chosen}"
-        networks.check_there(request.network, chosen)
-        random.seed(settings.seed)  # of random weights, as in a run
-        network = networks.build(request.network, image_shape, 2, weights=chosen)
+    network, text = request.network, request.network
+    if network == PIXELS:
+        return _flattened, text, PIXELS.encode()
+    if network is None:
+        text, model = request.model, _penultimate(_read(request.model, image_shape))
+    elif network.startswith(hub.PREFIX):
+        model = hub.Extractor(network.removeprefix(hub.PREFIX))
     else:
-        text = request.model
-        network, metadata = model_file.read(request.model)
-        if (expected := metadata.input_shape(network)) != tuple(image_shape):
-            raise UserError(
-                f"The network of {request.model} takes images of {_size(expected)}. Received: "
-                f"images of {_size(image_shape)}. For picture files pass --image_size="
-                f"{expected[0]}x{expected[1]}."
-            )
-    featured = contract.with_features(network, "features")
-    model = keras.Model(featured.inputs, featured.outputs[0])
-    digest = hashlib.sha256(text.encode() if request.network else b"")
+        weights = settings.weights or "imagenet"
+        text = f"{network} with weights {weights}"
+        networks.check_there(network, weights)
+        random.seed(settings.seed)  # of random weights, as in a run
+        model = _penultimate(networks.build(network, image_shape, 2, weights=weights))
+    digest = hashlib.sha256(b"" if network is None else text.encode())
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight))
+    compute = model if isinstance(model, hub.Extractor) else model.predict_on_batch
 
     def extract(pixels):
         # Of one size, because another one would be compiled anew.
         batch = np.zeros((request.batch_size, *image_shape), np.uint8)
         batch[: len(pixels)] = pixels
-        return np.asarray(model.predict_on_batch(batch))[: len(pixels)]
+        return np.asarray(compute(batch))[: len(pixels)]
 
     return extract, text, digest.digest()
+
+
+def _read(path, image_shape):
+    """Returns the network of a `.keras` file, after a check that it takes such images."""
+    network, metadata = model_file.read(path)
+    expected = metadata.input_shape(network)
+    if expected != tuple(image_shape):
+        raise UserError(
+            f"The network of {path} takes images of {_size(expected)}. Received: images of "
+            f"{_size(image_shape)}. For files, pass --image_size={expected[0]}x{expected[1]}."
+        )
+    return network
+
+
+def _penultimate(network):
+    """Returns the model from images to what the last layer of a network takes."""
+    featured = contract.with_features(network, "features")
+    return keras.Model(featured.inputs, featured.outputs[0])
 
 
 def _flattened(pixels):

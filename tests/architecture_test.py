@@ -32,7 +32,7 @@ FLOORS = [
     | {"augment.operations", "augment.interpolation", "augment.slots"},
     {"augment.policies", "augment.autoaugment", "networks.blocks", "labels.mixture_model"},
     {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"}
-    | {"networks.applications", "networks.own"},
+    | {"networks.applications", "networks.own", "networks.hub"},
     {
         "augment",
         "networks",

@@ -138,13 +138,14 @@ class FeaturesTest(Case):
             ((), "Pass one of --run_dir=RUN .*Received: none of them"),
             (("--run_dir=a", "--network=pixels"), "Received: --run_dir and --network"),
             (("--run_dir=nowhere",), "There is no run .*nowhere"),
-            (("--network=wrn_28_2",), "--network must be pixels or keras:NAME"),
+            (("--network=wrn_28_2",), "--network must be keras:NAME, hub:PRESET or pixels"),
             (("--network=pixels", "--weights=none"), "--weights has no effect without"),
             (("--model=nowhere.keras",), "There is no model file"),
             (("--network=keras:MobilNet",), "Did you mean 'keras:MobileNet'"),
             (("--network=keras:MobileNet", "--weights=none"), "images of at least 32x32"),
             (("--network=pixels", "--dataset=folder:nowhere"), "no such folder"),
             (("--network=pixels", "--image_size=4"), "--image_size has no effect"),
+            (("--network=hub:dinov2_base",), "needs the package keras-hub.*'ssl_noisy.hub"),
             (("--network=pixels", "more"), "Unexpected arguments: more"),
         ):
             self.assertRegex(self.refuse(features, *arguments), message)
