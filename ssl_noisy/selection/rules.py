@@ -18,6 +18,7 @@ MOST_CLUSTERS = 500
 SMALL_CLUSTER = 5  # members; typical examples of so small clusters are outliers
 NUM_NEIGHBORS = 20
 PURITY = 0.95
+MANY = 100_000  # examples of which k-means starts once: ten starts would take minutes
 SMALLEST_RADIUS = 1e-3  # float32 similarities do not tell smaller distances from 0
 
 
@@ -174,12 +175,14 @@ def _per_cluster(pool, budget, seed, score, name):
 def clustered(features, count, seed):
     """Returns the cluster of each example by scikit-learn's k-means, int64 in `[0, count)`.
 
-    As in TypiClust's code, more than 50 clusters are found by mini-batches.
+    As in TypiClust's code, more than 50 clusters are found by mini-batches. Fewer are the best of
+    ten starts, or for more than 100,000 examples those of one start.
     """
     from sklearn import cluster  # late: it takes a second
 
     if count <= 50:
-        found = cluster.KMeans(count, n_init=10, random_state=seed)
+        starts = 10 if len(features) <= MANY else 1
+        found = cluster.KMeans(count, n_init=starts, random_state=seed)
     else:
         found = cluster.MiniBatchKMeans(count, batch_size=5000, n_init=3, random_state=seed)
     return found.fit(features).labels_.astype(np.int64)
