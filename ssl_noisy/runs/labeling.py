@@ -173,6 +173,8 @@ def _existing(run_dir, name):
 
 def _choose_positions(settings, dataset, own_file):
     """Returns `(positions, how, seed)`: the labeled examples and how they were drawn."""
+    if settings.num_labels is None and not settings.label_file and dataset.labels.max() < 0:
+        return np.zeros(0, np.int64), "all", 0  # which is no content for a label file
     label_file = own_file or settings.label_file
     if label_file:
         with _blaming(own_file):
