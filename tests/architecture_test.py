@@ -59,7 +59,7 @@ FLOORS = [
         "reports.leaderboard",
     },
     {"methods"},
-    {"runs.calibration", "runs.cost", "model_file", "conflicts"},
+    {"runs.calibration", "runs.representation", "runs.cost", "model_file", "conflicts"},
     {"settings", "recipes", "runs.evaluation", "runs.progress", "runs.plots"},
     {"runs.folder", "run_flags", "side_by_side"},
     {"runs.labeling", "runs.metrics", "runs.label_report"},
