@@ -6,6 +6,7 @@ import os
 
 import keras
 import numpy as np
+import pytest
 import toy
 from absl.testing import absltest, parameterized
 
@@ -135,6 +136,7 @@ class RunTest(absltest.TestCase):
         model = keras.models.load_model(os.path.join(run_dir, "model.keras"))
         self.assertEqual(model.output_shape, (None, 10))
 
+    @pytest.mark.slow
     def test_a_run_without_any_label(self):
         folder = self.create_tempdir().full_path
         images, labels = toy.digits()

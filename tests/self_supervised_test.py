@@ -25,24 +25,23 @@ class LabelsTest(parameterized.TestCase):
 
     @parameterized.parameters(*METHODS)
     def test_labels_change_the_probe_alone(self, method):
-        bodies, heads, others = [], [], []
-        for num_labels in (0, 90):
-            task, _ = toy.task(num_labels)
-            keras.utils.set_random_seed(0)
-            small = {"batch_size": 32, "queue_size": 64}
-            small = {k: v for k, v in small.items() if k in methods.arguments(method)}
-            learner = methods.get(method)(toy.network(), task, steps=4, **small)
-            learner.compile(keras.optimizers.SGD(0.05, momentum=0.9))
+        learner, true_labels = toy.learner(method, record_examples=False)
+        learner.optimizer.build(learner.trainable_variables)
+        start, probe = toy.state(learner), {v.path for v in contract.head(learner.network).weights}
+        bodies, heads = [], []
+        for labels in (true_labels * 0 - 1, true_labels):
+            for variable, value in zip(toy.variables(learner), start):
+                variable.assign(value)
+            learner.resident.given_labels.assign(labels)
             logs = toy.fit(learner, steps=2)
-            head = contract.head(learner.network)
-            own = {v.path for v in head.variables}
-            bodies.append(numpy(v for v in learner.network.variables if v.path not in own))
-            heads.append(numpy(head.variables))
-            others.append(numpy([*learner.projection.variables] if method != "rotnet" else []))
-            self.assertEqual(logs["probe_loss"] > 0.5, num_labels > 0)
-        self.assertGreaterEqual(len(bodies[0]), 3)
-        for one, other in zip([*bodies[0], *others[0]], [*bodies[1], *others[1]], strict=True):
+            parts = [v for part in learner.decayed_parts() for v in part.variables]
+            bodies.append(numpy(v for v in parts if v.path not in probe))
+            heads.append(numpy(v for v in parts if v.path in probe))
+            self.assertEqual(logs["probe_loss"] > 0.5, labels[0] >= 0)
+        self.assertGreaterEqual(len(bodies[0]), 5)
+        for one, other in zip(*bodies, strict=True):
             np.testing.assert_array_equal(one, other)
+        self.assertLen(heads[0], 2)
         self.assertTrue(all((one != other).any() for one, other in zip(*heads)))
 
     def test_other_methods_refuse_a_task_without_labels(self):
@@ -75,9 +74,16 @@ class LabelsTest(parameterized.TestCase):
         plain, _ = contract.with_features(network, "A test")(images)
         np.testing.assert_array_equal(*numpy([features, plain]))
 
-    def test_a_probe_of_the_last_layer_of_each_network(self):
-        network = networks.build("cnn_13", (12, 12, 3), 5)  # its logits have no dense layer
-        images = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3)).astype("float32")
+    def test_a_probe_is_the_last_layer_with_weights(self):
+        network = keras.Sequential(
+            [
+                keras.Input((4, 4, 1)),
+                keras.layers.Conv2D(3, 3),
+                keras.layers.Conv2D(5, 1, name="logits"),
+                keras.layers.GlobalAveragePooling2D(),
+            ]
+        )
+        images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 1)).astype("float32")
         made = contract.with_features(network, "A test", as_probe=True)
 
         def loss():
@@ -88,7 +94,7 @@ class LabelsTest(parameterized.TestCase):
         for variable, gradient in zip(network.trainable_variables, gradients):
             has_gradient = gradient is not None and np.abs(ops.convert_to_numpy(gradient)).max() > 0
             self.assertLessEqual(has_gradient, id(variable) in own, variable.path)
-        self.assertTrue(own)
+        self.assertLen(own, 2)
 
 
 class ContrastiveTest(absltest.TestCase):
