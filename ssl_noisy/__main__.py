@@ -43,14 +43,18 @@ def main(argv):
 def listing():
     """Returns the commands, the methods with their papers, and the networks: one screen."""
     lines = [f"ssl_noisy {ssl_noisy.__version__}: train image classifiers with few or wrong labels"]
-    lines += ["", "Commands: python -m ssl_noisy.COMMAND --help"]
+    lines += ["Commands: python -m ssl_noisy.COMMAND --help"]
     for name in COMMANDS:
         doc = importlib.import_module(f"ssl_noisy.{name}").__doc__
         lines.append(f"  {name:14}{doc.partition(':')[0]}.")
     lines += ["", "Methods: --method=NAME"]
+    without = [name for name in methods.names() if not methods.get(name).needs_labels]
     for name in methods.names():
+        if name in without:
+            continue
         paper = re.search(r"\[(.+?)\]\((.+?)\)", inspect.getdoc(methods.get(name)))
         lines.append(f"  {name:14}{paper[1]}, {paper[2]}")
+    lines.append(f"  and without labels: {', '.join(without)}")
     lines += ["", "Networks: --network=NAME"]
     lines += _wrapped(f"{', '.join(networks.names())}, wrn_DEPTH_WIDTH")
     lines += [

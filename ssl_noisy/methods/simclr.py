@@ -28,8 +28,8 @@ class SimCLR(ContrastiveLearner):
       one.
     - The momentum of batch norm's running statistics warms up.
 
-    The paper's recipe for CIFAR-10 has 1000 epochs, LARS, a temperature of 0.5, batch norm in the
-    projection, crops from 8 % of the area on and jitter of twice this strength.
+    The recipe for CIFAR-10 of google-research/simclr has 1000 epochs, LARS, a temperature of 0.5,
+    batch norm in the projection, and crops from 8 % of the area on.
 
     Reference:
         [Chen et al., 2020](https://arxiv.org/abs/2002.05709), section 2.
