@@ -48,9 +48,13 @@ def listing():
     lines += ["", "Commands: python -m ssl_noisy.COMMAND --help"]
     lines += _in_two_columns([f"{name:10}{_summary(name)}" for name in COMMANDS])
     lines += ["", "Methods: --method=NAME"]
+    without = [name for name in methods.names() if not methods.get(name).needs_labels]
     for name in methods.names():
+        if name in without:
+            continue
         paper = re.search(r"\[(.+?)\]\((.+?)\)", inspect.getdoc(methods.get(name)))
         lines.append(f"  {name:14}{paper[1]}, {paper[2]}")
+    lines.append(f"  and without labels: {', '.join(without)}")
     lines += ["", "Networks: --network=NAME"]
     lines += _wrapped(f"{', '.join(networks.names())}, wrn_DEPTH_WIDTH")
     lines += [

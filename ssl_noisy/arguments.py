@@ -228,13 +228,15 @@ class Configured:
 
     @classmethod
     def arguments(cls):
-        """Returns a dict from name to `Argument`: the class's own, then those of its bases."""
+        """Returns a dict from name to `Argument`: the class's own, then those of its bases.
+
+        An attribute that is no `Argument` hides that of a base, whose value it fixes.
+        """
         found = {}
         for base in cls.__mro__:
             for name, value in vars(base).items():
-                if isinstance(value, Argument):
-                    found.setdefault(name, value)
-        return found
+                found.setdefault(name, value)
+        return {name: value for name, value in found.items() if isinstance(value, Argument)}
 
     @classmethod
     def checked_arguments(cls, **given):

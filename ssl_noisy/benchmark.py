@@ -183,7 +183,7 @@ def report(settings, learner, seconds):
     timed, later = seconds[WARM_UP:], sum(seconds[1:])
     low, median, high = statistics.quantiles(timed, n=4) if len(timed) > 1 else timed * 3
     sizes = learner.streams()
-    views = sizes["labeled"] + 2 * sizes.get("unlabeled", 0)
+    views = sizes.get("labeled", 0) + 2 * sizes.get("unlabeled", 0)
     return {
         "program": "ssl_noisy.benchmark",
         "flags": settings.flag_lines(identifying=True),

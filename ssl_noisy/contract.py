@@ -8,6 +8,7 @@ import math
 
 import keras
 import numpy as np
+from keras import ops
 
 from ssl_noisy.errors import UserError
 
@@ -126,12 +127,13 @@ def head(network):
     return found
 
 
-def with_features(network, user):
+def with_features(network, user, as_probe=False):
     """Returns a network with one more output: what its last layer with weights takes.
 
     Args:
         network: A `keras.Model`, Sequential or functional.
         user: Who needs the features, for the error message.
+        as_probe: Whether no gradient flows from the logits to what comes before that layer.
 
     Returns:
         A `keras.Model` of the same layers, from images to a tuple: float32 features
@@ -149,12 +151,16 @@ def with_features(network, user):
         )
     if not isinstance(network, keras.Sequential):
         features = keras.layers.Flatten(dtype="float32")(last.input)
-        return keras.Model(network.inputs[0], [features, network.outputs[0]])
+        logits = network.outputs[0]
+        if as_probe:
+            logits = keras.Model(last.input, logits)(ops.stop_gradient(last.input))
+        return keras.Model(network.inputs[0], [features, logits])
     # Its layers may belong to no graph yet.
     x = inputs = keras.Input(network.input_shape[1:])
     for layer in network.layers:
         if layer is last:
             features = keras.layers.Flatten(dtype="float32")(x)
+            x = ops.stop_gradient(x) if as_probe else x
         x = layer(x)
     return keras.Model(inputs, [features, x])
 

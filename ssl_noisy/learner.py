@@ -75,6 +75,8 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
 
     term_names = ()
     monitor_names = ()
+    needs_labels = True  # whether the task must have a labeled example
+    learns_features = False  # whether an evaluation measures the features of `featured_networks`
     removes_labels = False  # whether a run first makes passes that find labels to leave out
     validates = False  # whether `fit` runs, whose calls of `evaluate` are its validation
     # How the paper trains, here FixMatch's. A run's flags of the same names override it.
@@ -172,12 +174,18 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         Images that are too large stay on the host: see `Task`.
 
         Raises:
-            UserError: If there is a task already: the compiled step holds its images. Or if
-                the network does not turn its images into one logit for each class. Or if they
-                must be on the device and are too large.
+            UserError: If there is a task already: the compiled step holds its images. Or if no
+                example has a label and the method needs one. Or if the network does not turn the
+                images into one logit for each class. Or if they must be on the device and are too
+                large.
         """
         if self.task is not None:
             raise UserError("This learner has a task. Make a new learner for another one.")
+        if self.needs_labels and not len(task.labeled):
+            raise UserError(
+                f"{type(self).__name__} must have a labeled example. Received: given_labels are "
+                f"all -1, of {task.num_examples} examples"
+            )
         contract.check(self.network, task.image_shape, task.num_classes)
         for value in self.loaded_states.values():
             if len(value) != task.num_examples:

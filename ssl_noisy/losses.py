@@ -88,14 +88,80 @@ def contrastive(features, others, temperature):
         [Khosla et al., 2020](https://arxiv.org/abs/2004.11362) without labels is the same.
     """
     _check_shape("others", others, features.shape)
-    views = ops.cast(ops.concatenate([features, others]), "float32")
-    lengths = ops.sqrt(ops.maximum(ops.sum(ops.square(views), axis=-1, keepdims=True), 1e-24))
-    views, size = views / lengths, features.shape[0]
+    views, size = unit_length(ops.concatenate([features, others])), features.shape[0]
     cosines = ops.matmul(views, ops.transpose(views))
     # A large finite number keeps a view from finding itself.
     logits = cosines / temperature - 1e30 * ops.eye(2 * size)
     partners = (ops.arange(2 * size, dtype="int32") + size) % (2 * size)
     return ops.mean(cross_entropy(partners, logits))
+
+
+def unit_length(features):
+    """Divides each row by its Euclidean length, and keeps rows of zeros. Returns float32."""
+    features = ops.cast(features, "float32")
+    squares = ops.sum(ops.square(features), axis=-1, keepdims=True)
+    return features / ops.sqrt(ops.maximum(squares, 1e-24))
+
+
+def queue_contrastive(queries, keys, queue, temperature):
+    """Computes the InfoNCE loss of each query: it finds its key among those of a queue.
+
+    It is the cross-entropy of the cosines with its own key and all keys of the queue, divided by
+    the temperature.
+
+    Args:
+        queries: Float tensor `(batch_size, num_features)`.
+        keys: Float tensor of the same shape, of other views of the same images. No gradient flows
+            through it.
+        queue: Float tensor `(queue_size, num_features)` of keys of other images, of unit length.
+        temperature: Float > 0.
+
+    Returns:
+        A float32 tensor of shape `(batch_size,)`.
+
+    Reference:
+        [He et al., 2020](https://arxiv.org/abs/1911.05722), equation 1.
+    """
+    _check_shape("keys", keys, queries.shape)
+    queries, keys = unit_length(queries), ops.stop_gradient(unit_length(keys))
+    own = ops.sum(queries * keys, axis=-1, keepdims=True)
+    others = ops.matmul(queries, ops.transpose(ops.cast(queue, "float32")))
+    logits = ops.concatenate([own, others], axis=-1) / temperature
+    return cross_entropy(ops.zeros((queries.shape[0],), "int32"), logits)
+
+
+def alignment(features, others):
+    """Computes the mean squared distance of two views of an image, a float32 scalar in [0, 4].
+
+    Args:
+        features, others: Float tensors `(batch_size, num_features)`. Only their directions count.
+
+    Reference:
+        [Wang and Isola, 2020](https://arxiv.org/abs/2005.10242), equation 6, with alpha = 2.
+    """
+    _check_shape("others", others, features.shape)
+    squares = ops.square(unit_length(features) - unit_length(others))
+    return ops.mean(ops.sum(squares, axis=-1))
+
+
+def uniformity(features):
+    """Computes log of the mean of exp(-2 d^2), d being the distance of two images: in [-8, 0].
+
+    The lower, the more evenly do the features of different images cover the sphere. 0 is a collapse
+    to one point.
+
+    Args:
+        features: Float tensor `(batch_size, num_features)`, of one view of at least two images.
+            Only their directions count.
+
+    Reference:
+        [Wang and Isola, 2020](https://arxiv.org/abs/2005.10242), equation 7, with t = 2, as a mean
+        over pairs of different images as in their code.
+    """
+    features, size = unit_length(features), features.shape[0]
+    distances = 2 - 2 * ops.matmul(features, ops.transpose(features))
+    others = 1 - ops.eye(size)
+    return ops.log(ops.sum(ops.exp(-2 * distances) * others) / (size * (size - 1)))
 
 
 def entropy(logits):

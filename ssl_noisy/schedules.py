@@ -21,10 +21,13 @@ DROPS_BY_100 = {
     "drops_by_100_1_3_2_3": (1 / 3, 2 / 3),
     "drops_by_100_8_15_4_5": (8 / 15, 4 / 5),
 }
+# The same, divided by five: Gidaris et al., 2018, of 200 epochs 60, 120 and 160.
+DROPS_BY_5 = {"drops_by_5_3_10_3_5_4_5": (3 / 10, 3 / 5, 4 / 5)}
 # Half a cosine's period, down to this share of the rate.
 HALF_COSINES = {
     "half_cosine_1_1000": 1 / 1000,  # Xiao et al., 2023
     "half_cosine_1_50": 1 / 50,  # Kim et al., 2023
+    "half_cosine": 0.0,  # MoCo's code
 }
 SCHEDULES = (
     "cosine_7_16",
@@ -34,6 +37,7 @@ SCHEDULES = (
     "linear_2_5",
     *DROPS,
     *DROPS_BY_100,
+    *DROPS_BY_5,
     "constant",
 )
 
@@ -165,10 +169,10 @@ def learning_rate(schedule, initial_learning_rate, steps):
     """Makes the learning rate named by `schedule`, one of `SCHEDULES`, for `steps` steps.
 
     `cosine_7_16` is FixMatch's, `cosine` goes to zero along a quarter period, those of
-    `HALF_COSINES` go to the share in their names along half a period, `cosine_15_restarts` is
-    `CosineRestarts`, `linear_2_5` is `LinearDecay`, those of `DROPS` are divided by ten after the
-    shares of the steps in their names, those of `DROPS_BY_100` by a hundred, `constant` is the
-    number itself.
+    `HALF_COSINES` go to the share in their names, or 0, along half a period, `cosine_15_restarts`
+    is `CosineRestarts`, `linear_2_5` is `LinearDecay`, those of `DROPS` are divided by ten after
+    the shares of the steps in their names, those of `DROPS_BY_100` by a hundred, those of
+    `DROPS_BY_5` by five, `constant` is the number itself.
     """
     if schedule == "constant":
         return initial_learning_rate
@@ -176,7 +180,7 @@ def learning_rate(schedule, initial_learning_rate, steps):
         raise UserError(
             f"`schedule` must be one of {', '.join(SCHEDULES)}. Received: schedule={schedule!r}"
         )
-    for drops, factor in ((DROPS, 10), (DROPS_BY_100, 100)):
+    for drops, factor in ((DROPS, 10), (DROPS_BY_100, 100), (DROPS_BY_5, 5)):
         if schedule in drops:
             rates = [initial_learning_rate / factor**i for i in range(len(drops[schedule]) + 1)]
             # A rate holds up to and including its boundary, the index of a step.

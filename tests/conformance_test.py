@@ -16,13 +16,14 @@ import toy
 from absl.testing import absltest
 from keras import ops
 
-from ssl_noisy import augment, methods
+from ssl_noisy import augment, contract, methods
 from ssl_noisy.augment import interpolation
 from ssl_noisy.augment import views as augment_views
 from ssl_noisy.runs import checkpoint
 
 STRONG = {name: getattr(augment_views, name) for name in ("rand_augment", "auto_augment")}
-NUM_METHODS = 21  # raise it with each new file: an empty folder must not pass
+CONTRASTIVE = augment.contrastive_view
+NUM_METHODS = 24  # raise it with each new file: an empty folder must not pass
 
 
 class FolderTest(absltest.TestCase):
@@ -40,6 +41,7 @@ class MethodTest(absltest.TestCase):
         super().setUpClass()
         noise = dict.fromkeys(STRONG, toy.noise)
         cls.enterClassContext(mock.patch.multiple(augment_views, **noise))
+        cls.enterClassContext(mock.patch.object(augment, "contrastive_view", toy.noise))
         # The reference, of which the tests below ask for the same numbers by other ways. What it
         # was after two steps is resumed and loaded.
         cls.folder = cls.enterClassContext(tempfile.TemporaryDirectory())
@@ -86,7 +88,9 @@ class MethodTest(absltest.TestCase):
         learner = self.reference  # at least one pass through 20 labels, 4 a step
         seen = learner.example_record()
         labeled = learner.task.labeled
-        self.assertGreaterEqual(seen["observations"].sum(), 5 * learner.batch_size // 2)
+        has_stream = "labeled" in learner.streams()  # of its own, else 5 batches pass all images
+        least = 5 * learner.batch_size // 2 if has_stream else len(labeled)
+        self.assertGreaterEqual(seen["observations"].sum(), least)
         unlabeled = np.setdiff1d(np.arange(toy.NUM_EXAMPLES), labeled)
         self.assertEqual(seen["observations"][unlabeled].sum(), 0)
         known = seen["observations"] > 0
@@ -116,13 +120,19 @@ class MethodTest(absltest.TestCase):
         start = 5 if self.method == "divide_mix" else 0  # a pass of the given labels alone
         if start:
             toy.fit(learner, steps=start)
+        body = learner.network.trainable_variables[:3]
+        head = contract.head(learner.network).trainable_variables
         for step in range(start, start + len(terms)):
-            before = [v.numpy() for v in learner.network.trainable_variables]
+            before = [[v.numpy() for v in part] for part in (body, head)]
             toy.fit(learner, steps=1, start=step)
-            # Into the depth of the network: a second head leaves its last layer alone.
-            for variable, value in zip(learner.network.trainable_variables[:3], before):
-                change = np.abs(variable.numpy() - value).max()
-                self.assertGreater(change, 0, (terms[step % len(terms)], variable.path))
+            term = terms[step % len(terms)]
+            # Into the depth of the network: a second head leaves its last layer alone. A probe is
+            # that layer alone.
+            changing, others = (head, body) if term == "probe_loss" else (body, ())
+            for variable, value in zip(changing, before[changing is head]):
+                self.assertGreater(np.abs(variable.numpy() - value).max(), 0, (term, variable.path))
+            for variable, value in zip(others, before[0]):
+                np.testing.assert_array_equal(variable.numpy(), value, (term, variable.path))
 
     def test_without_a_confident_example_the_loss_is_exactly_zero(self):
         if "confidence_threshold" not in methods.arguments(self.method):
@@ -140,9 +150,11 @@ class MethodTest(absltest.TestCase):
             unmixed = lambda size, *_, **__: (ops.arange(size), ops.ones((size,)))  # noqa: E731
             for module in (augment, interpolation):  # methods call it, and so does `mixup`
                 self.enterContext(mock.patch.object(module, "mixing", unmixed))
-            losses = []
+            losses, arguments = [], self.every_pseudo_label_counts()
+            if "batch_norm_splits" in methods.arguments(self.method):
+                arguments["batch_norm_splits"] = 1  # of a batch in random order
             for eager in (False, True):
-                learner, true_labels = toy.learner(self.method, **self.every_pseudo_label_counts())
+                learner, true_labels = toy.learner(self.method, **arguments)
                 learner.compile(learner.optimizer, run_eagerly=eager)
                 # TensorFlow draws other random numbers under XLA: compare without views and mixing.
                 learner.weak_view = lambda images, indices, stream="labeled": images
@@ -193,7 +205,9 @@ class MethodTest(absltest.TestCase):
 
     def test_config_round_trip(self):
         other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 or 0.125}
-        changed = {"seed": 5, "steps": 9, "weak_augmentation": "none", "decayed": "kernels"}
+        changed = {"seed": 5, "steps": 9, "decayed": "kernels"}
+        if "weak_augmentation" in methods.arguments(self.method):
+            changed["weak_augmentation"] = "none"
         for name, argument in methods.arguments(self.method).items():
             if argument.kind in other:
                 changed[name] = other[argument.kind](argument.default)
@@ -208,9 +222,9 @@ class MethodTest(absltest.TestCase):
     @pytest.mark.slow
     def test_half_precision_stays_finite_and_the_record_can_be_left_out(self):
         # With its strong augmentation, and with noise: tracing a RandAugment takes seconds.
-        for policy, records, views in (
-            ("mixed_bfloat16", False, STRONG),
-            ("mixed_float16", True, dict.fromkeys(STRONG, toy.noise)),
+        for policy, records, views, contrastive in (
+            ("mixed_bfloat16", False, STRONG, CONTRASTIVE),
+            ("mixed_float16", True, dict.fromkeys(STRONG, toy.noise), toy.noise),
         ):
             before = keras.config.dtype_policy()
             keras.config.set_dtype_policy(policy)
@@ -218,7 +232,10 @@ class MethodTest(absltest.TestCase):
                 learner, true_labels = toy.learner(self.method, record_examples=records)
             finally:
                 keras.config.set_dtype_policy(before)
-            with mock.patch.multiple(augment_views, **views):
+            with (
+                mock.patch.multiple(augment_views, **views),
+                mock.patch.object(augment, "contrastive_view", contrastive),
+            ):
                 logs = toy.fit(learner, true_labels)
             self.assertTrue(np.isfinite(logs["loss"]), policy)
             self.assertEqual("record_rows" in learner.states, records)

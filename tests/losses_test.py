@@ -91,6 +91,22 @@ class LossesTest(parameterized.TestCase):
         value = losses.contrastive(np.zeros((2, 3)), np.zeros((2, 3)), 0.05)
         self.assertAlmostEqual(float(value), 1.098612, places=5)
 
+    def test_queue_contrastive_by_hand(self):
+        # Cosines 0.8 with the own key, 0.6 and -0.8 with those of the queue, at 0.5:
+        # ln(e^1.6 + e^1.2 + e^-1.6) - 1.6. Then 1, 0 and -1: ln(1 + e^-2 + e^-4).
+        queries, keys = np.array([[3.0, 4.0], [0.0, 1.0]]), np.array([[0.0, 2.0], [0.0, 0.1]])
+        queue = np.array([[1.0, 0.0], [0.0, -1.0]])
+        value = losses.queue_contrastive(queries, keys, queue, 0.5)
+        np.testing.assert_allclose(value, [0.537126, 0.142932], atol=1e-5)
+
+    def test_alignment_and_uniformity_by_hand(self):
+        first, second = np.array([[2.0, 0], [0, 3], [0, -1]]), np.array([[0.5, 0], [5, 0], [0, -2]])
+        # Squared distances 0, 2 and 0.
+        self.assertAlmostEqual(float(losses.alignment(first, second)), 2 / 3, places=6)
+        # Squared distances 2, 2 and 4 of the three pairs: ln((2 e^-4 + e^-8) / 3).
+        self.assertAlmostEqual(float(losses.uniformity(first)), -4.396348, places=5)
+        self.assertAlmostEqual(float(losses.uniformity(np.ones((4, 2)))), 0.0, places=6)
+
     def test_entropy_by_hand(self):
         logits = np.array([[0, 0, 0], [0, 0, -200], [1000, 0, 0]], "float32")
         # ln 3, ln 2, and 0 without a nan.

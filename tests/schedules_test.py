@@ -124,10 +124,18 @@ class SchedulesTest(parameterized.TestCase):
         # A quarter of the way (1 + cos(pi / 4)) / 2 = 0.853553 of what is above the last rate.
         ("half_cosine_1_1000", 0.05, (0.05, 0.0426850, 0.025025, 5.0123e-5)),
         ("half_cosine_1_50", 0.1, (0.1, 0.0856482, 0.051, 0.0020002)),
+        ("half_cosine", 0.06, (0.06, 0.0512132, 0.03, 1.48e-7)),
     )
     def test_half_cosines(self, name, initial, expected):
         rate = schedules.learning_rate(name, initial, 1000)
         for step, value in zip((0, 250, 500, 999), expected):
+            self.assertAlmostEqual(float(rate(step)), value, places=7, msg=str(step))
+
+    def test_drops_by_5_come_after_60_120_and_160_of_200(self):
+        rate = schedules.learning_rate("drops_by_5_3_10_3_5_4_5", 0.1, 200)
+        for step, value in zip(
+            (0, 59, 60, 119, 120, 159, 160), (0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 0.0008)
+        ):
             self.assertAlmostEqual(float(rate(step)), value, places=7, msg=str(step))
 
     def test_it_never_rises(self):

@@ -28,6 +28,13 @@ class TaskTest(parameterized.TestCase):
         made = task.Task(IMAGES, np.zeros(5, np.uint8), num_classes=2)
         self.assertEmpty(made.unlabeled_pool(include_labeled=False))
 
+    def test_none_labeled(self):
+        made = task.Task.from_dataset(sources.load("digits"), np.array([], np.int64))
+        self.assertEmpty(made.labeled)
+        self.assertEqual(made.given_labels.max(), -1)
+        self.assertLen(made.unlabeled_pool(include_labeled=False), 1297)
+        self.assertEqual(task.Task(IMAGES, GIVEN * 0 - 1, num_classes=2).num_classes, 2)
+
     def test_class_names(self):
         made = task.Task(IMAGES, GIVEN, class_names=["a", "b", "c", "d"])
         self.assertEqual((made.num_classes, made.class_names), (4, ("a", "b", "c", "d")))
@@ -51,7 +58,6 @@ class TaskTest(parameterized.TestCase):
         ("range", [0, 1297], "[0, 1297)"),
         ("negative", [-1], "[0, 1297)"),
         ("mask", np.ones(1297, bool), "not a mask"),
-        ("empty", np.array([], np.int64), "labeled example"),
     )
     def test_bad_positions(self, positions, part):
         with self.assertRaises(ValueError) as raised:
@@ -67,7 +73,7 @@ class TaskTest(parameterized.TestCase):
         ("float", dict(given_labels=GIVEN + 0.0), ["integers", "float64"]),
         ("below", dict(given_labels=GIVEN - 1), ["[-1, ", "-2 to 1"]),
         ("above", dict(num_classes=2), ["[-1, 2)", "-1 to 2"]),
-        ("unlabeled", dict(given_labels=GIVEN * 0 - 1), ["labeled example", "all -1"]),
+        ("no_classes", dict(given_labels=GIVEN * 0 - 1), ["at least 2 classes", "Received: 0"]),
         ("names", dict(num_classes=3, class_names=("a",)), ["3 class_names", "Received: 1"]),
         ("few_names", dict(class_names=("a",)), ["[-1, 1)"]),
         ("one_class", dict(given_labels=GIVEN * 0), ["at least 2 classes", "Received: 1"]),

@@ -73,6 +73,39 @@ def contrast(images, factor):
     return blend(mean, images, factor)
 
 
+def grayscale(images):
+    """Replaces each pixel by its gray value, in all channels. As `Image.convert("L")`."""
+    images = checked(images)
+    return ops.broadcast_to(_luma(images), images.shape)
+
+
+def gaussian_blur(images, sigma, radius=6):
+    """Blurs each image with a Gaussian, and rounds to whole numbers.
+
+    Beyond the border the image is continued by its last pixel. Pillow does the same, with three box
+    filters in place of the Gaussian, which differ by a few gray levels.
+
+    Args:
+        images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
+        sigma: Float tensor of shape `(batch,)`, above 0: standard deviations in pixels.
+        radius: Positive integer, the pixel up to which the Gaussian is computed. 6 is 3 of the
+            largest standard deviation in use, 2.
+    """
+    images = checked(images)
+    offsets = np.arange(-radius, radius + 1)
+    weights = ops.exp(
+        -ops.square(offsets.astype("float32") / ops.cast(sigma, "float32")[:, None]) / 2
+    )
+    weights = weights / ops.sum(weights, axis=-1, keepdims=True)
+    # A pass along an axis is a product with a matrix: row i has the weights of pixel i's neighbors.
+    for axis, product in ((1, "bij,bjwc->biwc"), (2, "bij,bhjc->bhic")):
+        side = images.shape[axis]
+        neighbors = np.clip(np.arange(side)[:, None] + offsets, 0, side - 1)
+        places = np.eye(side, dtype="float32")[neighbors].transpose(1, 0, 2)
+        images = ops.einsum(product, ops.tensordot(weights, places, axes=1), images)
+    return ops.clip(ops.round(images), 0, 255)
+
+
 def sharpness(images, factor):
     """Blends with PIL's SMOOTH filter, which does not change the border."""
     images = checked(images)

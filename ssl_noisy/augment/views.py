@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random views of images, drawn per image: weak, strong, cutout, color jitter.
+"""Random views of images, drawn per image: weak, strong, contrastive, cutout, color jitter.
 
 Views are `keras.ops` on whole batches with static shapes, so they are part of the compiled
 training step. `operations` describes the images that they take and return.
@@ -20,6 +20,8 @@ from ssl_noisy.augment.operations import (
     coordinates,
     cut,
     fill_squares,
+    gaussian_blur,
+    grayscale,
     per_image,
     take_pixels,
 )
@@ -30,6 +32,7 @@ from ssl_noisy.errors import UserError
 # gray is the luma.
 TORCHSSL_COLOR = {3: (125.0, 123.0, 114.0), 1: (123.0,)}
 STRONG_VIEWS = (*policies.POLICIES, "autoaugment")
+BLUR_SIGMA = (0.1, 2.0)  # pixels, as in SimCLR and MoCo v2
 CROP_ATTEMPTS = 10  # as in torchvision and in FixMatch's ImageNet code
 
 
@@ -275,6 +278,54 @@ def color_jitter(images, seed, *, strength=0.4, max_turn=0.1):
     turn = per_image(max_turn * (2 * uniform[3] - 1))
     hsv = ops.concatenate([(hsv[..., :1] + turn) % 1.0, hsv[..., 1:]], axis=-1)
     return ops.round(ops.clip(255 * ops.image.hsv_to_rgb(hsv), 0, 255))
+
+
+def contrastive_view(
+    images,
+    seed,
+    *,
+    flip=True,
+    crop_area=(0.2, 1.0),
+    jitter=0.4,
+    jitter_probability=0.8,
+    gray_probability=0.2,
+    blur_probability=0.0,
+):
+    """Crops each image, and at random changes its colors, makes it gray and blurs it.
+
+    The order is that. On gray images the jitter changes brightness and contrast alone.
+
+    Args:
+        images: Tensor of shape `(batch, height, width, channels)`, 0 to 255.
+        seed: A `keras.random.SeedGenerator`; its state advances.
+        flip: Whether to mirror each image horizontally with probability 1/2.
+        crop_area: Pair `(low, high)` in (0, 1], as the `area` of `random_resized_crop`.
+        jitter: Float in [0, 1], the `strength` of `color_jitter`. A quarter of it is the largest
+            turn of the hue.
+        jitter_probability, gray_probability, blur_probability: Floats in [0, 1]. Each image is
+            changed with this probability.
+
+    Returns:
+        A float32 tensor of the same shape, whole numbers.
+
+    Reference:
+        [Chen et al., 2020](https://arxiv.org/abs/2002.05709), appendix A, with the ranges of
+        [He et al., 2020](https://arxiv.org/abs/1911.05722) for the crops and the jitter.
+    """
+    images = random_resized_crop(images, seed, flip=flip, area=crop_area)
+    uniform = keras.random.uniform((4, images.shape[0]), dtype="float32", seed=seed)
+
+    def changed(row, probability, change):
+        is_changed = per_image(uniform[row]) < probability
+        return ops.where(is_changed, change(images), images) if probability else images
+
+    jittered = lambda x: color_jitter(x, seed, strength=jitter, max_turn=jitter / 4)  # noqa: E731
+    images = changed(0, jitter_probability, jittered)
+    if images.shape[-1] == 3:
+        images = changed(1, gray_probability, grayscale)
+    low, high = BLUR_SIGMA
+    sigma = low + (high - low) * uniform[3]
+    return changed(2, blur_probability, lambda x: gaussian_blur(x, sigma))
 
 
 def _reflect(positions, side):

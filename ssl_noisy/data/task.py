@@ -18,7 +18,7 @@ class Task:
     Args:
         images: uint8 array of shape `(num_examples, height, width, channels)`.
         given_labels: Integer array of shape `(num_examples,)`, kept as int32, in
-            `[-1, num_classes)`; -1 means unlabeled. At least one example must be labeled.
+            `[-1, num_classes)`; -1 means unlabeled. A learner may need a labeled example.
         num_classes: Defaults to the number of `class_names`, else to the largest label plus one.
         class_names: Sequence of `num_classes` strings. Defaults to `"0"`, `"1"`, ...
         test_images: uint8 array of shape `(num_test, height, width, channels)`, or None.
@@ -50,10 +50,6 @@ class Task:
         known = num_classes or (2**31 - 1 if names is None else len(names))
         check_examples("`Task`", self.images, labels, known, lowest=-1)
         labels = np.asarray(labels, np.int32)
-        if labels.max() < 0:
-            raise UserError(
-                "`Task` must have a labeled example. Received: given_labels are all -1."
-            )
         num_classes = num_classes or (int(labels.max()) + 1 if names is None else len(names))
         names = tuple(map(str, range(num_classes) if names is None else names))
         if num_classes < 2:

@@ -7,7 +7,6 @@ from keras import ops
 from ssl_noisy import arguments, augment, losses
 from ssl_noisy.arguments import at_least, count
 from ssl_noisy.auxiliary_heads import AuxiliaryHeads
-from ssl_noisy.errors import UserError
 from ssl_noisy.semi_supervised import WeakStrongLearner
 
 
@@ -65,12 +64,7 @@ class ReMixMatch(AuxiliaryHeads, WeakStrongLearner):
         self.rotation_head.build(features.shape)
 
     def attach(self, task):
-        height, width, _ = task.image_shape
-        if height != width:
-            raise UserError(
-                f"{type(self).__name__} turns images by a quarter: they must be square. "
-                f"Received: images of {height}x{width}"
-            )
+        self.check_square(task)
         super().attach(task)
 
     def images_per_step(self):

@@ -31,6 +31,7 @@ class BatchNormalization(layers.BatchNormalization):
     """
 
     sizes = None  # of concatenated batches that are normalized separately: see `apart`
+    follows_all = False  # whether the running statistics follow all of them, or the first
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -77,7 +78,8 @@ class BatchNormalization(layers.BatchNormalization):
             sizes = self.sizes or (inputs.shape[0],)
             outputs, *found = normalize(inputs, *self.scaling(), self.epsilon, sizes)
             for moving, batch in zip((self.moving_mean, self.moving_variance), found):
-                moving.assign(moving * self.momentum + batch[0] * (1.0 - self.momentum))
+                batch = ops.mean(ops.stack([*batch]), axis=0) if self.follows_all else batch[0]
+                moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
         return outputs
 
     def scaling(self):
@@ -177,7 +179,7 @@ def _parts(x, sizes):
 
 
 @contextlib.contextmanager
-def apart(network, sizes):
+def apart(network, sizes, follows_all=False):
     """Within this context concatenated batches pass through a network as if each were alone.
 
     Each is normalized by its own statistics. The running statistics follow the first.
@@ -185,15 +187,16 @@ def apart(network, sizes):
     Args:
         network: A `keras.Model` that `can_pass_apart`.
         sizes: Tuple of the sizes of the batches.
+        follows_all: Whether the running statistics follow the mean of all batches instead.
     """
     found = [one for one in contract.leaves(network) if isinstance(one, BatchNormalization)]
     for layer in found:
-        layer.sizes = tuple(sizes)
+        layer.sizes, layer.follows_all = tuple(sizes), follows_all
     try:
         yield
     finally:
         for layer in found:
-            layer.sizes = None
+            layer.sizes, layer.follows_all = None, False
 
 
 def can_pass_apart(network):

@@ -26,7 +26,8 @@ def examine(training, learner, removed=None):
     Returns:
         A dict for `result.json`: `label_issues`, the summary of the `issues.Decision`,
         `most_suspicious`, the labels of the lowest quality, and `detection.report`, with the
-        decision among the detectors as `label_issues`. None if nothing was recorded.
+        decision among the detectors as `label_issues`. None if nothing was recorded, or there is
+        no label.
     """
     labels, dataset, is_wrong = training.labels, training.dataset, training.is_wrong
     # What the method itself detects is reported beside the other detectors. None of it decides.
@@ -36,7 +37,7 @@ def examine(training, learner, removed=None):
     }
     if removed is not None:
         kept, threshold = removed.record, float(np.mean(removed.thresholds))
-    elif learner.record_examples:
+    elif learner.record_examples and len(labels.positions):
         kept, threshold = learner.example_record(labels.positions), 0.0
     else:
         return None

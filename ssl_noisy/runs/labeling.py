@@ -53,8 +53,8 @@ class Labels:
 def load_dataset(settings):
     """Returns the `Dataset` of a run, before the corrections of `labels_csv`.
 
-    Runs that differ in other settings than those of `LOADING` can share it: see `run.run`. With
-    `labels_csv`, the labels may all be in that file.
+    Runs with the same `loading` can share it: see `run.run`. With `labels_csv`, the labels may all
+    be in that file, and some methods need none.
     """
     return _load(loading(settings))
 
@@ -71,7 +71,8 @@ def _load(values):
 def loading(settings):
     """Returns the arguments of `sources.load`. Runs for which they are equal have the same data."""
     values = {name: getattr(settings, name) for name in LOADING}
-    return {**values, "needs_labels": not settings.labels_csv}
+    needs_labels = settings.learner_class.needs_labels and not settings.labels_csv
+    return {**values, "needs_labels": needs_labels}
 
 
 class Loader:
@@ -192,6 +193,8 @@ def _existing(run_dir, name):
 
 def _choose_positions(settings, dataset, own_file):
     """Returns `(positions, how, seed)`: the labeled examples and how they were drawn."""
+    if settings.num_labels is None and not settings.label_file and dataset.labels.max() < 0:
+        return np.zeros(0, np.int64), "all", 0  # which is no content for a label file
     label_file = own_file or settings.label_file
     if label_file:
         with _blaming(own_file):

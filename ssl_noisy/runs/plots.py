@@ -10,9 +10,10 @@ from keras import ops
 from ssl_noisy.files import replacing
 from ssl_noisy.labels import detection
 
-CURVES = {  # of the test images, the validation images, the unlabeled images, the kept ones
+CURVES = {  # of the test, validation, test, unlabeled and kept images
     "test_accuracy": "test accuracy",
     "validation_accuracy": "validation accuracy",
+    "test_knn_accuracy": "test accuracy of nearest neighbors",
     "mask_rate": "mask rate: pseudo-labels kept",
     "pseudo_label_accuracy": "accuracy of kept pseudo-labels",
 }

@@ -12,7 +12,16 @@ from keras import ops
 from ssl_noisy import devices, files, machine, model_file, networks
 from ssl_noisy.errors import UserError, one_line
 from ssl_noisy.learner import PSEUDO_LABEL_ACCURACY
-from ssl_noisy.runs import checkpoint, cost, evaluation, folder, plots, signals, trackers
+from ssl_noisy.runs import (
+    checkpoint,
+    cost,
+    evaluation,
+    folder,
+    plots,
+    representation,
+    signals,
+    trackers,
+)
 from ssl_noisy.runs.clock import Clock
 from ssl_noisy.runs.metrics import TensorBoard, read_metrics, write_metrics
 from ssl_noisy.runs.progress import Progress
@@ -185,6 +194,9 @@ class Session(keras.callbacks.Callback):
             row["test_accuracy"], _ = evaluation.evaluate(
                 self.learner, data.test_images, data.test_labels, batch_size
             )
+        if self.learner.learns_features:
+            labels = self.validation_labels
+            row.update(representation.measure(self.learner, data, labels, batch_size))
         return row
 
     def save(self):
