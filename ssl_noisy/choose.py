@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from ssl_noisy import command, files, run_flags
-from ssl_noisy.data import corrections, feature_file, label_budget
+from ssl_noisy.data import corrections, label_budget
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import labeling, plots
 from ssl_noisy.selection import rules
@@ -151,17 +151,9 @@ def make_pool(request, dataset):
         labeled = np.zeros(0, np.int64)
         if settings.label_file:
             labeled, _ = label_budget.read(settings.label_file, dataset)
-    features = None
-    if request.by in rules.BY_FEATURES and settings.features:
-        features = feature_file.read(settings.features).training(dataset)
-    return rules.Pool(
-        np.setdiff1d(np.arange(len(dataset.labels)), labeled),
-        labeled,
-        features,
-        dataset.labels,
-        dataset.num_classes,
-        request.radius,
-    )
+    candidates = np.setdiff1d(np.arange(len(dataset.labels)), labeled)
+    path = settings.features if request.by in rules.BY_FEATURES else None
+    return rules.pool_of(dataset, candidates, labeled, path, request.radius)
 
 
 def describe(request, dataset, pool, choice):

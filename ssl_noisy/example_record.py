@@ -53,6 +53,15 @@ class ExampleRecord(Configured):
         rows = ops.convert_to_numpy(self.record_rows.value)
         return record.read(rows[positions], self.task.given_labels[positions])
 
+    def image_statistics(self):
+        """Returns what the method itself learned about each image, labeled or not.
+
+        Returns:
+            A dict from a name to a float array of shape `(num_examples,)`, NaN where unknown. A run
+            writes it to `images.csv`.
+        """
+        return {}
+
     def detected(self):
         """Returns what the method itself says of the labels, from what it keeps.
 

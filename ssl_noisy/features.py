@@ -31,7 +31,7 @@ from ssl_noisy import command, contract, model_file, networks, run_flags
 from ssl_noisy.data import feature_file
 from ssl_noisy.errors import UserError
 from ssl_noisy.networks import hub
-from ssl_noisy.runs import folder, labeling
+from ssl_noisy.runs import folder, image_statistics, labeling
 from ssl_noisy.settings import Settings, absolute_path
 
 PIXELS = "pixels"
@@ -142,8 +142,9 @@ def main(request):
     if feature_file.key_of(request.output) == key:
         print(f"{request.output}: already there, of {len(first):,} images by {extractor}")
         return
+    statistics = _statistics(request, dataset, first)
     began, done = time.monotonic(), 0
-    with feature_file.writing(request.output, digests[first], extractor, key) as writer:
+    with feature_file.writing(request.output, digests[first], extractor, key, statistics) as writer:
         for pixels in _batches(parts, first, request.batch_size):
             rows = extract(pixels)
             _check_finite(rows, extractor)
@@ -153,6 +154,18 @@ def main(request):
     print(
         f"{request.output}: {len(first):,} images, {rows.shape[1]:,} features each, by {extractor}"
     )
+
+
+def _statistics(request, dataset, rows):
+    """Returns what the training of a run showed about the images at `rows` of all images."""
+    if request.run_dir is None or request.given:
+        return {}
+    found = image_statistics.read(request.run_dir, dataset) or {}
+    shown = {}
+    for name, values in found.items():
+        shown[name] = np.full(len(rows), np.nan)
+        shown[name][rows < len(values)] = values[rows[rows < len(values)]]
+    return shown
 
 
 def make_extractor(request, settings, image_shape):

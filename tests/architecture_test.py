@@ -71,7 +71,7 @@ FLOORS = [
     {"runs.calibration", "runs.representation", "runs.cost", "model_file", "conflicts"},
     {"settings", "recipes", "runs.evaluation", "runs.progress", "runs.plots"},
     {"runs.folder", "run_flags", "side_by_side"},
-    {"runs.labeling", "runs.metrics", "runs.label_report"},
+    {"runs.labeling", "runs.metrics", "runs.label_report", "runs.image_statistics"},
     {"runs.training", "runs.session"},
     {"runs.removal", "runs.processes"},
     {"runs.run"},

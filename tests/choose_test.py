@@ -318,8 +318,39 @@ class ChooseTest(Case):
         )
 
 
+class ContrastTest(Case):
+    def test_a_training_without_labels_tells_which_images_are_hard(self):
+        labels = self.photos(40)
+        self.train(
+            *("--method=moco_v2", "--dataset=folder:photos", "--network=small_cnn", "--noplots"),
+            *("--batch_size=20", "--batch_norm_splits=1", "--queue_size=40", "--run_dir=run"),
+            *("--steps=4", "--steps_per_epoch=2"),
+        )
+        images = {row["file"]: row for row in rows_of("run/images.csv")}
+        self.assertEqual(sorted(images), sorted(labels))
+        for row in images.values():
+            self.assertBetween(float(row["confidence"]), 0, 1)
+            self.assertGreater(float(row["variability"]), 0)  # each image was drawn twice
+        self.call(features, "--run_dir=run")
+        where = ("--dataset=folder:photos", "--features=run/features.npz", "--budget=6")
+        for how, name in (("ambiguous", "variability"), ("hard", "confidence")):
+            self.call(choose, *where, f"--by=contrast_{how}", f"--output={how}")
+            for row in rows_of(f"{how}/chosen.csv"):
+                expected = float(images[row["file"]][name])
+                self.assertAlmostEqual(float(row[name]), expected, places=5)
+        with open("run/images.csv", "a") as file:
+            file.write("99,x.png,0.5,0.5\n")
+        os.remove("run/features.npz")
+        code, _, errors = commands.call_of(features, "--run_dir=run")
+        self.assertEqual((code, len(errors)), (2, 1))
+        self.assertRegex(errors[0], "images.csv: it has not the 40 images of .*Delete result.json")
+
+
+BY_PIXELS = [name for name in rules.BY_FEATURES if not name.startswith("contrast_")]
+
+
 class DrawTest(Case):
-    @parameterized.parameters(*rules.BY_FEATURES)
+    @parameterized.parameters(*BY_PIXELS)
     def test_a_run_draws_what_the_command_chooses(self, how):
         file = self.pixels()
         self.call(choose, "--budget=10", file, f"--by={how}", "--seed=3")
@@ -332,12 +363,10 @@ class DrawTest(Case):
         np.testing.assert_array_equal(labels.positions, expected)
         self.assertEqual((labels.how, labels.seed), (how, 3))
 
-    def test_a_resumed_run_needs_the_feature_file_no_more(self):
+    def test_a_finished_run_needs_the_feature_file_no_more(self):
         flags = (*QUICK, self.pixels(), "--label_draw=kmeans", "--num_labels=10", "--run_dir=run")
         self.train(*flags)
         os.remove("pixels.npz")
-        self.assertIn("10 labels", self.train(*flags))
-        os.remove("run/result.json")
         self.assertIn("10 labels", self.train(*flags))
         found = json.loads(pathlib.Path("run/labels.json").read_text())
         self.assertEqual((found["how"], found["num_labels"]), ("kmeans", 10))

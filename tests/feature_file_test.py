@@ -75,6 +75,17 @@ class FeatureFileTest(parameterized.TestCase):
         np.testing.assert_array_equal(found.training(some), values[[6, 3]])
         self.assertEqual(feature_file.key_of(self.path), "abc")
 
+    def test_statistics_are_found_like_features(self):
+        digests = feature_file.digests(self.data.images[::-1])
+        values = {"confidence": np.array([0.6, np.nan, 0.4, 0.3, 0.2, 0.1])}
+        with feature_file.writing(self.path, digests, "", "", values) as writer:
+            writer.append(np.zeros((6, 2), np.float32))
+        found = feature_file.read(self.path)
+        np.testing.assert_array_equal(
+            found.statistic("confidence", self.data), [0.1, 0.2, 0.3, 0.4, np.nan, 0.6]
+        )
+        self.assertIsNone(found.statistic("variability", self.data))
+
     def test_large_features_are_mapped(self):
         images = np.arange(2000, dtype=np.uint16).view(np.uint8).reshape(2000, 1, 1, 2)
         images = np.concatenate([images, images[..., :1]], axis=-1)

@@ -67,6 +67,35 @@ class LossTest(parameterized.TestCase):
         self.assertAlmostEqual(value, 2.734062 - 1.92, places=4)
 
 
+class FindingsTest(absltest.TestCase):
+    def test_the_chance_to_find_a_key_is_kept_of_each_image(self):
+        learner = make(contrastive_temperature=0.5)
+        # Images 0 and 1 are drawn, then 0 alone with other keys.
+        learner.count_findings(np.array([0, 1], "int32"), UNIT[:2], UNIT[:2, ::-1])
+        learner.count_findings(np.array([0], "int32"), UNIT[:1], UNIT[:1])
+        # At a temperature of 0.05, whatever that of the loss is.
+        chances = [
+            np.exp(-loss_of(UNIT[query], key, 0.05))
+            for query, key in ((0, UNIT[0][::-1]), (0, UNIT[0]), (1, UNIT[1][::-1]))
+        ]
+        np.testing.assert_allclose(chances, [0.9601, 0.9817, 0.01392], rtol=1e-3)
+        found = learner.image_statistics()
+        mean = np.mean(chances[:2])
+        np.testing.assert_allclose(
+            found["confidence"], [mean, chances[2], np.nan, np.nan], rtol=1e-4
+        )
+        np.testing.assert_allclose(
+            found["variability"], [np.std(chances[:2]), 0, np.nan, np.nan], atol=1e-4
+        )
+
+    def test_a_step_counts_the_images_that_it_draws(self):
+        learner = make()
+        learner.objective(unlabeled=np.array([3, 1], "int32"))
+        self.assertEqual(
+            np.isfinite(learner.image_statistics()["confidence"]).tolist(), [0, 1, 0, 1]
+        )
+
+
 class QueueTest(absltest.TestCase):
     def test_keys_go_around(self):
         learner = make(queue_size=5)

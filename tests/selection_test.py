@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules that choose what to label, by hand, and draws of a run by them."""
 
+import dataclasses
+import warnings
+
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -20,7 +23,9 @@ def pool(features, labeled=(), candidates=None, labels=None, num_classes=0, radi
     if candidates is None:
         candidates = np.setdiff1d(everything, labeled)
     labels = np.full(len(features), -1) if labels is None else np.array(labels)
-    return rules.Pool(np.array(candidates), labeled, features, labels, num_classes, radius)
+    chances = np.cos(np.arange(len(features)))  # any numbers that differ
+    known = (labels, num_classes, radius, chances, chances**2)
+    return rules.Pool(np.array(candidates), labeled, features, *known)
 
 
 class NeighborsTest(absltest.TestCase):
@@ -175,8 +180,58 @@ class ProbCoverTest(absltest.TestCase):
 
     def test_equal_images_in_two_clusters_do_not_stop_it(self):
         features = np.repeat(on_circle(0, 90), 4, axis=0)
-        chosen = rules.choose("probcover", pool(features, num_classes=3), 5, 0)
+        with warnings.catch_warnings(action="ignore"):  # scikit-learn finds two clusters alone
+            chosen = rules.choose("probcover", pool(features, num_classes=3), 5, 0)
         self.assertLen(set(chosen.positions.tolist()), 5)
+
+
+class ContrastTest(absltest.TestCase):
+    def test_each_cluster_in_turn_gives_the_best_one_left(self):
+        # More clusters than 30 groups of three: each group is one.
+        features = np.repeat(np.eye(30, dtype=np.float32), 3, axis=0)
+        confidence = np.tile([0.2, 0.6, 0.4], 30) + np.arange(90) / 1e4
+        variability = np.tile([0.3, 0.1, 0.2], 30)
+        confidence[1] = np.nan
+        everything = np.arange(90)
+        here = rules.Pool(
+            everything[2:],
+            everything[:1],
+            features,
+            np.full(90, -1),
+            0,
+            None,
+            confidence,
+            variability,
+        )
+        for how, first, second in (("easy", 1, 2), ("ambiguous", 0, 2), ("hard", 0, 2)):
+            chosen = rules.choose(f"contrast_{how}", here, 60, 0)
+            rows = chosen.positions
+            self.assertEqual(sorted(rows[:30] // 3), list(range(30)), how)
+            # The first group has one candidate left, whose place in its turn is free then.
+            kinds = {row // 3: row % 3 for row in rows[:30] if row // 3}
+            self.assertEqual(set(kinds.values()), {first}, how)
+            self.assertEqual({row % 3 for row in rows[30:59]}, {second}, how)
+            self.assertEqual(chosen.facts, {"clusters": 30, "clusters_with_a_label": 30})
+        other = rules.choose("contrast_hard", here, 30, 1).positions
+        self.assertNotEqual(other.tolist(), rows[:30].tolist())
+        self.assertEqual(sorted(other // 3), list(range(30)))
+
+    def test_unknown_images_come_last(self):
+        features = np.ones((4, 2), np.float32)
+        values = np.array([np.nan, 0.2, 0.5, 0.3])
+        everything = np.arange(4)
+        here = rules.Pool(
+            everything, everything[:0], features, np.full(4, -1), 0, None, values, values
+        )
+        with warnings.catch_warnings(action="ignore"):  # four clusters of equal features
+            for how, expected in (("easy", [2, 3, 1, 0]), ("hard", [1, 3, 2, 0])):
+                chosen = rules.choose(f"contrast_{how}", here, 4, 0)
+                self.assertEqual(chosen.positions.tolist(), expected)
+
+    def test_features_of_another_method_are_refused(self):
+        here = dataclasses.replace(pool(on_circle(0, 1)), confidence=None, variability=None)
+        with self.assertRaisesRegex(rules.SelectionError, "need the features of a run of moco_v2"):
+            rules.choose("contrast_ambiguous", here, 1, 0)
 
 
 class OtherRulesTest(parameterized.TestCase):

@@ -3,7 +3,8 @@
 
 A feature file is an uncompressed .npz file. `python -m ssl_noisy.features` writes, for the images
 of all splits, a digest of the pixels and a row of features. So an image is found whatever its id
-and split, and a file of other images or pixels is refused. A file from elsewhere has the published
+and split, and a file of other images or pixels is refused. It may have statistics of each image,
+NaN where unknown, that the training of the network showed. A file from elsewhere has the published
 ids of the training examples instead, in `ids`, with `features` in their order, and optionally
 `ids_test` with `features_test`, likewise `validation`.
 """
@@ -58,6 +59,7 @@ class FeatureFile:
             published ids, an int64 array, and their features.
         extractor: What computed the features, as text; empty if unknown.
         key: Text that identifies the network's weights and the images; empty if unknown.
+        statistics: Dict from name to float array of shape `(num_images,)`.
     """
 
     path: str
@@ -66,6 +68,22 @@ class FeatureFile:
     by_id: dict
     extractor: str = ""
     key: str = ""
+    statistics: dict = dataclasses.field(default_factory=dict)
+
+    def statistic(self, name, dataset: Dataset) -> np.ndarray | None:
+        """Returns a statistic of the training examples of a data set, or None if there is none.
+
+        Args:
+            name: Its name, such as `confidence`.
+            dataset: The `Dataset`.
+
+        Returns:
+            A float array of shape `(num_examples,)`, NaN where unknown.
+        """
+        if name not in self.statistics:
+            return None
+        rows = self._places(dataset, "", dataset.images, dataset.ids)
+        return self.statistics[name][rows]
 
     def training(self, dataset: Dataset) -> np.ndarray:
         """Returns the features of the training examples of a data set, in their order.
@@ -92,14 +110,29 @@ class FeatureFile:
         return self._rows(dataset, "_test", images, np.arange(len(images)))
 
     def _rows(self, dataset, part, images, ids):
+        rows = self._places(dataset, part, images, ids)
+        features = self.features if self.digests is not None else self.by_id[part][1]
+        found = np.empty((len(rows), features.shape[1]), np.float32)
+        for start in range(0, len(rows), _BLOCK):
+            found[start : start + _BLOCK] = features[rows[start : start + _BLOCK]]
+        bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+        if len(bad):
+            raise FeatureError(
+                f"The features of {self.path!r} must be finite numbers. Received: {len(bad)} rows "
+                f"with NaN or infinity, such as that of the example {ids[bad[0]]}. Check what "
+                "computed them."
+            )
+        return found
+
+    def _places(self, dataset, part, images, ids):
+        """Returns the row of each example."""
         what = f"{part.strip('_') or 'training'} images of {dataset.name!r}"
         if self.digests is not None:
-            known, wanted, features = self.digests, digests(images), self.features
+            known, wanted = self.digests, digests(images)
             advice = "It is of other images, or of these ones at another size. Compute it again: "
             advice += f"python -m ssl_noisy.features --dataset={dataset.name}"
         elif part in self.by_id:
-            known, features = self.by_id[part]
-            wanted = ids
+            known, wanted = self.by_id[part][0], ids
             advice = f"Write a row of features{part} for each of the published ids"
         else:
             raise FeatureError(
@@ -115,17 +148,7 @@ class FeatureFile:
                 f"The feature file {self.path!r} must have features of all {len(wanted)} {what}. "
                 f"Received: none for {missing} of them. {advice}."
             )
-        found = np.empty((len(rows), features.shape[1]), np.float32)
-        for start in range(0, len(rows), _BLOCK):
-            found[start : start + _BLOCK] = features[rows[start : start + _BLOCK]]
-        bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
-        if len(bad):
-            raise FeatureError(
-                f"The features of {self.path!r} must be finite numbers. Received: {len(bad)} rows "
-                f"with NaN or infinity, such as that of the example {ids[bad[0]]}. Check what "
-                "computed them."
-            )
-        return found
+        return rows
 
 
 def read(path) -> FeatureFile:
@@ -155,8 +178,14 @@ def read(path) -> FeatureFile:
         )
     if key == "digests":
         _check(path, arrays, "digests", "features")
-        texts = {name: str(arrays[name]) for name in ("extractor", "key") if name in arrays}
-        return FeatureFile(path, arrays["features"], arrays["digests"], {}, **texts)
+        more = {name: str(arrays[name]) for name in ("extractor", "key") if name in arrays}
+        shape = arrays["digests"].shape
+        more["statistics"] = {
+            name: values
+            for name, values in arrays.items()
+            if name != "features" and values.dtype.kind == "f" and values.shape == shape
+        }
+        return FeatureFile(path, arrays["features"], arrays["digests"], {}, **more)
     by_id = {}
     for part in PARTS:
         if f"ids{part}" in arrays and f"features{part}" in arrays:
@@ -207,7 +236,7 @@ class Writer:
 
 
 @contextlib.contextmanager
-def writing(path, image_digests, extractor, key):
+def writing(path, image_digests, extractor, key, statistics=None):
     """Opens a feature file to append the features of images to, in order; atomic.
 
     Args:
@@ -215,6 +244,7 @@ def writing(path, image_digests, extractor, key):
         image_digests: uint64 array `(num_images,)`, as from `digests`, without repetitions.
         extractor: What computes the features, as text.
         key: Text that identifies the network's weights and the images.
+        statistics: Optional dict from name to float array `(num_images,)`.
 
     Yields:
         A `Writer`.
@@ -223,7 +253,8 @@ def writing(path, image_digests, extractor, key):
         WriteError: If the file cannot be written. An older file stays.
     """
     with files.replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
-        for name, value in (("digests", image_digests), ("extractor", extractor), ("key", key)):
+        values = {"digests": image_digests, "extractor": extractor, "key": key}
+        for name, value in (values | (statistics or {})).items():
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, np.asarray(value), allow_pickle=False)
         with archive.open("features.npy", "w", force_zip64=True) as member:

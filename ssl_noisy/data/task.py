@@ -77,7 +77,8 @@ class Task:
         """Makes the task in which the examples at these integer positions are labeled.
 
         `given_labels` is an integer array with their labels. By default they are those of the data
-        set. `residence` are `resident` and `resident_limit`.
+        set. `residence` are `resident` and `resident_limit`. A data set without any label has no
+        classes; the task then has two, "0" and "1", since a network has a last layer.
         """
         positions, size = np.asarray(labeled_positions), len(dataset.labels)
         if positions.dtype.kind not in "iu" or np.setdiff1d(positions, np.arange(size)).size:
@@ -90,6 +91,8 @@ class Task:
         given_labels[positions] = labels
         fields = ("num_classes", "class_names", "test_images", "test_labels", "flip", "name")
         settings = {field: getattr(dataset, field) for field in fields}
+        if not dataset.num_classes:
+            settings.update(num_classes=2, class_names=None)
         return cls(dataset.images, given_labels, **settings, **residence)
 
     def relabeled(self, positions, label: int, class_name: str | None = None) -> "Task":

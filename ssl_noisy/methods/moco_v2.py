@@ -11,6 +11,8 @@ from ssl_noisy.errors import UserError
 from ssl_noisy.moving_average import is_random_state
 from ssl_noisy.self_supervised import ContrastiveLearner
 
+FINDING_TEMPERATURE = 0.05  # that of CSVAL's scripts
+
 
 @keras.saving.register_keras_serializable(package="ssl_noisy")
 class MoCoV2(ContrastiveLearner):
@@ -22,6 +24,8 @@ class MoCoV2(ContrastiveLearner):
 
     Batch norm normalizes queries and keys in `batch_norm_splits` parts of a batch, and keys are
     shuffled before, so that the statistics of its part do not tell which key belongs to a query.
+
+    For each image, the learner keeps how often its query finds its key: see `image_statistics`.
 
     The network's last layer learns the given labels, if there are any, by a gradient that stops
     there: the accuracy of a run is that of a linear probe.
@@ -86,6 +90,38 @@ class MoCoV2(ContrastiveLearner):
         self.queue = self.add_state("queue", queue.astype("float32"))
         self.queue_end = self.add_state("queue_end", np.int32(0))
 
+    def build_example_state(self, task):
+        super().build_example_state(task)
+        # Of each image: draws, the sum of the chances to find its key, and that of their squares.
+        zeros = np.zeros((task.num_examples, 3), "float32")
+        self.findings = self.add_state("findings", zeros)
+
+    def image_statistics(self):
+        """Returns what the training showed about each image, a dict of arrays `(num_examples,)`.
+
+        The chance with which a query finds its key in the queue, at a temperature of 0.05: its mean
+        over the epochs, `confidence`, and its standard deviation, `variability`, float64. Both are
+        NaN for an image that was never drawn.
+
+        Reference:
+            [Chen et al., 2023](https://arxiv.org/abs/2210.02442), section 3, and their code
+            (c-liangyu/CSVAL, 260f1f0).
+        """
+        count, total, squares = ops.convert_to_numpy(self.findings.value).astype("float64").T
+        with np.errstate(invalid="ignore"):
+            mean = total / count
+            variance = squares / count - mean**2
+        return {"confidence": mean, "variability": np.sqrt(np.maximum(variance, 0))}
+
+    def count_findings(self, indices, queries, keys):
+        """Adds the chance of each image's query to find its key."""
+        minus_logs = losses.queue_contrastive(queries, keys, self.queue.value, FINDING_TEMPERATURE)
+        chances = ops.stop_gradient(ops.exp(-minus_logs))
+        added = ops.stack([ops.ones_like(chances), chances, chances**2], axis=1)
+        self.findings.assign(
+            ops.scatter_update(self.findings.value, indices[:, None], added, reduction="add")
+        )
+
     def attach(self, task):
         if self.batch_norm_splits > 1 and not networks.can_pass_apart(self.network):
             raise UserError(
@@ -111,6 +147,7 @@ class MoCoV2(ContrastiveLearner):
             )
             for queries, _, keys in found
         )
+        self.count_findings(unlabeled, found[0][0], found[0][2])
         self.enqueue(ops.concatenate([keys for _, _, keys in found]))
         probe = self.probe_loss(unlabeled, ops.concatenate([logits for _, logits, _ in found]))
         return self.outcome(contrastive, probe, found[0][0], found[0][2])

@@ -58,7 +58,8 @@ class Run:
     def class_names(self):
         """Tuple of strings, in the order of the class numbers."""
         # Results of earlier versions have no list, but wrote this dict in the same order.
-        return tuple(self.result.get("class_names") or self.result["per_class_recall"])
+        found = self.result.get("class_names")
+        return tuple(self.result["per_class_recall"] if found is None else found)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

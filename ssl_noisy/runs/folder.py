@@ -17,9 +17,10 @@ FLAGS, RESULT = "flags.cfg", "result.json"  # the first and the last file that a
 LABELS, NOISE, MODEL = "labels.json", "noise.npz", "model.keras"
 VALIDATION_NOISE = "validation_noise.npz"
 EXAMPLES, METRICS, TIMING = "examples.csv", "metrics.csv", "timing.json"
+IMAGES = "images.csv"
 CORRECTIONS = "applied_corrections.csv"  # not corrections.csv, which people put into the folder
 PICTURES = ("aum", "curves", "gallery", "labels", "losses", "views")
-FILES = {FLAGS, RESULT, LABELS, NOISE, MODEL, EXAMPLES, METRICS, TIMING}
+FILES = {FLAGS, RESULT, LABELS, NOISE, MODEL, EXAMPLES, METRICS, TIMING, IMAGES}
 FILES |= {CORRECTIONS, VALIDATION_NOISE}
 FEATURES = "features.npz"  # which another command puts there
 FILES |= {checkpoint.NAME, checkpoint.PREVIOUS_NAME, *checkpoint.BEST, trackers.NAME}
@@ -152,7 +153,7 @@ def picture(run_dir, name, plot_format=None):
 def results(run_dir):
     """Returns the paths of what a run wrote for people: flags, tables and pictures."""
     kinds = tuple(f".{kind}" for kind in PLOT_FORMATS)
-    shown = {FLAGS, METRICS, EXAMPLES} | {name for name in FILES if name.endswith(kinds)}
+    shown = {FLAGS, METRICS, EXAMPLES, IMAGES} | {name for name in FILES if name.endswith(kinds)}
     return [os.path.join(run_dir, name) for name in sorted(_names(run_dir) & shown)]
 
 

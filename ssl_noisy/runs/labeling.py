@@ -9,7 +9,6 @@ import numpy as np
 
 from ssl_noisy.data import (
     corrections,
-    feature_file,
     label_budget,
     label_noise,
     noise_file,
@@ -223,10 +222,7 @@ def _choose_by_features(settings, dataset, seed):
         raise label_budget.BudgetError(
             f"num_labels must be in [1, {len(candidates)}]. Received: {settings.num_labels}."
         )
-    features = feature_file.read(settings.features).training(dataset)
-    pool = rules.Pool(
-        candidates, np.zeros(0, np.int64), features, dataset.labels, dataset.num_classes
-    )
+    pool = rules.pool_of(dataset, candidates, np.zeros(0, np.int64), settings.features)
     return np.sort(rules.choose(settings.label_draw, pool, settings.num_labels, seed).positions)
 
 

@@ -11,6 +11,7 @@ from ssl_noisy.runs import (
     checkpoint,
     evaluation,
     folder,
+    image_statistics,
     label_report,
     labeling,
     processes,
@@ -163,6 +164,9 @@ def _result(training, learner, session, removed, baseline):
     noise = labeling.validation_noise_summary(training.dataset, training.labels)
     if noise is not None:
         result["validation_noise"] = noise
+    statistics = learner.image_statistics()
+    if statistics:
+        image_statistics.write(training.run_dir, training.dataset, statistics)
     label_quality = label_report.examine(training, learner, removed)
     if label_quality is not None:
         result["label_quality"] = label_quality

@@ -256,7 +256,7 @@ class Session(keras.callbacks.Callback):
         with self.learner.averaged_weights(), files.replacing_path(model) as path:
             networks.portable(self.learner.classifier).save(path)
             metadata = model_file.Metadata(
-                self.dataset.class_names,
+                self.dataset.class_names or self.learner.task.class_names,
                 self.dataset.fit,
                 result["calibration"]["temperature"],
                 self.dataset.images.shape[1:],
@@ -274,7 +274,8 @@ class Session(keras.callbacks.Callback):
         beside = os.path.join(self.run_dir, folder.BASELINE)
         if self.settings.baseline and os.path.exists(os.path.join(beside, folder.METRICS)):
             baseline = (self.settings.baseline, read_metrics(beside))
-        plots.curves(self.history, folder.picture(self.run_dir, "curves", kind), baseline)
+        if any(key in self.history[-1] for key in plots.CURVES):  # not without any label
+            plots.curves(self.history, folder.picture(self.run_dir, "curves", kind), baseline)
         plots.views(self.learner, folder.picture(self.run_dir, "views", kind))
 
     def _write_timing(self):

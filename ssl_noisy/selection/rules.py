@@ -10,15 +10,18 @@ import dataclasses
 
 import numpy as np
 
-from ssl_noisy.data import label_budget
+from ssl_noisy.data import feature_file, label_budget
+from ssl_noisy.data.dataset import fixed_shuffle
 from ssl_noisy.errors import UserError
 from ssl_noisy.selection import neighbors
 
 MOST_CLUSTERS = 500
 SMALL_CLUSTER = 5  # members; typical examples of so small clusters are outliers
 NUM_NEIGHBORS = 20
+NUM_PSEUDO_CLASSES = 30
 PURITY = 0.95
 MANY = 100_000  # examples of which k-means starts once: ten starts would take minutes
+_STREAM = 0xC0417A  # keeps the order of clusters independent of other uses of the same seed
 SMALLEST_RADIUS = 1e-3  # float32 similarities do not tell smaller distances from 0
 
 
@@ -38,6 +41,8 @@ class Pool:
         labels: Integer array `(num_examples,)`, -1 where unknown, for rules that need classes.
         num_classes: Integer, 0 if unknown.
         radius: Float in [0.001, 2), that of ProbCover's balls, or None to estimate it.
+        confidence, variability: Float arrays `(num_examples,)`, NaN where unknown, or None: how
+            often and how steadily a contrastive training recognized each image.
     """
 
     candidates: np.ndarray
@@ -46,6 +51,31 @@ class Pool:
     labels: np.ndarray
     num_classes: int
     radius: float | None = None
+    confidence: np.ndarray | None = None
+    variability: np.ndarray | None = None
+
+
+def pool_of(dataset, candidates, labeled, path=None, radius=None) -> Pool:
+    """Returns the `Pool` of a data set, with the features of a file.
+
+    Args:
+        dataset: The `Dataset`.
+        candidates, labeled, radius: As in `Pool`.
+        path: Path of the feature file, or None.
+
+    Raises:
+        FeatureError: If the file is not of these images.
+    """
+    features = confidence = variability = None
+    if path:
+        stored = feature_file.read(path)
+        features = stored.training(dataset)
+        confidence, variability = (
+            stored.statistic(name, dataset) for name in ("confidence", "variability")
+        )
+    labels, num_classes = dataset.labels, dataset.num_classes
+    known = (features, labels, num_classes, radius, confidence, variability)
+    return Pool(candidates, labeled, *known)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -232,6 +262,52 @@ def probcover(pool, budget, seed):
     return Choice(np.array(chosen, np.int64), {"newly_covered": np.array(gains)}, facts)
 
 
+def contrast_easy(pool, budget, seed):
+    """Chooses from 30 clusters in turn the image that its training recognized most often.
+
+    The order of the clusters is random. Departure from the authors' code (c-liangyu/CSVAL,
+    260f1f0): it clusters an embedding of the features by UMAP, here the features themselves.
+
+    Reference:
+        [Chen et al., 2023](https://arxiv.org/abs/2210.02442).
+    """
+    return _by_contrast(pool, budget, seed, "confidence", 1)
+
+
+def contrast_ambiguous(pool, budget, seed):
+    """Chooses, as `contrast_easy`, the image that was recognized least steadily."""
+    return _by_contrast(pool, budget, seed, "variability", 1)
+
+
+def contrast_hard(pool, budget, seed):
+    """Chooses, as `contrast_easy`, the image that was recognized most rarely."""
+    return _by_contrast(pool, budget, seed, "confidence", -1)
+
+
+def _by_contrast(pool, budget, seed, name, sign):
+    values = getattr(pool, name)
+    if values is None:
+        raise SelectionError(
+            "The rules contrast_easy, contrast_ambiguous and contrast_hard need the features of a "
+            "run of moco_v2, which knows how often it recognized each image: python -m "
+            "ssl_noisy.features --run_dir=RUN."
+        )
+    count = min(NUM_PSEUDO_CLASSES, len(pool.features))
+    clusters = clustered(pool.features, count, seed)
+    order = pool.candidates[np.argsort(-sign * values[pool.candidates], kind="stable")]  # NaN last
+    waiting = [collections.deque(order[clusters[order] == one]) for one in range(count)]
+    waiting = [waiting[one] for one in fixed_shuffle(count, [seed, _STREAM])]
+    chosen = []
+    while len(chosen) < budget:
+        turn = [one for one in waiting if one]
+        chosen += [one.popleft() for one in turn[: budget - len(chosen)]]
+    positions = np.array(chosen, np.int64)
+    columns = {"cluster": clusters[positions], name: values[positions]}
+    together = np.concatenate([positions, pool.labeled])
+    covered = len(np.unique(clusters[together]))
+    return Choice(positions, columns, {"clusters": count, "clusters_with_a_label": covered})
+
+
 def uniform(pool, budget, seed):
     """Chooses any examples, all equally likely, as `label_budget.draw` does."""
     return _drawn(np.zeros_like(pool.labels), pool, budget, seed, "uniform")
@@ -253,6 +329,9 @@ def _drawn(labels, pool, budget, seed, how):
 RULES = {
     "typiclust": Rule(typiclust, "the most typical image of each cluster"),
     "probcover": Rule(probcover, "images whose neighborhoods cover the most others"),
+    "contrast_easy": Rule(contrast_easy, "images that MoCo v2 recognized most often"),
+    "contrast_ambiguous": Rule(contrast_ambiguous, "images that it recognized least steadily"),
+    "contrast_hard": Rule(contrast_hard, "images that it recognized most rarely"),
     "kmeans": Rule(kmeans, "the image nearest to the center of each cluster"),
     "uniform": Rule(uniform, "any images", needs_features=False),
     "balanced": Rule(
