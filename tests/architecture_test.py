@@ -29,7 +29,13 @@ FLOORS = [
         "challenge",
     }
     | {"augment.operations", "augment.interpolation", "augment.slots"},
-    {"augment.policies", "augment.autoaugment", "networks.blocks", "labels.mixture_model"},
+    {
+        "augment.policies",
+        "augment.autoaugment",
+        "networks.blocks",
+        "networks.body",
+        "labels.mixture_model",
+    },
     {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"}
     | {"networks.applications", "networks.own"},
     {"augment", "networks", "data.label_budget", "data.noise_models", "data.tfds_source"}
