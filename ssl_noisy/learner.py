@@ -57,7 +57,9 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
     - `task`: A `Task`, or None to attach one later.
     """
 
-    batch_size: int = count(64, "Labeled examples per step.")
+    batch_size: int = count(
+        64, "Labeled examples per step; of methods without labels, all examples."
+    )
     weight_decay: float = at_least(
         0, 5e-4, "Add half of this times the sum of squares of the decayed variables to the loss."
     )

@@ -37,6 +37,11 @@ class MovingAverage(Configured):
             for i, v in enumerate(self.averaged_variables)
         ]
 
+    def restart_averages(self):
+        """Sets the averages to the weights, after those were set."""
+        for average, variable in zip(self.averages, self.averaged_variables):
+            average.assign(variable)
+
     def averaged_logits(self, images, training=True):
         """Returns the logits of the network with averaged weights, as a teacher's.
 

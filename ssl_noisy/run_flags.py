@@ -7,7 +7,7 @@ from ssl_noisy import methods, networks, settings
 from ssl_noisy.data import label_noise, sources
 from ssl_noisy.errors import UserError
 
-_FILES = ("label_file", "cifarn_file", "labels_csv", "features")
+_FILES = ("label_file", "cifarn_file", "labels_csv", "features", "initial_weights")
 
 _DEFINE = {
     int: flags.DEFINE_integer,

@@ -21,7 +21,7 @@ class SelfSupervisedLearner(AuxiliaryHeads, Learner):
     Nothing is averaged, and labels are not recorded, unless you say so.
     """
 
-    batch_size: int = count(512, "Images per step, with labels or without.", minimum=2)
+    batch_size: int = Learner.batch_size.with_default(512)
     decayed: str = Learner.decayed.with_default("all")
     ema_momentum: float = Learner.ema_momentum.with_default(0.0)
     record_examples: bool = Learner.record_examples.with_default(False)
@@ -83,6 +83,11 @@ class ContrastiveLearner(SelfSupervisedLearner):
     term_names = ("contrastive_loss", "probe_loss")
     monitor_names = ("alignment", "uniformity")
     weak_augmentation = "contrastive"  # no argument: the views have arguments of their own
+
+    @classmethod
+    def check_arguments(cls, values):
+        size = values.batch_size
+        cls.require(size > 1, "batch_size", size, "at least 2, since images are told apart")
 
     def build_state(self):
         super().build_state()

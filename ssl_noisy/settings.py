@@ -155,6 +155,13 @@ class Settings:
             "without the top, .h5 or .weights.h5. Unset: imagenet.",
         )
     )
+    initial_weights: str | None = _setting(
+        string(
+            None,
+            "Folder of a finished run with the same network, or its model.keras. All layers but "
+            "the last begin with its weights.",
+        )
+    )
     freeze: str | None = _setting(
         string(
             None,

@@ -30,7 +30,13 @@ FLOORS = [
         "challenge",
     }
     | {"augment.operations", "augment.interpolation", "augment.slots"},
-    {"augment.policies", "augment.autoaugment", "networks.blocks", "labels.mixture_model"},
+    {
+        "augment.policies",
+        "augment.autoaugment",
+        "networks.blocks",
+        "networks.body",
+        "labels.mixture_model",
+    },
     {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"}
     | {"networks.applications", "networks.own", "networks.hub"},
     {

@@ -115,6 +115,11 @@ class ContrastiveTest(absltest.TestCase):
         expected |= {name: arguments[name] for name in (*arguments,)[2:]}
         self.assertEqual(view.call_args.kwargs, expected)
 
+    def test_a_single_image_cannot_be_told_apart(self):
+        for method in ("moco_v2", "simclr"):
+            with self.assertRaisesRegex(ValueError, "`batch_size` .* at least 2"):
+                methods.get(method)(toy.network(), batch_size=1)
+
     def test_the_projection(self):
         learner = methods.get("simclr")(toy.network())
         shapes = [v.shape for v in learner.projection.trainable_variables]

@@ -67,6 +67,7 @@ class MoCoV2(ContrastiveLearner):
 
     @classmethod
     def check_arguments(cls, values):
+        super().check_arguments(values)
         size = values.batch_size * (2 if values.symmetric_loss else 1)
         is_valid = values.queue_size >= size
         requirement = f"at least the number of keys in a step, {size}"

@@ -19,6 +19,7 @@ import re
 from ssl_noisy.errors import UserError
 from ssl_noisy.networks import applications, own
 from ssl_noisy.networks.batch_norm import BatchNormalization, apart, can_pass_apart
+from ssl_noisy.networks.body import copy_body
 from ssl_noisy.networks.cnn import cnn_9, cnn_13, small_cnn, wide_lenet
 from ssl_noisy.networks.freezing import freeze
 from ssl_noisy.networks.layers import WeightNormConv2D, portable
@@ -43,6 +44,7 @@ __all__ = [
     "build",
     "can_pass_apart",
     "check_there",
+    "copy_body",
     "find",
     "freeze",
     "is_own",

@@ -10,10 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssl_noisy import contract, devices, networks, optimizers, schedules, streams
+from ssl_noisy import contract, devices, model_file, networks, optimizers, schedules, streams
 from ssl_noisy.data.sources import Dataset
 from ssl_noisy.data.task import Task
-from ssl_noisy.runs import cost
+from ssl_noisy.errors import UserError
+from ssl_noisy.runs import cost, folder
 from ssl_noisy.runs.labeling import Labels
 from ssl_noisy.settings import Settings
 
@@ -77,9 +78,12 @@ def make_learner(settings, task, notes=None):
     learner = settings.learner_class(
         network, task, steps=settings.steps, seed=settings.seed, **arguments
     )
-    if networks.is_own(settings.network):
-        for other in learner.networks[1:]:
+    for other in learner.networks[1:]:
+        if networks.is_own(settings.network):
             contract.restart(other, _make_network(settings, task), learner.network)
+        elif settings.initial_weights is not None:
+            networks.copy_body(other, learner.network)
+    learner.restart_averages()
     learner.compile(
         optimizers.make(
             settings.optimizer,
@@ -119,11 +123,24 @@ def _make_network(settings, task, notes=None):
             notes=notes,
             **options,
         )
+        if settings.initial_weights is not None:
+            _begin_with(network, settings.initial_weights)
         if settings.freeze is not None:
             networks.freeze(network, settings.freeze)
         return network
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def _begin_with(network, path):
+    """Gives a network the weights of a run's model, but for the last layer."""
+    is_file, before = path.endswith(".keras"), random.getstate()
+    other, _ = model_file.read(path if is_file else os.path.join(path, folder.MODEL))
+    random.setstate(before)  # Keras has drawn initial weights for the model of the file, too
+    try:
+        networks.copy_body(network, other)
+    except UserError as error:
+        raise UserError(f"--initial_weights={path} cannot be used: {error}.") from error
 
 
 def _backbone(settings, learner):

@@ -29,6 +29,7 @@ _REFUSED = {
     "label_file": "all labels of the regime are used",
     "num_labels": "all labels of the regime are used",
     "features": "they may be learned from other images than those of the challenge",
+    "initial_weights": "they may be learned from other images than those of the challenge",
     "baseline": "it is no part of an entry",
     "test_split": "test images are opened in the last step only",
     "max_seconds": "it follows from the time of the baseline, --baseline_seconds",
