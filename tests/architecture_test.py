@@ -11,9 +11,10 @@ PACKAGE = ROOT / "ssl_noisy"
 
 # A module may import those of lower floors only (and those of the first, anything may).
 FLOORS = [
-    {"cache", "errors", "imports", "streams"},
-    {"devices"},
-    {"arguments", "contract", "machine", "data.rows"},
+    {"cache", "errors", "imports", "streams", "probes.held_out", "probes.neighbors"}
+    | {"probes.consensus"},
+    {"devices", "probes.ni_erm", "probes.label_propagation"},
+    {"arguments", "contract", "machine", "data.rows", "probes.detectors"},
     {"work"},
     {"files", "schedules", "runs.signals", "runs.clock"},
     {"runs.trackers"},
@@ -29,7 +30,8 @@ FLOORS = [
         "challenge",
     }
     | {"augment.operations", "augment.interpolation", "augment.slots"},
-    {"augment.policies", "augment.autoaugment", "networks.blocks", "labels.mixture_model"},
+    {"augment.policies", "augment.autoaugment", "networks.blocks", "labels.mixture_model"}
+    | {"data.feature_file"},
     {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"}
     | {"networks.applications", "networks.own"},
     {"augment", "networks", "data.label_budget", "data.noise_models", "data.tfds_source"}
@@ -122,6 +124,7 @@ class ImportsTest(absltest.TestCase):
             "",
             "data",
             "labels",
+            "probes",
             "reports",
             "runs",
             "sweeps",
