@@ -13,7 +13,7 @@ import ssl_noisy
 from ssl_noisy import command, methods, networks, recipes
 from ssl_noisy.errors import UserError
 
-COMMANDS = ("train", "sweep", "submit", "score", "predict", "report", "benchmark")
+COMMANDS = ("train", "sweep", "submit", "score", "predict", "report", "probe", "benchmark")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,7 +43,7 @@ def main(argv):
 def listing():
     """Returns the commands, the methods with their papers, and the networks: one screen."""
     lines = [f"ssl_noisy {ssl_noisy.__version__}: train image classifiers with few or wrong labels"]
-    lines += ["", "Commands: python -m ssl_noisy.COMMAND --help"]
+    lines += ["Commands: python -m ssl_noisy.COMMAND --help"]
     for name in COMMANDS:
         doc = importlib.import_module(f"ssl_noisy.{name}").__doc__
         lines.append(f"  {name:14}{doc.partition(':')[0]}.")
@@ -51,13 +51,9 @@ def listing():
     for name in methods.names():
         paper = re.search(r"\[(.+?)\]\((.+?)\)", inspect.getdoc(methods.get(name)))
         lines.append(f"  {name:14}{paper[1]}, {paper[2]}")
-    lines += ["", "Networks: --network=NAME"]
+    lines += ["Networks: --network=NAME"]
     lines += _wrapped(f"{', '.join(networks.names())}, wrn_DEPTH_WIDTH")
-    lines += [
-        "",
-        "Recipes, flags of published and quick runs: python -m ssl_noisy --recipes [WORD ...]",
-        "Start with: python -m ssl_noisy.train",
-    ]
+    lines += ["", "Start with: python -m ssl_noisy.train; recipes: python -m ssl_noisy --recipes"]
     return "\n".join(lines)
 
 

@@ -59,7 +59,7 @@ FLOORS = [
     {"runs.folder", "run_flags", "side_by_side"},
     {"runs.labeling", "runs.metrics", "runs.label_report"},
     {"runs.training", "runs.session"},
-    {"runs.removal", "runs.processes"},
+    {"runs.removal", "runs.processes", "runs.probing"},
     {"runs.run"},
     {"sweeps.plan", "sweeps.worker", "sweeps.folder", "sweeps.display"}
     | {"sweeps.hparams", "sweeps.plots", "sweeps.copies"},
@@ -75,7 +75,7 @@ FLOORS = [
     {"submission.isolation", "submission.clock", "submission.results", "submission.texts"},
     {"submission.entry_folder"},
     {"command", "pool_flags"},
-    {"train", "sweep", "submit", "score", "predict", "report", "benchmark", "__main__"},
+    {"train", "sweep", "submit", "score", "predict", "report", "benchmark", "probe", "__main__"},
 ]
 ROOMS = set().union(*FLOORS)
 

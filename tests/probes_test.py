@@ -50,7 +50,7 @@ class HeldOutTest(absltest.TestCase):
         labels = np.array([0, 2, 1, 0])
         np.testing.assert_allclose(held_out.margins(probs, labels), [0.5, -0.1, np.nan, -0.1])
         self.assertEqual(held_out.accuracy(probs, labels), 1 / 3)
-        self.assertTrue(np.isnan(held_out.accuracy(probs[2:3], labels[2:3])))
+        self.assertIsNone(held_out.accuracy(probs[2:3], labels[2:3]))
 
 
 class NIERMTest(parameterized.TestCase):

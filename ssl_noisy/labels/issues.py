@@ -222,6 +222,7 @@ REASONS = {
     "mixtures": "those that the mixtures of margins and losses consider wrong",
     "twice_contradicted": "the most suspicious, twice as many as are contradicted",
     "confident": "as many as are contradicted with confidence",
+    "held_out": "those whose class a probe does not predict if it has not seen them",
 }
 
 

@@ -8,20 +8,22 @@ from ssl_noisy.probes import consensus, held_out, neighbors, ni_erm
 LEAST_LABELS = 3  # an example and two neighbors
 
 
-def detect(features, labels, num_classes, seed=0):
+def detect(features, labels, num_classes, seed=0, probs=None):
     """Looks for wrong labels by the features of their images.
 
     `feature_vote` and `feature_rank` are SimiFeat's two detectors, by the nine most similar other
     labeled examples; of fewer, by all. Three departures from the authors' code: all examples vote
     in one round, not random subsets in 1 to 21 rounds; the images are not augmented; and the
-    estimated rates of wrong labels get no random offset. `feature_margin` is the
-    held-out margin of NI-ERM: another class has the larger probability.
+    estimated rates of wrong labels get no random offset. `feature_margin` is a margin on held-out
+    examples: another class has the larger probability.
 
     Args:
         features: Float array `(n, num_features)`, finite.
         labels: Integer array `(n,)` in `[0, num_classes)`, the given labels.
         num_classes: Integer.
-        seed: Seed of the folds.
+        seed: Seed of NI-ERM's folds.
+        probs: Float array `(n, num_classes)`, held-out probabilities; rows of NaN are unknown. None
+            computes those of NI-ERM.
 
     Returns:
         A dict from name to `(score, flagged)`: a float array `(n,)`, larger for more suspicious
@@ -37,8 +39,9 @@ def detect(features, labels, num_classes, seed=0):
         noise = consensus.estimate(consensus.frequencies(labels, positions, num_classes))
         found["feature_vote"] = neighbors.by_vote(votes, labels)
         found["feature_rank"] = neighbors.by_rank(votes, labels, *noise)
-    if len(np.unique(labels)) > 1:
+    if probs is None and len(np.unique(labels)) > 1:
         probs = ni_erm.fit(features, labels, num_classes, seed=seed).held_out
+    if probs is not None:
         margins = held_out.margins(probs, labels)
         found["feature_margin"] = -margins, margins < 0
     return found

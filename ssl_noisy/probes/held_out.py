@@ -48,12 +48,12 @@ def margins(probs, labels):
 
 
 def accuracy(probs, labels):
-    """Returns the fraction of labels that are the likeliest class, a float; NaN if none is known.
+    """Returns the fraction of labels that are the likeliest class, None if none is known.
 
     Args:
         probs, labels: As for `margins`. Rows of NaN do not count.
     """
     known = np.isfinite(probs).all(axis=1)
     if not known.any():
-        return float("nan")
+        return None
     return float(np.mean(np.argmax(probs[known], axis=1) == np.asarray(labels)[known]))

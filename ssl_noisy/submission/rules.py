@@ -29,6 +29,7 @@ _REFUSED = {
     "label_file": "all labels of the regime are used",
     "num_labels": "all labels of the regime are used",
     "baseline": "it is no part of an entry",
+    "features": "their network may have seen other images",
     "test_split": "test images are opened in the last step only",
     "max_seconds": "it follows from the time of the baseline, --baseline_seconds",
     "run_dir": "runs are in --work_dir",
