@@ -73,8 +73,9 @@ def labels(result):
     report = result["label_quality"]
     issues = report["label_issues"]
     lines = [
-        f"\n{issues['count']:,} of {issues['of']:,} labels are flagged as issues: the classifier "
-        "prefers another class if it has not seen them."
+        f"\n{issues['count']:,} of {issues['of']:,} labels are flagged as issues: as many as the "
+        "classifier contradicts with confidence if it has not seen them. It contradicts "
+        f"{issues['contradicted']:,}."
     ]
     lines += [f"Weak evidence: {reason}." for reason in issues["weak_evidence"]]
     if report["most_suspicious"]:

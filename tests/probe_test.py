@@ -92,16 +92,23 @@ class ProbeTest(ProbeCase):
         with np.load(os.path.join(self.folder, "noise.npz"), allow_pickle=False) as noise:
             np.testing.assert_array_equal(examples["given_label"], noise["given_labels"])
         differs = examples["predicted_label"] != examples["given_label"]
-        np.testing.assert_array_equal(examples["is_label_issue"], differs)
-        self.assertAlmostEqual(1 - differs.mean(), choice["cross_validation_accuracy"], places=3)
-        np.testing.assert_allclose(
-            examples["label_quality"], (1 + examples["probability_margin"]) / 2
-        )
         quality = result["label_quality"]
-        self.assertEqual(quality["label_issues"]["count"], differs.sum())
+        self.assertEqual(quality["label_issues"]["contradicted"], differs.sum())
+        # With confidence: at least as probable as labels of that class are on average.
+        margins, own = examples["probability_margin"], examples["label_probability"]
+        np.testing.assert_array_equal(margins < 0, differs)
+        usual = [own[examples["given_label"] == label].mean() for label in range(10)]
+        other = (own - margins)[differs]
+        count = (other >= np.array(usual)[examples["predicted_label"][differs]]).sum()
+        self.assertLess(count, differs.sum())
+        smallest = np.argsort(margins)[:count]
+        self.assertEqual(set(np.flatnonzero(examples["is_label_issue"])), set(smallest))
+        np.testing.assert_array_equal(examples["is_label_issue"], examples["label_quality"] < 0.5)
+        self.assertAlmostEqual(1 - differs.mean(), choice["cross_validation_accuracy"], places=3)
+        self.assertEqual(quality["label_issues"]["count"], count)
         self.assertEqual(
             list(quality["detectors"]),
-            ["label_issues", "posterior", "feature_vote", "feature_rank", "feature_margin"],
+            ["label_issues", "feature_vote", "feature_rank", "feature_margin"],
         )
         for name, one in quality["detectors"].items():
             self.assertGreater(one["f1"], 0.85, name)
@@ -137,6 +144,12 @@ class ProbeTest(ProbeCase):
         self.assertGreater(result["choice"]["unlabeled_accuracy"], 0.7)
         self.assertIn(f"{result['choice']['unlabeled_accuracy']:.2%}", out)
         self.assertIn("Weak evidence: there are only 2 labels per class.", out)
+
+    def test_clean_labels_are_no_issues(self):
+        self.assertEqual(run(NOISY[0], *self.here)[0], 0)
+        report = self.result()["label_quality"]
+        self.assertLessEqual(report["label_issues"]["count"], 3)  # of 1,297
+        self.assertGreater(report["detectors"]["feature_margin"]["flagged"], 30)
 
     def test_one_label_per_class_says_nothing_about_labels(self):
         code, out, errors = run(*FEW, "--num_labels=10", *self.here)

@@ -32,6 +32,7 @@ from ssl_noisy import (
     methods,
     networks,
     predict,
+    probe,
     recipes,
     report,
     run_flags,
@@ -41,7 +42,7 @@ from ssl_noisy import (
 )
 from ssl_noisy.arguments import fraction
 from ssl_noisy.augment import views as augment_views
-from ssl_noisy.data import label_noise, sources
+from ssl_noisy.data import feature_file, label_noise, sources
 from ssl_noisy.labels import detection, mixture, mixture_model
 from ssl_noisy.runs import labeling, run
 
@@ -100,6 +101,7 @@ class PythonTest(ExampleCase):
         run_below = {
             "README.md": 2,
             "CONTRIBUTING.md": 3,
+            "docs/frozen_features.md": 1,
             "docs/getting_started.md": 1,
             "docs/networks.md": 1,
             "docs/own_loop.md": 5,
@@ -161,6 +163,13 @@ class PythonTest(ExampleCase):
         loaded = labeling.load_dataset(self.settings("--dataset=npz:photos.npz"))
         np.testing.assert_array_equal(loaded.images, images[:80])
         np.testing.assert_array_equal(loaded.test_labels, labels[80:])
+
+    def test_a_feature_file(self):
+        exec(EXAMPLES["docs/frozen_features.md"][0], {})
+        digits = labeling.load_dataset(self.settings())
+        found = feature_file.read("pixels.npz")
+        np.testing.assert_allclose(found.test(digits)[3], digits.test_images[3].ravel() / 255)
+        self.assertEqual(found.extractor, "pixels")
 
     def test_a_network_of_a_function(self):
         with open("nets.py", "w") as file:
@@ -359,6 +368,11 @@ class ShellTest(ExampleCase):
                 predict.define_flags(values)
                 self.assertTrue(predict.read_flags([name, *arguments], values).model, page)
                 continue
+            if name == "ssl_noisy.probe":
+                values = flags.FlagValues()
+                probe.define_flags(values)
+                self.assertTrue(probe.read_flags([name, *arguments], values).by, page)
+                continue
             if name == "ssl_noisy.report":
                 values = flags.FlagValues()
                 report.define_flags(values)
@@ -411,6 +425,7 @@ class NamesTest(absltest.TestCase):
         own = flags.FlagValues()
         predict.define_flags(own)
         report.define_flags(reports := flags.FlagValues())
+        probe.define_flags(probes := flags.FlagValues())
         sweeps = flags.FlagValues()
         sweep.define_flags(sweeps)
         score.define_flags(scores := flags.FlagValues())
@@ -420,6 +435,7 @@ class NamesTest(absltest.TestCase):
             *own,
             *sweeps,
             *reports,
+            *probes,
             *scores,
             *entries,
             "flagfile",

@@ -225,8 +225,7 @@ def _examine(training, features, probs):
     known = np.isfinite(margins)
     own = probs[np.arange(len(probs)), labels.given]
     predicted = np.where(known, np.argmax(np.where(known[:, None], probs, 0), axis=1), -1)
-    is_issue, label_quality = margins < 0, (1 + margins) / 2
-    agrees = np.where(known, ~is_issue, np.nan)
+    agrees = np.where(known, margins >= 0, np.nan)
     loss = -np.log(np.maximum(own, 1e-30))
     unknown = np.full(len(probs), np.nan)
     record = {
@@ -240,45 +239,65 @@ def _examine(training, features, probs):
         "probability_margin": margins,
         "observations": known.astype(int),
         "agreement": agrees,
-        "wrong_predictions": is_issue.astype(int),
-        "last_correct": np.where(known, ~is_issue, -1),
+        "wrong_predictions": (margins < 0).astype(int),
+        "last_correct": np.where(known, margins >= 0, -1),
         "forgetting_events": np.zeros(len(probs), int),
     }
-    _, _, posterior = detection.fit_posterior(loss)
+    is_issue, label_quality, summary = _decide(record, labels.given)
+    posterior = detection.Detector(detection.fit_posterior(loss)[2], np.zeros(len(loss), bool))
     found = {
         name: detection.Detector(score, flagged)
         for name, (score, flagged) in detectors.detect(
             features[labels.positions], labels.given, dataset.num_classes, probs=probs
         ).items()
     }
-    every = {
-        "label_issues": detection.Detector(1 - label_quality, is_issue),
-        "posterior": detection.Detector(posterior, posterior > 0.5),
-        **found,
-    }
+    every = {"label_issues": detection.Detector(1 - label_quality, is_issue), **found}
     detection.examples_csv(
         os.path.join(training.run_dir, folder.EXAMPLES),
         dataset.ids[labels.positions],
         labels.given,
         record,
-        every,
+        {"posterior": posterior},
         label_quality,
         is_issue,
         files=label_report.files_of(training),
         class_names=dataset.class_names,
         more=found,
     )
-    count = int(is_issue.sum())
-    summary = {"count": count, "of": len(known), "by": "held_out", "contradicted": count}
-    summary["weak_evidence"] = _weak_evidence(known, training)
     suspects = label_report.most_suspicious(training, predicted, label_quality, is_issue)
-    report = detection.report(every, count / max(known.sum(), 1), training.is_wrong)
+    noise_rate = summary["count"] / max(known.sum(), 1)
+    report = detection.report(every, noise_rate, training.is_wrong)
     return {"label_issues": summary, "most_suspicious": suspects, **report}
 
 
-def _weak_evidence(known, training):
+def _decide(record, labels):
+    """Decides which labels are issues: as many as are contradicted with confidence.
+
+    It is the rule of `issues.decide` for a record without two modes. The labels with the smallest
+    held-out margins are issues, and `label_quality` is 0.5 between the last of them and the next.
+
+    Returns:
+        `(is_issue, label_quality, summary)`, as in `issues.Decision`.
+    """
+    margins = record["probability_margin"]
+    known = np.isfinite(margins)
+    count = issues.confident_contradictions(record, labels, known)
+    support = (1 + margins) / 2
+    threshold = issues.threshold_of(support[known], count)
+    is_issue = known & (support < threshold)
+    summary = {
+        "count": int(is_issue.sum()),
+        "of": len(labels),
+        "by": "confident",
+        "contradicted": int((margins < 0).sum()),
+        "weak_evidence": _weak_evidence(known, labels),
+    }
+    return is_issue, issues.quality(support, threshold), summary
+
+
+def _weak_evidence(known, labels):
     """Returns reasons to distrust the label issues, a list of clauses."""
-    found, labels = [], training.labels.given
+    found = []
     rare = int((~known).sum())
     if rare:
         found.append(f"{rare:,} labels are the only ones of their class and are never flagged")
