@@ -371,7 +371,8 @@ class ShellTest(ExampleCase):
             if name == "ssl_noisy.probe":
                 values = flags.FlagValues()
                 probe.define_flags(values)
-                self.assertTrue(probe.read_flags([name, *arguments], values).by, page)
+                (made,) = self.filled_in(arguments)
+                self.assertTrue(probe.read_flags([name, *made], values).by, page)
                 continue
             if name == "ssl_noisy.report":
                 values = flags.FlagValues()
