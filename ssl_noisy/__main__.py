@@ -15,7 +15,7 @@ from ssl_noisy import command, methods, networks, recipes
 from ssl_noisy.errors import UserError
 
 COMMANDS = ("train", "sweep", "submit", "score", "predict", "report", "features", "choose")
-COMMANDS += ("benchmark",)
+COMMANDS += ("probe", "benchmark")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,11 +57,7 @@ def listing():
     lines.append(f"  and without labels: {', '.join(without)}")
     lines += ["", "Networks: --network=NAME"]
     lines += _wrapped(f"{', '.join(networks.names())}, wrn_DEPTH_WIDTH")
-    lines += [
-        "",
-        "Recipes, flags of published and quick runs: python -m ssl_noisy --recipes [WORD ...]",
-        "Start with: python -m ssl_noisy.train",
-    ]
+    lines += ["", "Start with: python -m ssl_noisy.train; recipes: python -m ssl_noisy --recipes"]
     return "\n".join(lines)
 
 

@@ -74,6 +74,7 @@ def from_lines(lines):
     """
     values = flags.FlagValues()
     define_flags(values)
+    flags.DEFINE_string("by", None, "The classifier of a probe.", flag_values=values)
     try:
         values(["flags.cfg", *lines])
     except flags.Error as error:

@@ -104,8 +104,8 @@ class Settings:
     features: str | None = _setting(
         string(
             None,
-            "Feature file of the images, as python -m ssl_noisy.features writes it, for "
-            "--label_draw.",
+            "Feature file of the images, as python -m ssl_noisy.features writes it: for "
+            "--label_draw, and to look for wrong labels by three more detectors.",
         )
     )
     noise: str | None = _setting(

@@ -12,9 +12,10 @@ PACKAGE = ROOT / "ssl_noisy"
 
 # A module may import those of lower floors only (and those of the first, anything may).
 FLOORS = [
-    {"cache", "errors", "imports", "streams"},
-    {"devices"},
-    {"arguments", "contract", "machine", "data.rows"},
+    {"cache", "errors", "imports", "streams", "probes.held_out", "probes.neighbors"}
+    | {"probes.consensus"},
+    {"devices", "probes.ni_erm", "probes.label_propagation"},
+    {"arguments", "contract", "machine", "data.rows", "probes.detectors"},
     {"work"},
     {"files", "schedules", "runs.signals", "runs.clock"},
     {"runs.trackers"},
@@ -36,6 +37,7 @@ FLOORS = [
         "networks.blocks",
         "networks.body",
         "labels.mixture_model",
+        "data.feature_file",
     },
     {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"}
     | {"networks.applications", "networks.own", "networks.hub"},
@@ -43,7 +45,6 @@ FLOORS = [
         "augment",
         "networks",
         "data.label_budget",
-        "data.feature_file",
         "selection.neighbors",
         "data.noise_models",
         "data.tfds_source",
@@ -79,7 +80,7 @@ FLOORS = [
     {"runs.folder", "run_flags", "side_by_side"},
     {"runs.labeling", "runs.metrics", "runs.label_report", "runs.image_statistics"},
     {"runs.training", "runs.session"},
-    {"runs.removal", "runs.processes"},
+    {"runs.removal", "runs.processes", "runs.probing"},
     {"runs.run"},
     {"sweeps.plan", "sweeps.worker", "sweeps.folder", "sweeps.display"}
     | {"sweeps.hparams", "sweeps.plots", "sweeps.copies"},
@@ -95,7 +96,7 @@ FLOORS = [
     {"submission.isolation", "submission.clock", "submission.results", "submission.texts"},
     {"submission.entry_folder"},
     {"command", "pool_flags"},
-    {"train", "sweep", "submit", "score", "predict", "features", "choose", "report"}
+    {"train", "sweep", "submit", "score", "predict", "features", "choose", "probe", "report"}
     | {"benchmark", "__main__"},
 ]
 ROOMS = set().union(*FLOORS)
@@ -145,6 +146,7 @@ class ImportsTest(absltest.TestCase):
             "",
             "data",
             "labels",
+            "probes",
             "reports",
             "runs",
             "selection",

@@ -34,6 +34,7 @@ from ssl_noisy import (
     methods,
     networks,
     predict,
+    probe,
     recipes,
     report,
     run_flags,
@@ -103,6 +104,7 @@ class PythonTest(ExampleCase):
             "README.md": 2,
             "CONTRIBUTING.md": 3,
             "docs/choosing_labels.md": 1,
+            "docs/frozen_features.md": 1,
             "docs/getting_started.md": 1,
             "docs/networks.md": 1,
             "docs/own_loop.md": 5,
@@ -169,6 +171,13 @@ class PythonTest(ExampleCase):
         loaded = labeling.load_dataset(self.settings("--dataset=npz:photos.npz"))
         np.testing.assert_array_equal(loaded.images, images[:80])
         np.testing.assert_array_equal(loaded.test_labels, labels[80:])
+
+    def test_a_feature_file(self):
+        exec(EXAMPLES["docs/frozen_features.md"][0], {})
+        digits = labeling.load_dataset(self.settings())
+        found = feature_file.read("pixels.npz")
+        np.testing.assert_allclose(found.test(digits)[3], digits.test_images[3].ravel() / 255)
+        self.assertEqual(found.extractor, "pixels")
 
     def test_a_network_of_a_function(self):
         with open("nets.py", "w") as file:
@@ -345,6 +354,7 @@ NOT_A_RUN = {
     "ssl_noisy.choose": (choose, "budget"),
     "ssl_noisy.features": (features, "output"),
     "ssl_noisy.predict": (predict, "model"),
+    "ssl_noisy.probe": (probe, "by"),
     "ssl_noisy.report": (report, "places"),
     "ssl_noisy.score": (score, "entry_dirs"),
 }
@@ -375,7 +385,8 @@ class ShellTest(ExampleCase):
             if name in NOT_A_RUN:
                 values, (module, place) = flags.FlagValues(), NOT_A_RUN[name]
                 module.define_flags(values)
-                request = module.read_flags([name, *arguments], values)
+                (made,) = self.filled_in(arguments)
+                request = module.read_flags([name, *made], values)
                 self.assertTrue(getattr(request, place), page)
                 continue
             for made in self.filled_in(arguments):

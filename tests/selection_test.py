@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from ssl_noisy.data import feature_file
 from ssl_noisy.data.label_budget import BudgetError
 from ssl_noisy.selection import neighbors, rules
 
@@ -30,7 +31,7 @@ def pool(features, labeled=(), candidates=None, labels=None, num_classes=0, radi
 
 class NeighborsTest(absltest.TestCase):
     def test_rows_get_length_1_and_zeros_stay(self):
-        found = neighbors.normalized(np.array([[3.0, 4.0], [0.0, 0.0]]))
+        found = feature_file.normalized(np.array([[3.0, 4.0], [0.0, 0.0]]))
         np.testing.assert_allclose(found, [[0.6, 0.8], [0, 0]], rtol=1e-6)
         self.assertEqual(found.dtype, np.float32)
 
@@ -42,7 +43,7 @@ class NeighborsTest(absltest.TestCase):
 
     def test_counts_are_those_of_all_distances_in_any_blocks(self):
         rng = np.random.default_rng(0)
-        features = neighbors.normalized(rng.normal(size=(70, 5)))
+        features = feature_file.normalized(rng.normal(size=(70, 5)))
         distances = np.linalg.norm(features[:, None] - features[None], axis=-1)
         expected = (distances < 0.9).sum(axis=1)
         before = neighbors._ENTRIES
@@ -80,7 +81,7 @@ class NeighborsTest(absltest.TestCase):
 
     def test_the_radius_of_many_examples_is_estimated_from_some_balls_among_all(self):
         rng = np.random.default_rng(1)
-        features = neighbors.normalized(rng.normal(size=(900, 3)))
+        features = feature_file.normalized(rng.normal(size=(900, 3)))
         clusters = (features[:, 0] > 0).astype(int)
         whole = neighbors.pure_radius(features, clusters, 0.8)
         some = neighbors.pure_radius(features, clusters, 0.8, num_queries=300)

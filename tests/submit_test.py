@@ -327,7 +327,7 @@ class RulesTest(parameterized.TestCase):
         (("--noise_type=worst", "--run_dir=r"), "--work_dir"),
         (("--noise_type=worst", "--labels_csv=c.csv"), "corrections would tell"),
         (("--noise_type=worst", "--num_labels=40"), "all labels of the regime are used"),
-        (("--noise_type=worst", "--features=a.npz"), "learned from other images than those of"),
+        (("--noise_type=worst", "--features=a.npz"), "their network may have seen other images"),
         (("--noise_type=worst", "--test_split=test"), "in the last step only"),
         (
             ("--noise_type=worst", "--network=keras:ResNet50", "--normalization=scale"),

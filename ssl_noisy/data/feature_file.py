@@ -47,6 +47,20 @@ def digests(images) -> np.ndarray:
     return found
 
 
+def normalized(features) -> np.ndarray:
+    """Returns features of length 1. A row of zeros stays one.
+
+    Args:
+        features: Float array of shape `(num_examples, num_features)`.
+
+    Returns:
+        A float32 array of the same shape.
+    """
+    features = np.asarray(features, np.float32)
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureFile:
     """The content of a feature file. See `read`.

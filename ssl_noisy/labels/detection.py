@@ -293,6 +293,7 @@ def examples_csv(
     files=None,
     class_names=None,
     order="index",
+    more=None,
 ):
     """Writes one row per labeled example, atomically: `COLUMNS`, with a header.
 
@@ -312,6 +313,8 @@ def examples_csv(
         class_names: Sequence of strings. None means the numbers.
         order: One of `ORDERS`. By suspicion, the lowest label quality is first and an unknown one
             last.
+        more: Optional dict from name to `Detector`. Each one has two columns after the others, its
+            score, `NAME`, and whether it flags the label, `is_NAME_issue`.
 
     Raises:
         ValueError: If the arrays differ in length.
@@ -334,16 +337,20 @@ def examples_csv(
         "is_label_issue": is_label_issue,
         "posterior": detectors["posterior"].score,
     }
-    columns = [np.asarray(values[name], kind).tolist() for name, kind in COLUMNS.items()]
+    kinds = dict(COLUMNS)
+    for name, detector in (more or {}).items():
+        kinds |= {name: float, f"is_{name}_issue": bool}
+        values |= {name: detector.score, f"is_{name}_issue": detector.flagged}
+    columns = [np.asarray(values[name], kind).tolist() for name, kind in kinds.items()]
     if len(set(map(len, columns))) > 1:
-        lengths = ", ".join(f"{name} {len(column)}" for name, column in zip(COLUMNS, columns))
+        lengths = ", ".join(f"{name} {len(column)}" for name, column in zip(kinds, columns))
         raise ValueError(f"The columns of examples must have the same length. Received: {lengths}.")
     rows = list(zip(*columns))
     if order == "suspicion":
         rows = [rows[row] for row in np.argsort(label_quality, kind="stable")]  # NaN comes last
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(kinds)
     # Only NaN differs from itself. csv writes floats with repr, which is exact.
     writer.writerows(["" if cell != cell else cell for cell in row] for row in rows)
     with replacing(path, "w") as file:

@@ -110,12 +110,12 @@ def decide(record, loss_posterior, given_labels):
         if count > most:
             by, count = "twice_contradicted", most
     support = (record["agreement"] + (1 + margins) / 2) / 2
-    threshold = _threshold(support[known], count)
+    threshold = threshold_of(support[known], count)
     others = judged[support[known] >= threshold]
     is_unlearned = separated and others.sum() < LEAST_LEARNED * max(len(others), 1)
     if is_unlearned:
         by, count = "confident", confident
-        threshold = _threshold(support[known], count)
+        threshold = threshold_of(support[known], count)
     return Decision(
         is_issue=known & (support < threshold),
         label_quality=quality(support, threshold),
@@ -176,8 +176,13 @@ def fit(margins):
     return fitted, fitted.monotone_posterior(x)
 
 
-def _threshold(support, count):
-    """Returns the support below which `count` labels lie, or fewer to keep ties together."""
+def threshold_of(support, count):
+    """Returns the support below which `count` labels lie, or fewer to keep ties together.
+
+    Args:
+        support: Float array `(n,)` in [0, 1].
+        count: Integer in [0, n].
+    """
     if count == 0:
         return float(min(0.5, support.min(initial=0.5)))
     lower, upper = np.append(np.sort(support), 1.0)[[count - 1, count]]

@@ -172,9 +172,11 @@ def read_run(run_dir):
         )
     lines = _read_text(flags_path).splitlines()
     if not os.path.exists(os.path.join(run_dir, folder.RESULT)):
+        command = "probe" if any(line.startswith("--by=") for line in lines) else "train"
         raise UserError(
             f"The run {run_dir} is unfinished: it has no {folder.RESULT}. Finish it: python -m "
-            f"ssl_noisy.train --flagfile={shlex.quote(flags_path)} --run_dir={shlex.quote(run_dir)}"
+            f"ssl_noisy.{command} --flagfile={shlex.quote(flags_path)} "
+            f"--run_dir={shlex.quote(run_dir)}"
         )
     examples = os.path.join(run_dir, folder.EXAMPLES)
     baseline = os.path.join(run_dir, "baseline", folder.METRICS)

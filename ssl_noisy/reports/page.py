@@ -129,7 +129,8 @@ def _percent(value):
 def _run(run, data, is_alone):
     """Returns what the template shows of a run."""
     flags = os.path.join(run.run_dir, "flags.cfg")
-    command = f"python -m ssl_noisy.train --flagfile={shlex.quote(flags)}"
+    name = "probe" if any(line.startswith("--by=") for line in run.flags) else "train"
+    command = f"python -m ssl_noisy.{name} --flagfile={shlex.quote(flags)}"
     result = run.result
     quality = result.get("label_quality")
     return {

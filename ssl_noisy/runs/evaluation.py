@@ -146,7 +146,17 @@ def _of_test(learner, dataset, size, validation):
     """Returns what a result says of the test images beside the accuracy, if there are any."""
     if dataset.test_images is None:
         return {"calibration": calibration.summary(None, None, *validation)}
-    logits = averaged_logits(learner, dataset.test_images, size)
+    return of_test(averaged_logits(learner, dataset.test_images, size), dataset, validation)
+
+
+def of_test(logits, dataset, validation=(None, None)):
+    """Returns what a result says of the logits of the test images, beside the accuracy.
+
+    Args:
+        logits: Float array `(num_test, num_classes)`.
+        dataset: The `Dataset`.
+        validation: Logits and labels of the validation images; None without any.
+    """
     counts = confusion_matrix(logits, dataset.test_labels)
     return {
         "per_class_recall": {

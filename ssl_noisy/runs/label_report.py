@@ -5,17 +5,40 @@ import os
 
 import numpy as np
 
+from ssl_noisy.data import feature_file
 from ssl_noisy.data.rows import Rows
 from ssl_noisy.labels import detection, issues, record
+from ssl_noisy.probes import detectors as feature_detectors
 from ssl_noisy.runs import folder, plots
 
 MOST_SUSPICIOUS = 10  # labels that a result names
 
 
+def check_features(settings, dataset):
+    """Raises the `FeatureError` that `examine` would raise after the training."""
+    if settings.features:
+        feature_file.read(settings.features).training(dataset)
+
+
+def by_features(training):
+    """Returns what the features of the images say about the labels, as `detectors.detect`.
+
+    It is empty without `settings.features`, and for a training that another one needs first.
+    """
+    if not training.settings.features or training.is_part:
+        return {}
+    labels, dataset = training.labels, training.dataset
+    features = feature_file.read(training.settings.features).training(dataset)[labels.positions]
+    return feature_detectors.detect(
+        features, labels.given, dataset.num_classes, seed=training.settings.seed
+    )
+
+
 def examine(training, learner, removed=None):
     """Writes the record of the labeled examples and, with `settings.plots`, pictures of it.
 
-    These are `losses`, `aum`, `labels` and `gallery`, as `folder.picture` names them.
+    These are `losses`, `aum`, `labels` and `gallery`, as `folder.picture` names them. With
+    `settings.features`, the features of the images are three more detectors.
 
     Args:
         training: The `Training`.
@@ -41,6 +64,8 @@ def examine(training, learner, removed=None):
         kept, threshold = learner.example_record(labels.positions), 0.0
     else:
         return None
+    found = by_features(training)
+    own |= found
     mixture, x, posterior = detection.fit_posterior(kept["mean_loss"])
     decision = issues.decide(kept, posterior, labels.given)
     aum_flagged = None if removed is None else removed.flagged
@@ -60,36 +85,46 @@ def examine(training, learner, removed=None):
         detectors,
         decision.label_quality,
         decision.is_issue,
-        files=_files(training),
+        files=files_of(training),
         class_names=training.task.class_names,
         order=training.settings.examples_order or detection.ORDERS[0],
+        more={name: detectors[name] for name in found},
     )
     if training.settings.plots:
         _draw(training, kept, mixture, x, decision.label_quality, threshold)
     report = detection.report(detectors, decision.noise_rate, is_wrong)
-    suspects = _most_suspicious(training, kept["prediction"], decision)
+    suspects = most_suspicious(
+        training, kept["prediction"], decision.label_quality, decision.is_issue
+    )
     return {"label_issues": decision.summary(), "most_suspicious": suspects, **report}
 
 
-def _files(training):
+def files_of(training):
     """Returns the file of each label, or None for data that is not in files."""
     files = training.dataset.files
     return files and [files[position] for position in training.labels.positions]
 
 
-def _most_suspicious(training, predicted, decision):
-    """Returns the labels of the lowest quality, the lowest one first, as a list of dicts."""
+def most_suspicious(training, predicted, label_quality, is_issue):
+    """Returns the labels of the lowest quality, the lowest one first, as a list of dicts.
+
+    Args:
+        training: The `Training`.
+        predicted: Integer array `(num_labels,)`; -1 is unknown.
+        label_quality: Float array `(num_labels,)`; NaN is unknown.
+        is_issue: Bool array `(num_labels,)`.
+    """
     labels, names = training.labels, training.task.class_names
-    files, ids = _files(training), training.dataset.ids[labels.positions]
-    worst = np.argsort(decision.label_quality, kind="stable")  # NaN comes last
-    worst = worst[np.isfinite(decision.label_quality[worst])][:MOST_SUSPICIOUS]
+    files, ids = files_of(training), training.dataset.ids[labels.positions]
+    worst = np.argsort(label_quality, kind="stable")  # NaN comes last
+    worst = worst[np.isfinite(label_quality[worst])][:MOST_SUSPICIOUS]
     return [
         {
             "example": files[row] if files else int(ids[row]),
             "given_class": names[labels.given[row]],
             "predicted_class": names[predicted[row]] if predicted[row] >= 0 else None,
-            "label_quality": float(decision.label_quality[row]),
-            "is_label_issue": bool(decision.is_issue[row]),
+            "label_quality": float(label_quality[row]),
+            "is_label_issue": bool(is_issue[row]),
         }
         for row in worst
     ]
@@ -124,7 +159,7 @@ def _draw(training, kept, mixture, x, label_quality, aum_threshold):
     num_unlabeled = len(dataset.images) - len(given)
     plots.label_matrix(given, predicted, names, path("labels"), num_unlabeled)
     images = Rows(dataset.images, labels.positions[seen])
-    files = _files(training)
+    files = files_of(training)
     plots.gallery(
         images,
         given[seen],

@@ -4,6 +4,7 @@
 import numpy as np
 
 from ssl_noisy import devices
+from ssl_noisy.data.feature_file import normalized
 
 MOST_IMAGES = 25_600  # of which the rank is computed, as in the paper
 NEIGHBORS, TEMPERATURE = 200, 0.1  # as in MoCo's demo for CIFAR-10
@@ -67,7 +68,7 @@ def nearest_neighbor_accuracy(
     Reference:
         [Wu et al., 2018](https://arxiv.org/abs/1805.01978), section 3.4.
     """
-    features, known = _unit_length(features), _unit_length(known_features).T
+    features, known = normalized(features), normalized(known_features).T
     neighbors, num_classes = min(neighbors, len(known_labels)), int(np.max(known_labels)) + 1
     rows, right = max(1, block // len(known_labels)), 0
     for start in range(0, len(features), rows):
@@ -78,11 +79,6 @@ def nearest_neighbor_accuracy(
         np.add.at(scores, (np.arange(len(cosines))[:, None], known_labels[nearest]), votes)
         right += int(np.sum(scores.argmax(axis=1) == labels[start : start + rows]))
     return right / len(features)
-
-
-def _unit_length(features):
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return np.asarray(features / np.maximum(lengths, 1e-12), "float32")
 
 
 def features_of(learner, images, batch_size=250):

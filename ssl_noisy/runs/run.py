@@ -71,6 +71,7 @@ def _run(settings, stream, dataset):
     dataset = labeling.correct(settings, dataset, run_dir)
     labeling.check_corrections(settings, dataset, run_dir)
     progress.tell(dataset.notes, stream)
+    label_report.check_features(settings, dataset)
     if settings.keep_best and dataset.validation_images is None:
         raise UserError(
             f"--keep_best needs a validation split, which {dataset.name!r} lacks here. Use "

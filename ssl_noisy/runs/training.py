@@ -30,6 +30,7 @@ class Training:
         labels: The `Labels` that its report is about.
         task: The `Task` that its learner sees.
         stream: Text stream for progress; None is standard output.
+        is_part: Whether the run needs this training first and is not this training.
     """
 
     settings: Settings
@@ -38,6 +39,7 @@ class Training:
     labels: Labels
     task: Task
     stream: typing.TextIO | None = None
+    is_part: bool = False
 
     @property
     def is_wrong(self):
@@ -55,7 +57,8 @@ class Training:
     def part(self, name, settings, **changes):
         """Returns a training that this one needs first, in the folder `name` of this one."""
         run_dir = os.path.join(self.run_dir, name)
-        return dataclasses.replace(self, settings=settings, run_dir=run_dir, **changes)
+        changes = {"settings": settings, "run_dir": run_dir, "is_part": True, **changes}
+        return dataclasses.replace(self, **changes)
 
 
 def make_learner(settings, task, notes=None):

@@ -6,20 +6,6 @@ import numpy as np
 _ENTRIES = 2**25  # similarities in memory at once, 128 MB
 
 
-def normalized(features) -> np.ndarray:
-    """Returns features of length 1. A row of zeros stays one.
-
-    Args:
-        features: Float array of shape `(num_examples, num_features)`.
-
-    Returns:
-        A float32 array of the same shape.
-    """
-    features = np.asarray(features, np.float32)
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(lengths, np.finfo(np.float32).tiny)
-
-
 def mean_distances(features, num_neighbors) -> np.ndarray:
     """Returns the mean Euclidean distance of each row to its nearest other rows.
 

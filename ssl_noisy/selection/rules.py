@@ -134,7 +134,7 @@ def choose(how, pool, budget, seed) -> Choice:
             "ssl_noisy.features writes, with --network=pixels without any training."
         )
     if rule.needs_features:
-        pool = dataclasses.replace(pool, features=neighbors.normalized(pool.features))
+        pool = dataclasses.replace(pool, features=feature_file.normalized(pool.features))
     return rule.choose(pool, budget, seed)
 
 
