@@ -12,10 +12,9 @@ PACKAGE = ROOT / "ssl_noisy"
 
 # A module may import those of lower floors only (and those of the first, anything may).
 FLOORS = [
-    {"cache", "errors", "imports", "streams", "probes.held_out", "probes.neighbors"}
-    | {"probes.consensus"},
-    {"devices", "probes.ni_erm", "probes.label_propagation"},
-    {"arguments", "contract", "machine", "data.rows", "probes.detectors"},
+    {"cache", "errors", "imports", "streams", "probes.held_out", "probes.consensus"},
+    {"devices"},
+    {"arguments", "contract", "machine", "data.rows"},
     {"work"},
     {"files", "schedules", "runs.signals", "runs.clock"},
     {"runs.trackers"},
@@ -40,17 +39,19 @@ FLOORS = [
         "data.feature_file",
     },
     {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"}
-    | {"networks.applications", "networks.own", "networks.hub"},
+    | {"networks.applications", "networks.own", "networks.hub", "probes.neighbors"},
     {
         "augment",
         "networks",
         "data.label_budget",
         "selection.neighbors",
+        "probes.ni_erm",
+        "probes.label_propagation",
         "data.noise_models",
         "data.tfds_source",
     }
     | {"data.pictures"},
-    {"data.decoded", "selection.rules"},
+    {"data.decoded", "selection.rules", "probes.detectors"},
     {"data.picture_files"},
     {"data.hugging_face", "data.corrections"},
     {"augment.ctaugment", "data.task", "data.noise_file", "data.sources", "data.cifar_n", "batches"}
