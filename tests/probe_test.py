@@ -164,7 +164,8 @@ class ProbeTest(ProbeCase):
         self.assertIn("10 labels are the only ones of their class", out)
 
     @parameterized.parameters(
-        ("keras:ResNet50 imagenet", probing.NOT_LEGAL),
+        ("keras:MobileNetV2 with weights imagenet", probing.NOT_LEGAL),
+        ("hub:dinov2_small", probing.NOT_LEGAL),
         ("", probing.PERHAPS_LEGAL),
         ("runs/a/model.keras", probing.PERHAPS_LEGAL),
     )
