@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 from commands import call, read
 
 from ssl_noisy import command, probe, report
-from ssl_noisy.data import feature_file, sources
+from ssl_noisy.data import feature_file, label_noise, sources
 from ssl_noisy.errors import UserError
 from ssl_noisy.labels import detection
 from ssl_noisy.runs import labeling, probing
@@ -135,6 +135,11 @@ class ProbeTest(ProbeCase):
             self.assertEqual(read(self.folder, name), read(other, name), name)
         choice = self.result()["choice"]
         self.assertEqual((choice["C"], choice["max_iter"]), (1.0, 100))
+        # A killed one, which has no result yet, resumes with its own labels.
+        os.remove(os.path.join(self.folder, "result.json"))
+        with mock.patch.object(label_noise, "make", side_effect=AssertionError):
+            run(*NOISY, "--by=logistic", *self.here)
+        self.assertEqual(read(self.folder, "result.json"), read(other, "result.json"))
 
     def test_label_propagation_of_few_labels(self):
         code, out, errors = run(*FEW, *self.here)
@@ -159,7 +164,8 @@ class ProbeTest(ProbeCase):
         self.assertIn("10 labels are the only ones of their class", out)
 
     @parameterized.parameters(
-        ("keras:ResNet50 imagenet", probing.NOT_LEGAL),
+        ("keras:MobileNetV2 with weights imagenet", probing.NOT_LEGAL),
+        ("hub:dinov2_small", probing.NOT_LEGAL),
         ("", probing.PERHAPS_LEGAL),
         ("runs/a/model.keras", probing.PERHAPS_LEGAL),
     )

@@ -32,6 +32,10 @@ FOLDERS = {BASELINE, "pass_1", "pass_2", "tensorboard"}
 def look_into(run_dir, settings):
     """Returns the result of a finished run, or None if it is unfinished or not started.
 
+    Args:
+        run_dir: The run folder, which may be missing.
+        settings: A `Settings`, or the `Request` of a probe, which has `flag_lines` too.
+
     Raises:
         UserError: If the folder has a run with other flags, other files, or damaged files.
     """

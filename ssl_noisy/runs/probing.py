@@ -308,11 +308,15 @@ def _weak_evidence(known, labels):
 
 
 def challenge_note(extractor):
-    """Returns why an entry to the CIFAR-N challenge may not use these features; None if it may."""
-    kind = extractor.lower()
-    if kind.startswith("pixels"):
+    """Returns why an entry to the CIFAR-N challenge may not use features; None for pixels.
+
+    Args:
+        extractor: What computed them, in the words of `python -m ssl_noisy.features`.
+    """
+    if extractor == "pixels":
         return None
-    return NOT_LEGAL if "imagenet" in kind or "preset" in kind else PERHAPS_LEGAL
+    is_pretrained = extractor.startswith("hub:") or extractor.endswith("with weights imagenet")
+    return NOT_LEGAL if is_pretrained else PERHAPS_LEGAL
 
 
 def fingerprint(path):
