@@ -66,6 +66,14 @@ def _check_features(settings):
             f"--label_draw={settings.label_draw} needs --features=FILE, which python -m "
             "ssl_noisy.features writes. Received: none."
         )
+    default = settings.takes()["record_examples"].default
+    records = settings.method_arguments.get("record_examples", default)
+    if settings.features and not records and settings.label_draw not in rules.BY_FEATURES:
+        raise UserError(
+            "--features has no effect without --record_examples and with "
+            f"--label_draw={settings.label_draw}: it is for detectors of wrong labels, and for draws "
+            f"by features. Leave it out. Received: --features={settings.features}"
+        )
 
 
 def _check_noise(settings):

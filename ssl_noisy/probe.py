@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fits a classifier to frozen features: python -m ssl_noisy.probe --features=FILE --run_dir=DIR
+"""Fits a classifier to features: python -m ssl_noisy.probe --features=FILE --run_dir=DIR
 
 FILE has a row of numbers for each image, from `python -m ssl_noisy.features`.
 --by is the classifier:

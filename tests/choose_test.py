@@ -380,6 +380,7 @@ class DrawTest(Case):
                 r"num_labels must be in \[1, 1297\]",
             ),
             (("--label_draw=kmeans", "--num_labels=5", "--features=no.npz"), "cannot be read"),
+            (("--norecord_examples", "--features=pixels.npz"), "--features has no effect without"),
         ):
             code, _, errors = commands.call(*QUICK, *arguments, "--run_dir=run")
             self.assertEqual((code, len(errors)), (2, 1))
