@@ -40,7 +40,8 @@ class MovingAverage(Configured):
     def restart_averages(self):
         """Sets the averages to the weights, after those were set."""
         for average, variable in zip(self.averages, self.averaged_variables):
-            average.assign(variable)
+            # A copy: on JAX, Keras hands the buffers of a variable over to XLA.
+            average.assign(ops.copy(variable.value))
 
     def averaged_logits(self, images, training=True):
         """Returns the logits of the network with averaged weights, as a teacher's.
