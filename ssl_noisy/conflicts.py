@@ -71,8 +71,8 @@ def _check_features(settings):
     if settings.features and not records and settings.label_draw not in rules.BY_FEATURES:
         raise UserError(
             "--features has no effect without --record_examples and with "
-            f"--label_draw={settings.label_draw}: it is for detectors of wrong labels and for draws "
-            f"by features. Leave it out. Received: --features={settings.features}"
+            f"--label_draw={settings.label_draw}: it is for detectors of wrong labels and draws by "
+            f"features. Leave it out. Received: --features={settings.features}"
         )
 
 
