@@ -104,7 +104,6 @@ class PythonTest(ExampleCase):
             "README.md": 2,
             "CONTRIBUTING.md": 3,
             "docs/choosing_labels.md": 1,
-            "docs/frozen_features.md": 1,
             "docs/getting_started.md": 1,
             "docs/networks.md": 1,
             "docs/own_loop.md": 5,
@@ -171,13 +170,6 @@ class PythonTest(ExampleCase):
         loaded = labeling.load_dataset(self.settings("--dataset=npz:photos.npz"))
         np.testing.assert_array_equal(loaded.images, images[:80])
         np.testing.assert_array_equal(loaded.test_labels, labels[80:])
-
-    def test_a_feature_file(self):
-        exec(EXAMPLES["docs/frozen_features.md"][0], {})
-        digits = labeling.load_dataset(self.settings())
-        found = feature_file.read("pixels.npz")
-        np.testing.assert_allclose(found.test(digits)[3], digits.test_images[3].ravel() / 255)
-        self.assertEqual(found.extractor, "pixels")
 
     def test_a_network_of_a_function(self):
         with open("nets.py", "w") as file:
