@@ -13,7 +13,8 @@ of a finished run, a .keras file, or one that Keras has ImageNet weights of:
   python -m ssl_noisy.features --network=pixels --dataset=digits
 
 The images need no labels. With --run_dir, the data is that of the run unless
-flags name other data. A file that is there already is not computed again.
+flags name other data. A file that is there already is not computed again, and
+one of other features is not overwritten.
 """
 
 import dataclasses
@@ -142,6 +143,11 @@ def main(request):
     if feature_file.key_of(request.output) == key:
         print(f"{request.output}: already there, of {len(first):,} images by {extractor}")
         return
+    if os.path.lexists(request.output):
+        raise UserError(
+            f"{request.output} exists, and is of other images or of another network. Choose another "
+            "--output, or remove it."
+        )
     statistics = _statistics(request, dataset, first)
     began, done = time.monotonic(), 0
     with feature_file.writing(request.output, digests[first], extractor, key, statistics) as writer:

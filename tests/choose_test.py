@@ -97,9 +97,12 @@ class FeaturesTest(Case):
         self.assertEqual(feature_file.key_of("features.npz"), found.key)
         network.layers[2].set_weights([w + 0.1 for w in network.layers[2].get_weights()])
         network.save("changed.keras")
-        out = self.call(features, "--model=changed.keras")
-        self.assertNotIn("already", out)
-        self.assertNotEqual(feature_file.key_of("features.npz"), found.key)
+        self.assertRegex(
+            self.refuse(features, "--model=changed.keras"), "features.npz exists, and is of other"
+        )
+        self.assertEqual(feature_file.key_of("features.npz"), found.key)
+        self.call(features, "--model=changed.keras", "--output=changed.npz")
+        self.assertNotEqual(feature_file.key_of("changed.npz"), found.key)
         # A run folder with features is still the folder of its run.
         again = self.train(*QUICK, "--num_labels=40", "--run_dir=run")
         self.assertIn("All files of this run", again)
