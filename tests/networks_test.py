@@ -25,6 +25,7 @@ KINDS = (
     "preact_resnet_18",
     "resnet_32",
     "cnn_13",
+    "nin",
     "small_cnn",
     "wide_lenet",
 )
@@ -98,6 +99,13 @@ def cnn_9_parameters(channels, num_classes):
     return total + 129 * num_classes
 
 
+def nin_parameters(channels, num_classes):
+    first = 25 * channels * 192 + 192 * 160 + 160 * 96 + 2 * (192 + 160 + 96)
+    second = 25 * 96 * 192 + 2 * 192**2 + 2 * 3 * 192
+    others = 9 * 192**2 + 2 * 192**2 + 2 * 3 * 192
+    return first + second + 2 * others + 193 * num_classes
+
+
 class BuildTest(parameterized.TestCase):
     @parameterized.parameters(
         ("wrn_28_2", (32, 32, 3), 10, 1_467_610),
@@ -114,6 +122,7 @@ class BuildTest(parameterized.TestCase):
         ("wrn_28_2_usb", (32, 32, 3), 10, 1_467_610 - 2 * (32 + 64)),
         ("wrn_28_2_uda", (32, 32, 3), 10, 1_467_610),
         ("cnn_9", (32, 32, 3), 10, cnn_9_parameters(3, 10)),
+        ("nin", (32, 32, 3), 4, nin_parameters(3, 4)),
         ("small_cnn", (32, 32, 3), 10, 27 * 32 + 9 * 32 * 64 + 9 * 64**2 + 2 * 160 + 65 * 10),
         ("wide_lenet", (32, 32, 3), 10, 27 * 32 + 9 * 32 * 64 + 4096 * 512 + 2 * 608 + 513 * 10),
     )
@@ -129,6 +138,7 @@ class BuildTest(parameterized.TestCase):
         self.assertEqual(basic_resnet_parameters(RESNET_18, True, 3, 10), 11_173_962)
         self.assertEqual(basic_resnet_parameters(RESNET_34, True, 3, 10), 21_282_122)
         self.assertEqual(basic_resnet_parameters(RESNET_32, False, 3, 10), 464_154)
+        self.assertEqual(nin_parameters(3, 4), 1_411_140)
 
     def test_cnn_13_without_weight_norm(self):
         network = networks.build("cnn_13", SHAPE, 3, weight_norm=False, dropout=0.4)
@@ -172,7 +182,7 @@ class BuildTest(parameterized.TestCase):
 
     @parameterized.named_parameters(
         ("typo", "wrn_28x2", {}, "Did you mean 'wrn_28_2'"),
-        ("other", "resnet18", {}, "Available: cnn_13, cnn_9, preact_resnet_18"),
+        ("other", "resnet18", {}, "Available: cnn_13, cnn_9, nin, preact_resnet_18"),
         ("depth_11", "wrn_11_2", {}, "Nearest depths: 10, 16"),
         ("depth_27", "wrn_27_2", {}, "Nearest depths: 22, 28"),
         ("depth_4", "wrn_4_2", {}, "Nearest depths: 10, 16"),
@@ -201,6 +211,7 @@ class ConfigurationTest(parameterized.TestCase):
         ("preact_resnet_18", 0.9, 1e-5),
         ("resnet_32", 0.9, 1e-5),
         ("cnn_13", 0.9, 1e-5),
+        ("nin", 0.9, 1e-5),
     )
     def test_batch_norm(self, name, momentum, epsilon):
         for wanted in (None, 0.25) if name == "wrn_10_1" else (None,):
@@ -275,6 +286,32 @@ class ConfigurationTest(parameterized.TestCase):
         dropped = ops.convert_to_numpy(layer(np.ones((2, 3, 3, 128), "float32"), training=True))
         self.assertEqual({*dropped.ravel()}, {0.0, 2.0})
         np.testing.assert_array_equal(dropped.min((1, 2)), dropped.max((1, 2)))
+
+    def test_nin_starts_as_the_authors(self):
+        network = networks.build("nin", (4, 4, 3), 50)
+        kernels = [v for v in network.trainable_variables if v.name == "kernel"]
+        self.assertLen(kernels, 13)
+        sides = [5, 1, 1, 5, 1, 1, 3, 1, 1, 3, 1, 1]
+        self.assertEqual([kernel.shape[0] for kernel in kernels[:-1]], sides)
+        for kernel, side in zip(kernels, sides):
+            expected = (2 / (side**2 * kernel.shape[-1])) ** 0.5
+            self.assertAlmostEqual(np.std(kernel) / expected, 1, delta=0.1)
+        last, bias = network.get_layer("logits").get_weights()
+        self.assertBetween(np.abs(last).max(), 0.99 * 192**-0.5, 192**-0.5 * (1 + 1e-6))
+        self.assertEqual(np.abs(bias).max(), 0)
+
+    def test_pools_of_nin_pad_on_each_side(self):
+        network = networks.build("nin", (4, 4, 1), 3)
+        pools = [x for x in network.layers if isinstance(x, layers.MaxPooling2D)]
+        pools += [x for x in network.layers if isinstance(x, layers.AveragePooling2D)]
+        paddings = [x for x in network.layers if isinstance(x, layers.ZeroPadding2D)]
+        self.assertEqual([x.output.shape[1:] for x in pools], [(2, 2, 96), (1, 1, 192)])
+        # The pixels 1 to 16, row by row: windows begin a pixel before the image.
+        pixels = np.arange(1, 17, dtype="float32").reshape(1, 4, 4, 1)
+        maxima, means = (ops.convert_to_numpy(x(paddings[0](pixels)))[0, ..., 0] for x in pools)
+        np.testing.assert_array_equal(maxima, [[6, 8], [14, 16]])
+        # (1 + 2 + 5 + 6) / 9, and so on: zeros outside of the image count.
+        np.testing.assert_allclose(means, np.array([[14, 30], [57, 99]]) / 9, rtol=1e-6)
 
     @parameterized.parameters("resnet_32", "preact_resnet_18", "small_cnn")
     def test_other_kernels_start_he_normal(self, name):

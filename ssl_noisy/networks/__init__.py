@@ -4,9 +4,9 @@
 Every network maps pixels in 0..255, of shape `(batch_size, height, width, channels)`, to float32
 logits of shape `(batch_size, num_classes)`. The first layer scales or standardizes pixels, so
 augmentation, padding and cutout work on raw pixels. No convolution has a bias, since batch
-normalization cancels it. Strides pad as TensorFlow does ("same"), except in the TorchSSL and USB
-wide ResNets. Kernels are initialized He normal, except in the wide ResNets, `cnn_13` and `cnn_9`.
-`build` describes the arguments.
+normalization cancels it. Strides pad as TensorFlow does ("same"), except in `nin` and in the
+TorchSSL and USB wide ResNets. Kernels are initialized He normal, except in these, the other wide
+ResNets, `cnn_13` and `cnn_9`. `build` describes the arguments.
 
 Users bring other networks: those of `keras.applications`, files, and functions.
 """
@@ -20,7 +20,7 @@ from ssl_noisy.errors import UserError
 from ssl_noisy.networks import applications, own
 from ssl_noisy.networks.batch_norm import BatchNormalization, apart, can_pass_apart
 from ssl_noisy.networks.body import copy_body
-from ssl_noisy.networks.cnn import cnn_9, cnn_13, small_cnn, wide_lenet
+from ssl_noisy.networks.cnn import cnn_9, cnn_13, nin, small_cnn, wide_lenet
 from ssl_noisy.networks.freezing import freeze
 from ssl_noisy.networks.layers import WeightNormConv2D, portable
 from ssl_noisy.networks.normalization import NORMALIZATIONS, pixel_normalization
@@ -65,6 +65,7 @@ WIDE = {
 NETWORKS = {
     "cnn_13": cnn_13,
     "cnn_9": cnn_9,
+    "nin": nin,
     "preact_resnet_18": preact_resnet_18,
     "resnet_18": resnet_18,
     "resnet_32": resnet_32,

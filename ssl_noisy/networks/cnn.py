@@ -90,6 +90,38 @@ def cnn_9(
     return blocks.classifier(inputs, x, num_classes, "cnn_9", *[pytorch_uniform(128)] * 2)
 
 
+def nin(
+    image_shape,
+    num_classes,
+    *,
+    batch_norm_momentum=0.9,
+    batch_norm_epsilon=1e-5,
+    normalization=None,
+):
+    """Builds the Network-in-Network of RotNet, with four blocks of three convolutions.
+
+    Maximum pooling after the first block and average pooling after the second one take 3x3 pixels
+    in steps of 2, and pad with a zero on each side, which counts for an average. Kernels of
+    convolutions start with the fan-out deviation, that of the last layer as in PyTorch.
+
+    Reference:
+        [Gidaris et al., 2018](https://arxiv.org/abs/1803.07728), as in
+        [gidariss/FeatureLearningRotNet](https://github.com/gidariss/FeatureLearningRotNet), with
+        `num_stages=4` and `use_avg_on_conv3=False`.
+    """
+    normalize = blocks.normalizer(batch_norm_momentum, batch_norm_epsilon)
+    stages = ((5, (192, 160, 96)), (5, (192,) * 3), (3, (192,) * 3), (3, (192,) * 3))
+    poolings = (layers.MaxPooling2D, layers.AveragePooling2D, None, None)
+    inputs, x = blocks.pixels(image_shape, normalization)
+    for (side, widths), pooling in zip(stages, poolings):
+        for filters, size in zip(widths, (side, 1, 1)):
+            start = keras.initializers.RandomNormal(0.0, (2 / (size**2 * filters)) ** 0.5)
+            x = normalize(blocks.convolve(x, filters, size, initializer=start))
+        if pooling is not None:
+            x = pooling(3, 2)(layers.ZeroPadding2D()(x))
+    return blocks.classifier(inputs, x, num_classes, "nin", pytorch_uniform(192))
+
+
 def small_cnn(
     image_shape,
     num_classes,
