@@ -145,7 +145,7 @@ def main(request):
         return
     if os.path.lexists(request.output):
         raise UserError(
-            f"{request.output} exists, and is of other images or of another network. Choose another "
+            f"{request.output} exists, and is of other images or another network. Choose another "
             "--output, or remove it."
         )
     statistics = _statistics(request, dataset, first)
