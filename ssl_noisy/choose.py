@@ -24,7 +24,7 @@ from absl import flags
 from ssl_noisy import command, files, run_flags
 from ssl_noisy.data import corrections, label_budget
 from ssl_noisy.errors import UserError
-from ssl_noisy.runs import labeling, plots
+from ssl_noisy.runs import labeling, plots, progress
 from ssl_noisy.selection import rules
 from ssl_noisy.settings import Settings, absolute_path
 
@@ -94,21 +94,24 @@ def read_flags(argv, values):
 
 def main(request):
     settings = request.settings
-    dataset = labeling.correct(settings, labeling.load_unlabeled(settings))
+    loaded = labeling.load_unlabeled(settings)
+    is_known = bool((loaded.labels >= 0).all())  # as in a benchmark
+    dataset = labeling.correct(settings, loaded)
     for name in (CHOSEN, PICTURE, LABELS, TO_LABEL):
         path = os.path.join(request.output, name)
         if os.path.exists(path):  # perhaps with the work of hours in it
             raise UserError(f"{path} exists. Choose another --output, or remove it.")
-    pool = make_pool(request, dataset)
+    pool = make_pool(request, dataset, is_known)
     choice = rules.choose(request.by, pool, request.budget, settings.seed)
+    progress.tell(dataset.notes)
     files.make_folder(request.output)
-    _write_chosen(os.path.join(request.output, CHOSEN), dataset, choice)
+    _write_chosen(os.path.join(request.output, CHOSEN), dataset, choice, is_known)
     positions = choice.positions[:MOST_PICTURES]
     titles = [f"{rank}" for rank in range(1, len(positions) + 1)]
     names = None if dataset.files is None else [dataset.files[row] for row in positions]
     plots.pictures(dataset.images, positions, titles, os.path.join(request.output, PICTURE), names)
     together = np.sort(np.concatenate([pool.labeled, choice.positions]))
-    if is_known(dataset):
+    if is_known:
         path = os.path.join(request.output, LABELS)
         _write_labels(path, dataset, together, request)
         advice = f"Train with these {len(together)} labels: --label_file={path}"
@@ -116,25 +119,25 @@ def main(request):
         path = os.path.join(request.output, TO_LABEL)
         _write_to_label(path, dataset, pool.labeled, choice.positions)
         advice = f"Fill in the column label of {path}, then train with --labels_csv={path}"
-    print(describe(request, dataset, pool, choice))
+    print(describe(request, dataset, pool, choice, is_known))
     print(f"{request.output}: {CHOSEN}, {PICTURE}, {os.path.basename(path)}\n{advice}")
 
 
-def is_known(dataset):
-    """Returns whether all labels of a data set are known, as in a benchmark."""
-    return bool((dataset.labels >= 0).all())
-
-
-def make_pool(request, dataset):
+def make_pool(request, dataset, is_known):
     """Returns the `rules.Pool` of a request.
 
     If all labels are known, those of `--label_file` count as bought. Else those that are there do.
+
+    Args:
+        request: The `Request`.
+        dataset: The `Dataset`, corrected.
+        is_known: Whether all labels were known before the corrections.
 
     Raises:
         UserError: If the request does not fit the data set.
     """
     settings = request.settings
-    if not is_known(dataset):
+    if not is_known:
         if settings.label_file:
             raise UserError(
                 f"--label_file has no effect with {dataset.name!r}, some of whose images have no "
@@ -150,13 +153,16 @@ def make_pool(request, dataset):
     else:
         labeled = np.zeros(0, np.int64)
         if settings.label_file:
-            labeled, _ = label_budget.read(settings.label_file, dataset)
+            # It names examples as they were before corrections.
+            original = dataset.uncorrected or dataset
+            positions, _ = label_budget.read(settings.label_file, original)
+            labeled = np.flatnonzero(np.isin(dataset.ids, original.ids[positions]))
     candidates = np.setdiff1d(np.arange(len(dataset.labels)), labeled)
     path = settings.features if request.by in rules.BY_FEATURES else None
     return rules.pool_of(dataset, candidates, labeled, path, request.radius)
 
 
-def describe(request, dataset, pool, choice):
+def describe(request, dataset, pool, choice, is_known):
     """Returns what was chosen, as text."""
     lines = [
         f"{len(choice.positions)} of {len(pool.candidates):,} unlabeled images of {dataset.name}, "
@@ -165,9 +171,10 @@ def describe(request, dataset, pool, choice):
     for name, value in choice.facts.items():
         text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
         lines.append(f"  {name.replace('_', ' ')}: {text}")
-    if is_known(dataset):
+    if is_known:
         together = np.concatenate([pool.labeled, choice.positions])
-        counts = np.bincount(dataset.labels[together], minlength=dataset.num_classes)
+        labels = dataset.labels[together]
+        counts = np.bincount(labels[labels >= 0], minlength=dataset.num_classes)
         lines.append(
             f"  classes covered: {int((counts > 0).sum())} of {dataset.num_classes}, with "
             f"{counts.min()} to {counts.max()} labels each"
@@ -175,13 +182,14 @@ def describe(request, dataset, pool, choice):
     return "\n".join(lines)
 
 
-def _write_chosen(path, dataset, choice):
+def _write_chosen(path, dataset, choice, is_known):
     """Writes a row for each chosen image, in order."""
     key, names = corrections.key_of(dataset), dataset.files
     columns = {"rank": range(1, len(choice.positions) + 1)}
     columns[key] = [names[row] if names else dataset.ids[row] for row in choice.positions]
-    if is_known(dataset):
-        columns["class"] = [dataset.class_names[dataset.labels[row]] for row in choice.positions]
+    if is_known:
+        classes = [*dataset.class_names, ""]  # -1: a correction took the label away
+        columns["class"] = [classes[dataset.labels[row]] for row in choice.positions]
     for name, values in choice.columns.items():
         columns[name] = [f"{v:.6g}" if values.dtype.kind == "f" else v for v in values]
     with files.replacing(path, "w") as file:
@@ -212,14 +220,16 @@ def _write_to_label(path, dataset, labeled, chosen):
     with files.replacing(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow((key, "label"))
-        removed = [pair for pair in there.items() if pair[1] == corrections.REMOVE]
-        for name in [names[row] if names else str(dataset.ids[row]) for row in chosen]:
-            writer.writerow((name, ""))
+        new = [names[row] if names else str(dataset.ids[row]) for row in chosen]
+        writer.writerows((name, "") for name in new)
         for row in labeled:
             name = names[row] if names else str(dataset.ids[row])
             if name in there:
                 writer.writerow((name, dataset.class_names[dataset.labels[row]]))
-        writer.writerows(removed)
+        # Labels that were taken away, and examples that were left out, stay so.
+        for name, label in there.items():
+            if label in ("", corrections.REMOVE) and name not in new:
+                writer.writerow((name, label))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from ssl_noisy import command, contract, model_file, networks, run_flags
 from ssl_noisy.data import feature_file
 from ssl_noisy.errors import UserError
 from ssl_noisy.networks import hub
-from ssl_noisy.runs import folder, image_statistics, labeling
+from ssl_noisy.runs import folder, image_statistics, labeling, progress
 from ssl_noisy.settings import Settings, absolute_path
 
 PIXELS = "pixels"
@@ -94,8 +94,8 @@ def read_flags(argv, values):
     if len(places) != 1:
         received = " and ".join(f"--{name}" for name in places) or "none of them"
         raise UserError(
-            "Pass one of --run_dir=RUN of a finished run, --model=FILE.keras, --network=keras:NAME "
-            f"and --network=pixels. Received: {received}"
+            "Pass one of --run_dir=RUN of a finished run, --model=FILE.keras and "
+            f"--network=keras:NAME, hub:PRESET or pixels. Received: {received}"
         )
     given = {n: v for n, v in run_flags.values_of(values, FLAGS).items() if values[n].present}
     network, run_dir = values["network"].value, values["run_dir"].value
@@ -139,7 +139,9 @@ def main(request):
     digests = np.concatenate([feature_file.digests(images) for images in parts])
     _, first = np.unique(digests, return_index=True)  # of equal images, one row
     first.sort()
-    key = hashlib.sha256(weights + digests[first].tobytes()).hexdigest()
+    statistics = _statistics(request, dataset, first)
+    shown = b"".join(values.tobytes() for values in statistics.values())
+    key = hashlib.sha256(weights + digests[first].tobytes() + shown).hexdigest()
     if feature_file.key_of(request.output) == key:
         print(f"{request.output}: already there, of {len(first):,} images by {extractor}")
         return
@@ -148,7 +150,7 @@ def main(request):
             f"{request.output} exists, and is of other images or another network. Choose another "
             "--output, or remove it."
         )
-    statistics = _statistics(request, dataset, first)
+    progress.tell(dataset.notes)
     began, done = time.monotonic(), 0
     with feature_file.writing(request.output, digests[first], extractor, key, statistics) as writer:
         for pixels in _batches(parts, first, request.batch_size):
@@ -164,7 +166,7 @@ def main(request):
 
 def _statistics(request, dataset, rows):
     """Returns what the training of a run showed about the images at `rows` of all images."""
-    if request.run_dir is None or request.given:
+    if request.run_dir is None or "dataset" in request.given:
         return {}
     found = image_statistics.read(request.run_dir, dataset) or {}
     shown = {}

@@ -30,7 +30,8 @@ class Case(parameterized.TestCase):
         before = os.getcwd()
         self.addCleanup(os.chdir, before)
         os.chdir(self.root)
-        self.enter_context(mock.patch.dict(os.environ, SSL_NOISY_CACHE=str(self.root / "cache")))
+        cache = self.create_tempdir().full_path
+        self.enter_context(mock.patch.dict(os.environ, SSL_NOISY_CACHE=cache))
 
     def call(self, module, *arguments):
         """Runs a command that must succeed, and returns its output."""
@@ -137,6 +138,8 @@ class FeaturesTest(Case):
         self.assertEqual(found.training(data).shape, (7, 64))
 
     def test_mistakes(self):
+        self.photos(5)
+        photos = ("--network=pixels", "--dataset=folder:photos")
         for arguments, message in (
             ((), "Pass one of --run_dir=RUN .*Received: none of them"),
             (("--run_dir=a", "--network=pixels"), "Received: --run_dir and --network"),
@@ -148,6 +151,8 @@ class FeaturesTest(Case):
             (("--network=keras:MobileNet", "--weights=none"), "images of at least 32x32"),
             (("--network=pixels", "--dataset=folder:nowhere"), "no such folder"),
             (("--network=pixels", "--image_size=4"), "--image_size has no effect"),
+            ((*photos, "--test_split=train[:20%]"), "--test_split needs labels, which .* none of"),
+            ((*photos, "--test_share=0.5"), "--test_share needs labels"),
             (("--network=hub:dinov2_base",), "needs the package keras-hub.*'ssl_noisy.hub"),
             (("--network=pixels", "more"), "Unexpected arguments: more"),
         ):
@@ -280,6 +285,43 @@ class ChooseTest(Case):
         out = self.train(*(*QUICK, where[0], "--labels_csv=chosen/to_label.csv", "--run_dir=run"))
         self.assertIn("9 labels, test accuracy by protocol", out)
 
+    def test_labels_that_were_taken_away_stay_away_and_notes_are_shown(self):
+        self.photos(30, "photos/unlabeled")
+        self.photos(40, "all")
+        for label, rows in (("a", range(30, 35)), ("b", range(35, 40))):
+            os.makedirs(f"photos/train/{label}")
+            for row in rows:
+                os.rename(f"all/{row:03}.png", f"photos/train/{label}/{row:03}.png")
+        pathlib.Path("photos/train/readme.txt").write_text("text")
+        where = ("--dataset=folder:photos", "--test_share=0.2", "--by=uniform", "--budget=3")
+        data = labeling.load_unlabeled(
+            Settings(dataset=f"folder:{self.root}/photos", test_share=0.2)
+        )
+        pathlib.Path("mine.csv").write_text(f"file,label\n{data.files[0]},\n")
+        out = self.call(choose, *where, "--labels_csv=mine.csv")
+        self.assertIn("Ignored 1 files that are not pictures", out)
+        rows = {row["file"]: row["label"] for row in rows_of("chosen/to_label.csv")}
+        self.assertEqual(rows[data.files[0]], "")
+        self.assertIn("7 had a label before", out)
+
+    def test_when_all_are_labeled_nothing_is_left(self):
+        labels = self.photos(12)
+        where = ("--dataset=folder:photos", "--by=uniform")
+        self.call(choose, *where, "--budget=12", "--output=first")
+        self.fill_in("first/to_label.csv", labels)
+        self.assertRegex(
+            self.refuse(choose, *where, "--budget=1", "--labels_csv=first/to_label.csv"),
+            r"in \[1, 0\], the number of examples that are still to be labeled",
+        )
+
+    def test_a_label_file_and_corrections_go_together(self):
+        self.call(choose, "--budget=10", "--by=uniform", "--output=first")
+        index = rows_of("first/chosen.csv")[0]["index"]
+        pathlib.Path("mine.csv").write_text(f"index,label\n{index},remove\n")
+        both = ("--label_file=first/labels.json", "--labels_csv=mine.csv")
+        out = self.call(choose, "--budget=5", "--by=uniform", "--output=second", *both)
+        self.assertIn("9 had a label before", out)
+
     def test_removed_pictures_stay_removed(self):
         labels = self.photos(40)
         where = ("--dataset=folder:photos", self.pixels("--dataset=folder:photos"))
@@ -341,12 +383,21 @@ class ContrastTest(Case):
             for row in rows_of(f"{how}/chosen.csv"):
                 expected = float(images[row["file"]][name])
                 self.assertAlmostEqual(float(row[name]), expected, places=5)
+        # A flag about the same data changes nothing.
+        self.assertIn("already there", self.call(features, "--run_dir=run", "--fit=crop"))
         with open("run/images.csv", "a") as file:
-            file.write("99,x.png,0.5,0.5\n")
+            file.write("3,x.png,0.5,0.5\n")
         os.remove("run/features.npz")
         code, _, errors = commands.call_of(features, "--run_dir=run")
         self.assertEqual((code, len(errors)), (2, 1))
-        self.assertRegex(errors[0], "images.csv: it has not the 40 images of .*Delete result.json")
+        self.assertRegex(errors[0], "images.csv: its indices do not increase. Delete result.json")
+        # An image that the training left out is unknown.
+        lines = pathlib.Path("run/images.csv").read_text().splitlines()[:-2]
+        pathlib.Path("run/images.csv").write_text("\n".join(lines) + "\n")
+        self.call(features, "--run_dir=run")
+        data = labeling.load_unlabeled(Settings(dataset=f"folder:{self.root}/photos"))
+        known = feature_file.read("run/features.npz").statistic("confidence", data)
+        self.assertEqual(np.flatnonzero(np.isnan(known)).tolist(), [39])
 
 
 BY_PIXELS = [name for name in rules.BY_FEATURES if not name.startswith("contrast_")]

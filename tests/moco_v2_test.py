@@ -9,7 +9,7 @@ import toy
 from absl.testing import absltest, parameterized
 from keras import ops
 
-from ssl_noisy import Task, methods
+from ssl_noisy import Task, methods, networks
 from ssl_noisy.runs import checkpoint
 
 # Pixels of four images, and the directions of the first two.
@@ -181,8 +181,15 @@ class KeysTest(absltest.TestCase):
             np.testing.assert_array_equal(variable.numpy(), value)
 
     def test_parts_are_normalized_separately(self):
-        learner, _ = toy.learner("moco_v2", compiled=False, batch_size=8, batch_norm_splits=2)
-        views = ops.cast(toy.digits()[0][:8], "float32")
+        images, labels = toy.digits()
+        network = networks.build("small_cnn", images.shape[1:], 10)  # with several batch norms
+        small = {"batch_size": 8, "batch_norm_splits": 2}
+        learner = methods.get("moco_v2")(network, Task(images, labels), **small)
+        with learner.parts():
+            sizes = [layer.sizes for layer in network.layers if hasattr(layer, "sizes")]
+        self.assertEqual(sizes, [(4, 4)] * len(sizes))
+        self.assertGreater(len(sizes), 2)
+        views = ops.cast(images[:8], "float32")
         queries, _ = learner.queries(views)
         keys = learner.encoded_keys(views)
         whole, _ = learner.featured_networks[0](views, training=True)

@@ -164,6 +164,11 @@ class ProbCoverTest(absltest.TestCase):
         self.assertEqual(chosen.positions.tolist()[:2], [0, 3])
         self.assertEqual(sorted(chosen.positions), [0, 1, 2, 3])
 
+    def test_features_of_zeros_do_not_stop_it(self):
+        features = np.concatenate([on_circle(0, 4, 90), np.zeros((2, 2), np.float32)])
+        chosen = rules.choose("probcover", pool(features, radius=self.radius), 5, 0)
+        self.assertEqual(sorted(chosen.positions), [0, 1, 2, 3, 4])
+
     def test_the_last_block_counts(self):
         # Authors' code leaves out what is left of blocks of 500: here the dense end.
         rng = np.random.default_rng(0)

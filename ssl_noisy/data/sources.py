@@ -148,7 +148,7 @@ def load(
     }
     is_labeled = needs_labels or (splits["train"].labels >= 0).any()
     if "test" not in splits and not is_labeled:
-        _refuse_share(name, test_share, "no labels")
+        _refuse_test(name, test_split, test_share)
         test_split = NO_TEST
     elif "test" not in splits and test_split is None:
         share = test_share or TEST_SHARE
@@ -174,12 +174,22 @@ def load(
     )
 
 
-def _refuse_share(name, share, has="a test split"):
+def _refuse_share(name, share):
     if share is not None:
         raise DatasetError(
-            f"--test_share has no effect with {name!r}, which has {has}. Leave it out. "
+            f"--test_share has no effect with {name!r}, which has a test split. Leave it out. "
             f"Received: --test_share={share}"
         )
+
+
+def _refuse_test(name, split, share):
+    """Raises the error of a test split of data without labels."""
+    for flag, value in (("test_split", split), ("test_share", share)):
+        if value not in (None, NO_TEST):
+            raise DatasetError(
+                f"--{flag} needs labels, which {name!r} has none of. Put labeled pictures into "
+                f"test/CLASS, or leave it out. Received: --{flag}={value}"
+            )
 
 
 def _hash(splits):

@@ -155,7 +155,8 @@ class MoCoV2(ContrastiveLearner):
 
     def parts(self):
         """Returns the context in which batch norm normalizes the parts of a batch separately."""
-        sizes = map(len, np.array_split(np.arange(self.batch_size), self.batch_norm_splits))
+        parts = np.array_split(np.arange(self.batch_size), self.batch_norm_splits)
+        sizes = tuple(map(len, parts))
         return networks.apart(self.network, sizes, follows_all=True)
 
     def queries(self, views):

@@ -189,9 +189,10 @@ def apart(network, sizes, follows_all=False):
         sizes: Tuple of the sizes of the batches.
         follows_all: Whether the running statistics follow the mean of all batches instead.
     """
+    sizes = tuple(sizes)  # an iterator would end at the first layer
     found = [one for one in contract.leaves(network) if isinstance(one, BatchNormalization)]
     for layer in found:
-        layer.sizes, layer.follows_all = tuple(sizes), follows_all
+        layer.sizes, layer.follows_all = sizes, follows_all
     try:
         yield
     finally:

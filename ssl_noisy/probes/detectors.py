@@ -6,6 +6,7 @@ import numpy as np
 from ssl_noisy.probes import consensus, held_out, neighbors, ni_erm
 
 LEAST_LABELS = 3  # an example and two neighbors
+MOST_CLASSES = 200  # the estimate of their noise has arrays of the cube of this
 
 
 def detect(features, labels, num_classes, seed=0, probs=None):
@@ -28,7 +29,8 @@ def detect(features, labels, num_classes, seed=0, probs=None):
     Returns:
         A dict from name to `(score, flagged)`: a float array `(n,)`, larger for more suspicious
         labels and NaN where unknown, and a bool array `(n,)`. The first two know nothing of fewer
-        than three labels, the third one of a class with a single label.
+        than three labels, the second one of more than 200 classes, and the third one of a class
+        with a single label.
     """
     labels = np.asarray(labels)
     unknown = np.full(len(labels), np.nan), np.zeros(len(labels), bool)
@@ -36,9 +38,10 @@ def detect(features, labels, num_classes, seed=0, probs=None):
     if len(labels) >= LEAST_LABELS:
         positions, similarities = neighbors.nearest(features, neighbors.NUM_VOTERS - 1)
         votes = neighbors.votes(labels, positions, similarities, num_classes)
-        noise = consensus.estimate(consensus.frequencies(labels, positions, num_classes))
         found["feature_vote"] = neighbors.by_vote(votes, labels)
-        found["feature_rank"] = neighbors.by_rank(votes, labels, *noise)
+        if num_classes <= MOST_CLASSES:
+            noise = consensus.estimate(consensus.frequencies(labels, positions, num_classes))
+            found["feature_rank"] = neighbors.by_rank(votes, labels, *noise)
     if probs is None and len(np.unique(labels)) > 1:
         probs = ni_erm.fit(features, labels, num_classes, seed=seed).held_out
     if probs is not None:

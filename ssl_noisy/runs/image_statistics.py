@@ -36,13 +36,14 @@ def read(run_dir, dataset):
 
     Args:
         run_dir: Path of the run folder.
-        dataset: The `Dataset` of the run.
+        dataset: The `Dataset` of the run, perhaps before its corrections or another split of it.
 
     Returns:
-        What was written, or None if the run has no such file.
+        What was written, NaN for an image that is not in the file, or None if the run has no such
+        file.
 
     Raises:
-        UserError: If the file is damaged, or of other images.
+        UserError: If the file is damaged.
     """
     path = os.path.join(run_dir, folder.IMAGES)
     if not os.path.exists(path):
@@ -52,13 +53,17 @@ def read(run_dir, dataset):
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
         ids = np.array([int(row.pop("index")) for row in rows], np.int64)
-        if not np.array_equal(ids, dataset.ids):
-            raise ValueError(f"it has not the {len(dataset.ids):,} images of {dataset.name}")
+        if (np.diff(ids) <= 0).any():
+            raise ValueError("its indices do not increase")
         names = [name for name in rows[0] if name != "file"]
         values = {name: [float(row[name] or "nan") for row in rows] for name in names}
     except (OSError, ValueError, TypeError, LookupError, csv.Error) as error:
         raise UserError(
             f"Cannot read {path}: {one_line(error)}. Delete {folder.RESULT} beside it and run the "
-            "same training again to restore it, or name no other data than that of the run."
+            "same training again to restore it."
         ) from error
-    return {name: np.array(column) for name, column in values.items()}
+    _, here, there = np.intersect1d(dataset.ids, ids, return_indices=True)
+    found = {name: np.full(len(dataset.ids), np.nan) for name in values}
+    for name, column in values.items():
+        found[name][here] = np.array(column)[there]
+    return found

@@ -250,6 +250,7 @@ def probcover(pool, budget, seed):
         if not (is_candidate[best] and degrees[best]):
             is_covered = ~is_candidate
             degrees = neighbors.counts_within(features, features[is_candidate], radius)
+            degrees[is_candidate] = np.maximum(degrees[is_candidate], 1)  # zeros are in no ball
             continue
         new = neighbors.within(features, features[best], radius) & ~is_covered
         chosen.append(best)
