@@ -94,11 +94,11 @@ def _objective(matrix, prior, found):
 
 
 def _gradients(matrix, prior, first, second, third):
-    """Returns the gradients by the transition matrix and the prior.
+    """Returns the gradients with respect to the transition matrix and the prior.
 
     Args:
         matrix, prior: As for `expected`.
-        first, second, third: The gradients by what `expected` returns.
+        first, second, third: The gradients with respect to what `expected` returns.
     """
     num_classes = len(prior)
     pairs = (matrix[:, :, None] * matrix[:, None, :]).reshape(num_classes, -1)
