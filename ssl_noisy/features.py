@@ -126,7 +126,7 @@ def settings_of(request):
         raise UserError(f"There is no run {run_dir}. Check --run_dir.")
     settings = run_flags.from_lines(folder.read_flags(run_dir))
     if given.get("dataset", settings.dataset) != settings.dataset:
-        given = {**dict.fromkeys((*labeling.LOADING, "labels_csv")), **given}
+        return Settings(**given)  # how the run reads its data says nothing of other data
     return dataclasses.replace(settings, **given)
 
 

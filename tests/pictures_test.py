@@ -461,6 +461,17 @@ class CorrectionsTest(Case):
         self.assertEqual(np.flatnonzero(changed.labels != data.labels).tolist(), [3])
         self.assertEqual(changed.labels[3], 8)
 
+    def test_new_classes_that_may_be_misspelled_are_named(self):
+        for number in range(9):
+            self.save(f"photos/{number}.png", np.full((2, 2), number))
+        data = self.load(f"folder:{self.root}/photos", needs_labels=False)
+        labels = ["cat", "cat", "Cat", "dog", "dog", "dgo", "page_1", "page_1", "page_2"]
+        rows = [f"{file},{label}" for file, label in zip(data.files, labels)]
+        found = self.apply("file,label", *rows, data=data)
+        self.assertLen(found.class_names, 6)
+        expected = "classes of one label, perhaps misspelled: Cat (or cat?), dgo (or dog?)."
+        self.assertEqual(found.notes[-2], f"corrections.csv: {expected}")
+
     @parameterized.named_parameters(
         ("unknown", ["file,label", "train/a/7.png,b"], ["1 unknown: train/a/7.png", "Did you"]),
         ("test", ["file,label", "test/a/0.png,b"], ["1 unknown: test/a/0.png"]),

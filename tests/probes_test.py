@@ -237,13 +237,6 @@ class LabelPropagationTest(absltest.TestCase):
         found = label_propagation.propagate(sparse.csr_array(edges), [0, -1, -1], 2)
         probs = label_propagation.probabilities(found)
         np.testing.assert_allclose(probs, [[1, 0], [1, 0], [0.5, 0.5]])
-        np.testing.assert_allclose(label_propagation.certainties(probs), [1, 1, 0], atol=1e-12)
-
-    def test_certainties(self):
-        # 1 - entropy / log 2: 0.1887219 for 1/4, 0.5310044 for 1/10.
-        probs = np.array([[0.75, 0.25], [0.9, 0.1], [0.5, 0.5]])
-        found = label_propagation.certainties(probs)
-        np.testing.assert_allclose(found, [0.1887219 / 0.5310044, 1, 0], rtol=1e-6)
 
     def test_few_labels_reach_all_examples_new_ones_too(self):
         features, _, labels = clusters()

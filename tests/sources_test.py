@@ -176,6 +176,7 @@ class NpzTest(Case):
         ("object", {"labels_train": np.array([0] * 5 + [None])}, ["Object arrays", "np.savez"]),
         ("empty", {"images_train": np.zeros((0, 2, 2), np.uint8)}, ["not empty", "(0, 2, 2, 1)"]),
         ("large_ids", {"ids_train": np.arange(6, dtype=np.uint64) + 2**63}, ["below 2**63"]),
+        ("no_classes", {"labels_train": np.full(6, -1)}, ["name its classes", "Add class_names"]),
         ("gap", {"labels_train": np.array([0, 1, 3, 0, 1, 3])}, ["none of 1 class", "such as 2"]),
         ("large_gap", {"labels_train": np.array([0, 1, 2, 0, 1, 99999])}, ["of 99996 classes"]),
         ("one_class", {"labels_train": np.zeros(6, int), "labels_test": np.zeros(2, int)},

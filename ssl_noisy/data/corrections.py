@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Corrections of labels that a person made, read from a CSV file."""
 
+import collections
 import csv
 import dataclasses
 import difflib
 import hashlib
 import io
 import pathlib
+import re
 
 import numpy as np
 
@@ -72,6 +74,23 @@ def _class_names(pairs, dataset, owner):
     return names
 
 
+def _misspelled(pairs):
+    """Returns the classes of a single label that look like a class of more, as pairs of them.
+
+    Names that differ in numbers alone, such as page_1 and page_2, do not.
+    """
+    labels = dict(pairs).values()
+    counts = collections.Counter(label for label in labels if label not in ("", REMOVE))
+    common = {label.casefold(): label for label, count in counts.items() if count > 1}
+    found = []
+    for label in sorted(label for label, count in counts.items() if count == 1):
+        letters = re.sub(r"[0-9]", "", label)
+        others = [name for name in common if re.sub(r"[0-9]", "", common[name]) != letters]
+        near = difflib.get_close_matches(label.casefold(), others, 1)
+        found += [(label, common[name]) for name in near]
+    return found
+
+
 def apply(path, dataset, known_as=None) -> Dataset:
     """Returns a data set with the corrections of a CSV file.
 
@@ -96,7 +115,13 @@ def apply(path, dataset, known_as=None) -> Dataset:
     known = {name: position for position, name in enumerate(names)}
     pairs = rows(path, key)
     if (dataset.labels < 0).all():
-        dataset = dataclasses.replace(dataset, class_names=_class_names(pairs, dataset, owner))
+        notes, doubtful = dataset.notes, _misspelled(pairs)
+        if doubtful:
+            shown = named([f"{label} (or {other}?)" for label, other in doubtful], 3)
+            name = known_as or path.name
+            notes += (f"{name}: classes of one label, perhaps misspelled: {shown}.",)
+        class_names = _class_names(pairs, dataset, owner)
+        dataset = dataclasses.replace(dataset, class_names=class_names, notes=notes)
     numbers = {name: number for number, name in enumerate(dataset.class_names)}
     unknown = [name for name, _ in pairs if name not in known]
     if unknown:

@@ -277,6 +277,12 @@ def _npz(path):
     if "class_names" in arrays:
         names = _npz_option(path, arrays, "class_names", "U", 1)
         return Contents(tuple(map(str, names)), splits, flip=flip)
+    if labels.max() < 0 and len(splits) > 1:
+        raise DatasetError(
+            f"{str(path)!r} must name its classes, since labels_train has none. Received: no "
+            "class_names. Add class_names, an array of strings in the order of the labels of the "
+            "other splits."
+        )
     absent = np.setdiff1d(np.arange(labels.max() + 1), labels)
     if absent.size:
         raise DatasetError(

@@ -129,21 +129,6 @@ def probabilities(scores):
     return np.where(totals > 0, scores / np.maximum(totals, 1e-300), 1 / scores.shape[1])
 
 
-def certainties(probs):
-    """Returns the weight that pseudo-labels deserve: 1 for the most certain one, 0 for equal odds.
-
-    Args:
-        probs: Float array `(n, num_classes)`.
-
-    Returns:
-        A float64 array `(n,)` in [0, 1]: 1 minus the entropy over its largest value, divided by the
-        largest such weight.
-    """
-    entropy = -(probs * np.log(np.where(probs > 0, probs, 1))).sum(axis=1)
-    weights = np.maximum(1 - entropy / np.log(probs.shape[1]), 0)
-    return weights / max(weights.max(initial=0), 1e-12)
-
-
 def fit(features, labels, num_classes, num_neighbors=NUM_NEIGHBORS, seed=0):
     """Spreads the labels of a few examples to all.
 
