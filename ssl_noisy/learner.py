@@ -80,6 +80,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
     needs_labels = True  # whether the task must have a labeled example
     needs_features = False  # whether the task must have features of the images
     finds_clusters = False  # whether the network's outputs are clusters, of any order, not classes
+    begins_with_clusters = False  # whether a run begins with the last layer, too, of another run
     learns_features = False  # whether an evaluation measures the features of `featured_networks`
     removes_labels = False  # whether a run first makes passes that find labels to leave out
     validates = False  # whether `fit` runs, whose calls of `evaluate` are its validation
@@ -110,7 +111,8 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         self.build_networks()
         self.build_averages()
         names = [*self.term_names, "weight_decay_loss", *self.monitor_names]
-        names += [PSEUDO_LABEL_ACCURACY] if "mask_rate" in self.monitor_names else []
+        if "mask_rate" in self.monitor_names and not self.finds_clusters:
+            names.append(PSEUDO_LABEL_ACCURACY)
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         self.build_state()

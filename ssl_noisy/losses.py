@@ -342,6 +342,31 @@ def masked_mean(values, mask):
     return ops.sum(values * mask) / ops.maximum(ops.sum(mask), 1.0)
 
 
+def class_balanced_mean(values, labels, mask, num_classes):
+    """Averages the values that the mask keeps within each class, then over these classes.
+
+    It is the mean with weights of 1 / frequency, divided by their sum.
+
+    Args:
+        values: Float tensor of shape `(batch_size,)`.
+        labels: int32 tensor of the same shape, in `[0, num_classes)`.
+        mask: Float tensor of the same shape, 1.0 (kept) or 0.0.
+        num_classes: Integer.
+
+    Returns:
+        A float32 scalar. Classes of which nothing is kept do not count; 0 if nothing is kept.
+
+    Reference:
+        [Van Gansbeke et al., 2020](https://arxiv.org/abs/2005.12320), section 2.3.
+    """
+    _check_rank("values", values, 1)
+    _check_shape("mask", mask, values.shape)
+    kept = ops.one_hot(labels, num_classes, dtype="float32") * mask[:, None]
+    counts = ops.sum(kept, axis=0)
+    means = ops.sum(kept * values[:, None], axis=0) / ops.maximum(counts, 1.0)
+    return ops.sum(means) / ops.maximum(ops.sum(ops.cast(counts > 0, "float32")), 1.0)
+
+
 def smallest_of_each_class(values, labels, quotas):
     """Chooses the examples with the smallest values of each class.
 

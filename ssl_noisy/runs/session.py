@@ -185,7 +185,7 @@ class Session(keras.callbacks.Callback):
         row = {"step": self.done, "epoch": epoch + 1}
         row["learning_rate"] = float(ops.convert_to_numpy(self.learner.optimizer.learning_rate))
         row.update({k: float(v) for k, v in logs.items()})
-        if row.get("mask_rate") == 0:
+        if row.get("mask_rate") == 0 and PSEUDO_LABEL_ACCURACY in row:
             row[PSEUDO_LABEL_ACCURACY] = None  # no pseudo-label was kept
         labels = self.validation_labels
         row.update(evaluation.row(self.learner, data, labels, batch_size))
@@ -218,7 +218,7 @@ class Session(keras.callbacks.Callback):
         results = self.learner.get_metrics_result()
         found = {k: float(ops.convert_to_numpy(v)) for k, v in results.items() if k != "accuracy"}
         if found.get("mask_rate") == 0:
-            del found[PSEUDO_LABEL_ACCURACY]  # no pseudo-label was kept
+            found.pop(PSEUDO_LABEL_ACCURACY, None)  # no pseudo-label was kept
         return found
 
     def _metric_variables(self):
