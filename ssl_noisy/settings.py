@@ -105,7 +105,7 @@ class Settings:
         string(
             None,
             "Feature file of the images, as python -m ssl_noisy.features writes it: for "
-            "--label_draw, for --method=scan, and to look for wrong labels by three more detectors.",
+            "--label_draw and --method=scan, and to look for wrong labels by three more detectors.",
         )
     )
     num_clusters: int | None = _setting(

@@ -77,6 +77,9 @@ def _lines_of_a_run(run):
     if "validation_accuracy" in run.history[0]:
         title = "validation (given labels)"
         data.append(_curve(run.history, "validation_accuracy", title, SERIES[1]))
+    if "test_cluster_accuracy" in run.history[0]:
+        title = f"{run.result['method']}, clusters matched by test labels"
+        data.append(_curve(run.history, "test_cluster_accuracy", title, SERIES[0]))
     if run.baseline and "test_accuracy" in run.baseline[0]:
         title = f"{run.result['baseline']['method']} (baseline)"
         data.append(_curve(run.baseline, "test_accuracy", title, "--muted", "dash"))
