@@ -190,6 +190,8 @@ def _figures(run, data, is_alone):
         found["confusion"] = charts.matrix(
             result["confusion_matrix"], names, "true class", "predicted class"
         )
+    if "counts_by_class" in result.get("clusters", ()):
+        found["confusion"] = charts.clusters(result["clusters"], names)
     if "reliability" in result["calibration"]:
         found["calibration"] = charts.calibration(result["calibration"]["reliability"])
     if "noise" in result:
