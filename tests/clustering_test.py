@@ -71,20 +71,16 @@ class SCANTest(parameterized.TestCase):
         np.testing.assert_allclose(values, np.full(4, 200 - math.log(2)), rtol=1e-6)
 
     def test_anchors_and_partners_are_two_batches_with_gradients(self):
-        made, _ = toy.learner("scan", compiled=False)
+        made = look_up("scan", num_neighbors=2, entropy_weight=0.0)
         passes, network = [], made.network
 
-        class Recorded:
-            def __call__(self, views, training):
-                passes.append((views.shape[0], training))
-                return network(views, training=training)
+        def recorded(views, training):
+            passes.append(([int(one) for one in ops.convert_to_numpy(views)[:, 0, 0, 0]], training))
+            return network(views, training=training)
 
-        made.__dict__["network"] = Recorded()
-        made.strong_view = lambda images: images
-        made.objective(
-            unlabeled=np.arange(4, dtype="int32"), neighbor=np.arange(4, 8, dtype="int32")
-        )
-        self.assertEqual(passes, [(4, True), (4, True)])
+        made.__dict__["network"] = recorded
+        outcome(made, unlabeled=[0, 3], neighbor=[2, 1])
+        self.assertEqual(passes, [([0, 3], True), ([2, 1], True)])
         self.assertEqual(made.images_per_step(), 2 * made.batch_size)
         # A neighbor's row of the table has a gradient: that of -log of the inner product.
         made = look_up("scan", num_neighbors=2, entropy_weight=0.0)
@@ -276,20 +272,26 @@ class RunTest(absltest.TestCase):
             if "moving" not in before.path and "updates" not in before.path:
                 np.testing.assert_allclose(before, after, atol=1e-6, err_msg=before.path)
 
-    def test_without_any_label_the_number_of_clusters_must_be_given(self):
-        self.without_rand_augment()
+    def unlabeled(self):
+        """Returns settings of a run on digits of which nobody knows a label."""
         folder = self.create_tempdir().full_path
         images, labels = toy.digits()
         path, features = os.path.join(folder, "data.npz"), os.path.join(folder, "features.npz")
         np.savez(path, images_train=images, labels_train=labels * 0 - 1)
         rows = images.reshape(len(images), -1).astype("float32")
         np.savez(features, ids=np.arange(len(images)), features=rows)
-        made = settings(folder, dataset=f"npz:{path}", features=features)
+        return settings(folder, dataset=f"npz:{path}", features=features)
+
+    def test_without_any_label_the_number_of_clusters_must_be_given(self):
+        made = self.unlabeled()
         with self.assertRaisesRegex(ValueError, "Say how many clusters .*: --num_clusters=10"):
             run(made, io.StringIO())
         self.assertFalse(os.path.exists(made.run_dir))
-        made = dataclasses.replace(made, num_clusters=4)
-        result = run(made, io.StringIO())
+
+    @pytest.mark.slow
+    def test_a_run_without_any_label(self):
+        self.without_rand_augment()
+        result = run(dataclasses.replace(self.unlabeled(), num_clusters=4), io.StringIO())
         self.assertEqual(result["clusters"], {"num_clusters": 4})
         self.assertIn("4 clusters, no test images", train.table(result))
 
