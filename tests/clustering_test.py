@@ -55,7 +55,7 @@ class SCANTest(parameterized.TestCase):
         self.assertAlmostEqual(found["consistency_loss"], -math.log(0.24), places=5)
         mean = [0.4, 0.5, 0.1]  # of the anchors alone
         entropy = -sum(p * math.log(p) for p in mean)
-        self.assertAlmostEqual(found["entropy_loss"], -5 * entropy, places=5)
+        self.assertAlmostEqual(found["balance_loss"], -5 * entropy, places=5)
         self.assertAlmostEqual(found["effective_clusters"], math.exp(entropy), places=5)
         self.assertAlmostEqual(found["confidence"], (0.7 + 0.8) / 2, places=6)
 
@@ -71,7 +71,7 @@ class SCANTest(parameterized.TestCase):
         np.testing.assert_allclose(values, np.full(4, 200 - math.log(2)), rtol=1e-6)
 
     def test_anchors_and_partners_are_two_batches_with_gradients(self):
-        made = look_up("scan", num_neighbors=2, entropy_weight=0.0)
+        made = look_up("scan", num_neighbors=2, balance_weight=0.0)
         passes, network = [], made.network
 
         def recorded(views, training):
@@ -83,7 +83,7 @@ class SCANTest(parameterized.TestCase):
         self.assertEqual(passes, [([0, 3], True), ([2, 1], True)])
         self.assertEqual(made.images_per_step(), 2 * made.batch_size)
         # A neighbor's row of the table has a gradient: that of -log of the inner product.
-        made = look_up("scan", num_neighbors=2, entropy_weight=0.0)
+        made = look_up("scan", num_neighbors=2, balance_weight=0.0)
         one = {"unlabeled": np.array([0, 0], "int32"), "neighbor": np.array([1, 1], "int32")}
         gradient = toy.gradients(
             lambda: made.objective(**one)["terms"]["consistency_loss"], made.network.weights
@@ -136,7 +136,7 @@ class SCANTest(parameterized.TestCase):
 
     def test_defaults_are_the_authors(self):
         learner = methods.get("scan")(toy.network())
-        made = (learner.batch_size, learner.num_neighbors, learner.entropy_weight)
+        made = (learner.batch_size, learner.num_neighbors, learner.balance_weight)
         self.assertEqual(made, (128, 20, 5.0))
         self.assertEqual((learner.weight_decay, learner.decayed), (1e-4, "all"))
         self.assertEqual(learner.strong_augmentation, "scan")

@@ -41,11 +41,11 @@ class SCAN(ClusterLearner):
     """
 
     num_neighbors: int = count(20, "Nearest neighbors of each image, by the features of the task.")
-    entropy_weight: float = at_least(
-        0, 5.0, "Weight of the entropy of a batch's mean prediction, which balances the clusters."
+    balance_weight: float = at_least(
+        0, 5.0, "Weight of the entropy of a batch's mean prediction, so that clusters are balanced."
     )
 
-    term_names = ("consistency_loss", "entropy_loss")
+    term_names = ("consistency_loss", "balance_loss")
     monitor_names = ("confidence", "effective_clusters")
     needs_features = True
     training_defaults = ClusterLearner.training_defaults | {
@@ -74,7 +74,7 @@ class SCAN(ClusterLearner):
         return {
             "terms": {
                 "consistency_loss": consistency,
-                "entropy_loss": -self.entropy_weight * entropy,
+                "balance_loss": -self.balance_weight * entropy,
             },
             "monitors": {
                 "confidence": ops.mean(ops.max(losses.probabilities(anchors), axis=-1)),
