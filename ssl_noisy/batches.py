@@ -40,6 +40,26 @@ class Stage:
         return self.drawn[name] + (step - self.first_step) * self.sizes[name]
 
 
+@dataclasses.dataclass(frozen=True)
+class Partners:
+    """A stream that has a partner of each example of another stream, drawn from a table.
+
+    Attributes:
+        stream: Name of the other stream.
+        table: Integer array of shape `(num_examples, num_choices)`. The partner of an example is
+            one of its row, with equal probability.
+    """
+
+    stream: str
+    table: np.ndarray
+
+    def of(self, positions, seed):
+        """Draws the partners of `positions`, int32 of the same shape, by a seed of integers."""
+        size, num_choices = len(positions), self.table.shape[1]
+        columns = np.random.default_rng(seed).integers(num_choices, size=size)
+        return np.asarray(self.table[positions, columns], np.int32)
+
+
 def in_stages(sizes):
     """Returns the list of `Stage`s of batches that change their size.
 
@@ -93,22 +113,34 @@ class IndexBatches(keras.utils.PyDataset):
 
     Args:
         pools: Dict from stream name to an integer array of positions.
-        sizes: Dict from the same names to the batch size of each stream, or a list of `Stage`s.
+        sizes: Dict from stream name to the batch size of each stream, or a list of `Stage`s.
         seed: Integer.
         true_labels: Optional integer array of shape `(num_examples,)`, -1
             where unknown. It becomes the batch's `y`, which only metrics see.
         start: The step of the first batch.
         images: Optional uint8 array of shape `(num_examples, height, width, channels)`, which may
             be memory-mapped. Each batch then has those of its positions too, under `image_key`.
+        partners: Optional dict from stream name to `Partners`, for streams without a pool.
 
     Raises:
-        ValueError: If a pool is empty, or a size is not positive.
+        ValueError: If a pool is empty, a size is not positive, or a stream of partners has another
+            size than the stream that they belong to.
     """
 
-    def __init__(self, pools, sizes, seed=0, *, true_labels=None, start=0, images=None):
+    def __init__(
+        self, pools, sizes, seed=0, *, true_labels=None, start=0, images=None, partners=None
+    ):
         super().__init__()
         self.stages = in_stages({0: sizes}) if isinstance(sizes, dict) else list(sizes)
-        names = self.stages[0].sizes
+        self.partners = partners or {}
+        for name, partner in self.partners.items():
+            for stage in self.stages:
+                if stage.sizes[name] != stage.sizes[partner.stream]:
+                    raise UserError(
+                        f"The batch size of {name!r} must be that of {partner.stream!r}, "
+                        f"{stage.sizes[partner.stream]}. Received: {stage.sizes[name]}"
+                    )
+        names = [name for name in self.stages[0].sizes if name not in self.partners]
         for name in names:
             size = min(stage.sizes[name] for stage in self.stages)
             if size < 1:
@@ -127,8 +159,10 @@ class IndexBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         step = self.start + index
-        names = enumerate(self.pools)
-        drawn = {name: devices.part(self._take(stream, name, step)) for stream, name in names}
+        taken = {name: self._take(stream, name, step) for stream, name in enumerate(self.pools)}
+        for stream, (name, partner) in enumerate(self.partners.items(), len(self.pools)):
+            taken[name] = partner.of(taken[partner.stream], [self.seed, stream, step])
+        drawn = {name: devices.part(rows) for name, rows in taken.items()}
         x = dict(drawn)
         if self.images is not None:
             x |= {image_key(name): self.images[rows] for name, rows in drawn.items()}

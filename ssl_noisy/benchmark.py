@@ -21,7 +21,6 @@ from absl import flags
 from keras import ops
 
 from ssl_noisy import command, devices, machine, run_flags, side_by_side, work
-from ssl_noisy.data.task import Task
 from ssl_noisy.runs import evaluation, labeling
 from ssl_noisy.runs.training import make_learner
 from ssl_noisy.settings import Settings
@@ -116,8 +115,7 @@ def prepare(settings):
     """Returns the data set of a run, and its learner, ready for `fit`."""
     dataset = labeling.correct(settings, labeling.load_dataset(settings))
     labels = labeling.choose(settings, dataset)
-    task = Task.from_dataset(dataset, labels.positions, labels.given, **settings.residence())
-    return dataset, make_learner(settings, task)
+    return dataset, make_learner(settings, labeling.task_of(settings, dataset, labels))
 
 
 def measure(settings, timed_steps, timed_evaluations=0, count_work=False):

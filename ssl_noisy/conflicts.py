@@ -8,6 +8,9 @@ from ssl_noisy.selection import rules
 
 PICTURE_FLAGS = ("image_size", "fit", "skip_unreadable")
 NOISE_FLAGS = ("noise_draw", "noise_seed", "cifarn_file")
+# Flags about labels, and about methods that need some.
+LABEL_FLAGS = ("num_labels", "label_draw", "label_file", "noise", "noisy_validation")
+LABEL_FLAGS += ("remove_labels", "keep_best", "baseline")
 NETWORK_FLAGS = ("weights", "batch_norm_momentum", "batch_norm_epsilon", "normalization")
 
 
@@ -22,6 +25,7 @@ def check(settings):
     """
     _check_method(settings)
     _check_dataset(settings)
+    _check_clusters(settings)
     _check_features(settings)
     _check_noise(settings)
     _check_optimizer(settings)
@@ -43,8 +47,11 @@ def _check_method(settings):
             f"Method {settings.method!r} removes labels itself. Leave --remove_labels out. "
             f"Received: --remove_labels={settings.remove_labels}"
         )
-    if settings.baseline is not None:
-        methods.get(settings.baseline)
+    if settings.baseline is not None and methods.get(settings.baseline).finds_clusters:
+        raise UserError(
+            f"--baseline={settings.baseline} finds clusters, whose accuracy is another one. Train "
+            "it in a run of its own."
+        )
 
 
 def _check_dataset(settings):
@@ -60,12 +67,34 @@ def _check_dataset(settings):
             )
 
 
+def _check_clusters(settings):
+    """Checks what a method that finds clusters, and sees no label, cannot use."""
+    cls, method = settings.learner_class, settings.method
+    if not cls.finds_clusters:
+        if settings.num_clusters is not None:
+            raise UserError(
+                f"--num_clusters has no effect with --method={method}, which learns classes. Leave "
+                f"it out. Received: --num_clusters={settings.num_clusters}"
+            )
+        return
+    unused = LABEL_FLAGS if cls.needs_features else (*LABEL_FLAGS, "features")
+    for name in unused:
+        value, default = getattr(settings, name), getattr(type(settings), name)
+        if value != default:
+            raise UserError(
+                f"--{name} does not go with --method={method}, which finds clusters without any "
+                f"label. Leave it out. Received: --{name}={value}"
+            )
+
+
 def _check_features(settings):
     if settings.label_draw in rules.BY_FEATURES and not settings.features:
         raise UserError(
             f"--label_draw={settings.label_draw} needs --features=FILE, which python -m "
             "ssl_noisy.features writes. Received: none."
         )
+    if settings.learner_class.needs_features or settings.learner_class.finds_clusters:
+        return  # see `_check_clusters`
     default = settings.takes()["record_examples"].default
     records = settings.method_arguments.get("record_examples", default)
     if settings.features and not records and settings.label_draw not in rules.BY_FEATURES:

@@ -78,6 +78,9 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
     term_names = ()
     monitor_names = ()
     needs_labels = True  # whether the task must have a labeled example
+    needs_features = False  # whether the task must have features of the images
+    finds_clusters = False  # whether the network's outputs are clusters, of any order, not classes
+    begins_with_clusters = False  # whether a run begins with the last layer, too, of another run
     learns_features = False  # whether an evaluation measures the features of `featured_networks`
     removes_labels = False  # whether a run first makes passes that find labels to leave out
     validates = False  # whether `fit` runs, whose calls of `evaluate` are its validation
@@ -108,7 +111,8 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         self.build_networks()
         self.build_averages()
         names = [*self.term_names, "weight_decay_loss", *self.monitor_names]
-        names += [PSEUDO_LABEL_ACCURACY] if "mask_rate" in self.monitor_names else []
+        if "mask_rate" in self.monitor_names and not self.finds_clusters:
+            names.append(PSEUDO_LABEL_ACCURACY)
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         self.build_state()
@@ -177,9 +181,9 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
 
         Raises:
             UserError: If there is a task already: the compiled step holds its images. Or if no
-                example has a label and the method needs one. Or if the network does not turn the
-                images into one logit for each class. Or if they must be on the device and are too
-                large.
+                example has a label and the method needs one. Or if there are no features and the
+                method needs them. Or if the network does not turn the images into one logit for
+                each class. Or if they must be on the device and are too large.
         """
         if self.task is not None:
             raise UserError("This learner has a task. Make a new learner for another one.")
@@ -187,6 +191,12 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
             raise UserError(
                 f"{type(self).__name__} must have a labeled example. Received: given_labels are "
                 f"all -1, of {task.num_examples} examples"
+            )
+        if self.needs_features and task.features is None:
+            raise UserError(
+                f"{type(self).__name__} needs a row of features of each image, such as those of a "
+                "network that SimCLR trained: Task(..., features=features). Received: "
+                "features=None"
             )
         contract.check(self.network, task.image_shape, task.num_classes)
         for value in self.loaded_states.values():
@@ -229,6 +239,13 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
     def pools(self):
         """Returns a dict from stream name to the positions that it draws from."""
         return {"labeled": self.task.labeled}
+
+    def partners(self):
+        """Returns a dict from the name of each stream without a pool to its `Partners`: here none.
+
+        It is asked before an epoch, so the tables are the same throughout it.
+        """
+        return {}
 
     def batches(self, seed=0, start=0, true_labels=None):
         """Returns the endless `IndexBatches` to `fit` on.
@@ -275,6 +292,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
             true_labels=true_labels,
             start=start,
             images=self.resident.sent,
+            partners=self.partners(),
         )
 
     def images(self, indices):

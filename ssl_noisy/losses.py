@@ -169,6 +169,41 @@ def entropy(logits):
     return soft_cross_entropy(ops.softmax(ops.cast(logits, "float32"), axis=-1), logits)
 
 
+def disagreement(logits, others):
+    """Computes -log of the probability that a class of each of two predictions is the same one.
+
+    The classes are drawn independently, so the probability is the inner product of the two
+    distributions.
+
+    Args:
+        logits, others: Float tensors of shape `(batch_size, num_classes)`.
+
+    Returns:
+        A float32 tensor of shape `(batch_size,)`, in nats: 0 for two equal certain predictions.
+
+    Reference:
+        [Van Gansbeke et al., 2020](https://arxiv.org/abs/2005.12320), equation 2, first term.
+    """
+    _check_rank("logits", logits, 2)
+    _check_shape("others", others, logits.shape)
+    both = [ops.log_softmax(ops.cast(one, "float32"), axis=-1) for one in (logits, others)]
+    return -ops.logsumexp(both[0] + both[1], axis=-1)
+
+
+def entropy_of_mean(logits):
+    """Computes the entropy of the batch's mean probabilities in nats, a float32 scalar.
+
+    It is log(num_classes) where a batch is spread evenly over the classes, and 0 where it is all of
+    one. Probabilities count as at least 1e-8.
+
+    Reference:
+        [Van Gansbeke et al., 2020](https://arxiv.org/abs/2005.12320), equation 2, second term.
+    """
+    mean = ops.mean(ops.softmax(ops.cast(logits, "float32"), axis=-1), axis=0)
+    mean = ops.maximum(mean, 1e-8)
+    return -ops.sum(mean * ops.log(mean))
+
+
 def prior_loss(logits):
     """Computes -mean over classes of log h, h being the batch's mean probabilities.
 
@@ -305,6 +340,31 @@ def masked_mean(values, mask):
     _check_rank("values", values, 1)
     _check_shape("mask", mask, values.shape)
     return ops.sum(values * mask) / ops.maximum(ops.sum(mask), 1.0)
+
+
+def class_balanced_mean(values, labels, mask, num_classes):
+    """Averages the values that the mask keeps within each class, then over these classes.
+
+    It is the mean with weights of 1 / frequency, divided by their sum.
+
+    Args:
+        values: Float tensor of shape `(batch_size,)`.
+        labels: int32 tensor of the same shape, in `[0, num_classes)`.
+        mask: Float tensor of the same shape, 1.0 (kept) or 0.0.
+        num_classes: Integer.
+
+    Returns:
+        A float32 scalar. Classes of which nothing is kept do not count; 0 if nothing is kept.
+
+    Reference:
+        [Van Gansbeke et al., 2020](https://arxiv.org/abs/2005.12320), section 2.3.
+    """
+    _check_rank("values", values, 1)
+    _check_shape("mask", mask, values.shape)
+    kept = ops.one_hot(labels, num_classes, dtype="float32") * mask[:, None]
+    counts = ops.sum(kept, axis=0)
+    means = ops.sum(kept * values[:, None], axis=0) / ops.maximum(counts, 1.0)
+    return ops.sum(means) / ops.maximum(ops.sum(ops.cast(counts > 0, "float32")), 1.0)
 
 
 def smallest_of_each_class(values, labels, quotas):

@@ -105,7 +105,14 @@ class Settings:
         string(
             None,
             "Feature file of the images, as python -m ssl_noisy.features writes it: for "
-            "--label_draw, and to look for wrong labels by three more detectors.",
+            "--label_draw and --method=scan, and to look for wrong labels by three more detectors.",
+        )
+    )
+    num_clusters: int | None = _setting(
+        count(
+            None,
+            "Clusters that a method such as scan finds. Unset: the number of classes.",
+            minimum=2,
         )
     )
     noise: str | None = _setting(

@@ -33,6 +33,8 @@ def main(settings):
 def table(result):
     """Returns a text table of the accuracies of a run and its baseline."""
     rows = [result["baseline"], result] if "baseline" in result else [result]
+    if "clusters" in result:
+        return clusters(result)
     protocols = [k for k, value in result["test_accuracy"].items() if value is not None]
     if not protocols:
         return f"{result['dataset']}, {result['num_labels']} labels, no test images."
@@ -44,6 +46,19 @@ def table(result):
         accuracies = "".join(f"{row['test_accuracy'][key]:22.2%}" for key in protocols)
         lines.append(f"{row['method']:14}{accuracies}")
     return "\n".join(lines)
+
+
+def clusters(result):
+    """Returns a text about the clusters of a run, in place of the accuracy of its classes."""
+    found = result["clusters"]
+    text = f"{result['dataset']}, {result['method']} without labels, "
+    if "test_nmi" not in found:
+        return text + f"{found['num_clusters']} clusters, no test images."
+    return (
+        text + f"{found['num_clusters']} clusters of test images: accuracy "
+        f"{found['test_cluster_accuracy']:.2%} if each is matched with a class by the test labels, "
+        f"normalized mutual information {found['test_nmi']:.3f} (last checkpoint)."
+    )
 
 
 def labels(result, run_dir):

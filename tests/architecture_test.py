@@ -16,7 +16,7 @@ FLOORS = [
     {"devices"},
     {"arguments", "contract", "machine", "data.rows"},
     {"work"},
-    {"files", "schedules", "runs.signals", "runs.clock"},
+    {"files", "matching", "schedules", "runs.signals", "runs.clock"},
     {"runs.trackers"},
     {"networks.batch_norm"},
     {
@@ -69,6 +69,7 @@ FLOORS = [
     {"learner", "recorder", "truths", "leaks", "strong_views", "auxiliary_heads"},
     {
         "semi_supervised",
+        "clustering",
         "self_supervised",
         "robust",
         "labels.export",

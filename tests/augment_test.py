@@ -241,9 +241,11 @@ class OperationsTest(parameterized.TestCase):
 
 class PoliciesTest(parameterized.TestCase):
     def test_names(self):
-        self.assertEqual(augment.POLICIES, ("google_code", "paper", "torchssl", "usb", "uda"))
+        self.assertEqual(
+            augment.POLICIES, ("google_code", "paper", "torchssl", "usb", "uda", "scan")
+        )
         with self.assertRaisesRegex(
-            ValueError, "'fixmatch'.*google_code, paper, torchssl, usb, uda"
+            ValueError, "'fixmatch'.*google_code, paper, torchssl, usb, uda, scan"
         ):
             augment.rand_augment(np.zeros((1, 8, 8, 1)), None, policy="fixmatch")
 
@@ -253,12 +255,13 @@ class PoliciesTest(parameterized.TestCase):
         ("torchssl", 3, 1.0, 0, (0.0, 0.5)),
         ("usb", 3, 1.0, 0, (0.0, 0.5)),
         ("uda", 2, 0.5, -256, (0.5, 0.5)),
+        ("scan", 4, 1.0, 0, (0.0, 0.5)),
     )
     def test_rules(self, name, draws, probability, fill, cutout):
         policy = augment.RAND_AUGMENT[name]
         self.assertEqual((policy.draws, policy.probability), (draws, probability))
         self.assertEqual((policy.warp_fill, policy.cutout), (fill, cutout))
-        self.assertEqual(policy.continuous, name in ("paper", "torchssl", "usb"))
+        self.assertEqual(policy.continuous, name in ("paper", "torchssl", "usb", "scan"))
         self.assertCountEqual(policy.magnitudes, UDA if name == "uda" else PILLOW)
 
     @parameterized.parameters("google_code", "uda")
@@ -284,14 +287,14 @@ class PoliciesTest(parameterized.TestCase):
         levels = 32 * np.array(augment.RAND_AUGMENT["uda"].magnitudes["cutout"])
         np.testing.assert_array_equal(levels, range(2, 20, 2))
 
-    @parameterized.parameters("paper", "torchssl", "usb")
-    def test_paper_ranges(self, name):
+    @parameterized.parameters(("paper", 0.3), ("torchssl", 0.3), ("usb", 0.3), ("scan", 0.1))
+    def test_paper_ranges(self, name, largest):
         expected = {
             "rotate": (-30, 30),
-            "shear_x": (-0.3, 0.3),
-            "shear_y": (-0.3, 0.3),
-            "translate_x": (-0.3, 0.3),
-            "translate_y": (-0.3, 0.3),
+            "shear_x": (-largest, largest),
+            "shear_y": (-largest, largest),
+            "translate_x": (-largest, largest),
+            "translate_y": (-largest, largest),
             "brightness": (0.05, 0.95),
             "color": (0.05, 0.95),
             "contrast": (0.05, 0.95),

@@ -2,7 +2,8 @@
 import numpy as np
 from absl.testing import absltest
 
-from ssl_noisy.batches import IndexBatches, in_stages, stage_of
+from ssl_noisy import devices
+from ssl_noisy.batches import IndexBatches, Partners, in_stages, stage_of
 
 POOLS = {"labeled": np.array([3, 5, 8]), "unlabeled": np.arange(10)}
 SIZES = {"labeled": 4, "unlabeled": 6}
@@ -68,6 +69,33 @@ class IndexBatchesTest(absltest.TestCase):
             np.testing.assert_array_equal(np.concatenate([x[name] for x in drawn]), at_once)
         resumed = IndexBatches(POOLS, stages, seed=7, start=6)
         np.testing.assert_array_equal(resumed[1][0]["unlabeled"], drawn[7]["unlabeled"])
+
+    def test_partners_are_of_the_row_of_their_example(self):
+        table = np.array([[10 * row + choice for choice in range(3)] for row in range(10)])
+        sizes = SIZES | {"partner": 6}
+        batches = IndexBatches(
+            POOLS, sizes, 7, partners={"partner": Partners("unlabeled", table)}, start=2
+        )
+        drawn = [batches[step][0] for step in range(200)]
+        for x in drawn:
+            np.testing.assert_array_equal(x["partner"] // 10, x["unlabeled"])
+            self.assertEqual(x["partner"].dtype, np.int32)
+        # Others are as without partners, and each of the three is as likely: 400 +- 16.
+        for name in POOLS:
+            np.testing.assert_array_equal(drawn[3][name], make()[5][0][name])
+        counts = np.bincount(np.concatenate([x["partner"] for x in drawn]) % 10)
+        np.testing.assert_allclose(counts, 400, atol=70)
+        # Of a process, the rows of its examples.
+        with absltest.mock.patch.object(devices, "part", lambda rows: np.split(rows, 2)[1]):
+            part = batches[9][0]
+        np.testing.assert_array_equal(part["partner"], drawn[9]["partner"][3:])
+        np.testing.assert_array_equal(part["unlabeled"], drawn[9]["unlabeled"][3:])
+        with self.assertRaisesRegex(ValueError, "of 'partner' must be that of 'unlabeled', 6. Rec"):
+            IndexBatches(
+                POOLS,
+                sizes | {"partner": 5},
+                partners={"partner": Partners("unlabeled", table)},
+            )
 
     def test_it_is_endless_for_keras(self):
         self.assertIsNone(make().num_batches)

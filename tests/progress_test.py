@@ -18,7 +18,7 @@ class ProgressTest(absltest.TestCase):
         shown = progress.Progress(100, "fixmatch", stream)
         self.assertFalse(shown.is_due())
         shown.show(10, {"loss": 1.5})
-        shown.accuracy = 0.875
+        shown.measured({"test_accuracy": 0.875})
         shown.show(50, {"supervised_loss": 2.0, "loss": 1.25, "mask_rate": 0.5}, is_final=True)
         lines = stream.getvalue().splitlines()
         self.assertLen(lines, 1)
@@ -27,6 +27,17 @@ class ProgressTest(absltest.TestCase):
             r"^fixmatch 50/100  \d+\.\d steps/s  0:00:\d\d left  test_accuracy 87.50%  "
             r"loss 1.25  mask_rate 0.5  supervised_loss 2$",
         )
+
+    def test_the_accuracy_has_its_own_name(self):
+        stream = io.StringIO()
+        shown = progress.Progress(100, "scan", stream)
+        shown.measured({"test_cluster_accuracy": 0.5, "test_nmi": 0.75})
+        shown.show(50, {}, is_final=True)
+        shown.measured({"step": 60})
+        shown.show(60, {}, is_final=True)
+        first, second = stream.getvalue().splitlines()
+        self.assertEndsWith(first, "  test_cluster_accuracy 50.00%")
+        self.assertNotIn("accuracy", second)
 
     def test_a_terminal_gets_one_line_that_updates_in_place(self):
         stream = Terminal()

@@ -435,6 +435,15 @@ class ChartsTest(absltest.TestCase):
         self.assertEqual(data["z"], [[0.866, 0.5], [0.0, 0.0]])  # roots of 3/4 and 1/4
         self.assertEqual(data["text"], [["3", "1"], ["", ""]])
 
+    def test_clusters_are_in_the_order_of_their_classes(self):
+        found = {"class_of_cluster": [None, "b", "a"]}
+        found["counts_by_class"] = {"a": [1, 2, 4], "b": [0, 3, 0]}
+        figure = charts.clusters(found, ("a", "b"))
+        (data,) = figure["data"]
+        self.assertEqual((data["x"], data["y"]), (["2", "1", "0"], ["a", "b"]))
+        self.assertEqual(data["customdata"], [[4, 2, 1], [0, 3, 0]])
+        self.assertEqual(figure["layout"]["xaxis"]["tickvals"], ["2", "1", "0"])
+
     def test_calibration(self):
         count = [0] * 14 + [4]
         right, confidence = [0] * 14 + [3], [0.0] * 14 + [3.9]

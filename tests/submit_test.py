@@ -338,6 +338,7 @@ class RulesTest(parameterized.TestCase):
             "forbids pre-trained weights",
         ),
         (("--noise_type=worst", "--norecord_examples"), "Use --record_examples"),
+        (("--noise_type=worst", "--method=scan"), "which finds clusters"),
         (("--noise_type=worst", "--ray_address=auto"), "needs --baseline_seconds"),
         (("--noise_type=worst", "--network=there.is:nothing", "--normalization=scale"), "there.is"),
         (("--noise_type=worst", "more"), "Unexpected arguments: more"),

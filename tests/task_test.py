@@ -84,6 +84,9 @@ class TaskTest(parameterized.TestCase):
             dict(test_images=IMAGES[:, :1], test_labels=np.zeros(5, int)),
             ["(2, 2, 3)", "(1, 2, 3)"],
         ),
+        ("features", dict(features=IMAGES / 255), ["floats of shape (5, num_features)", "(5, 2,"]),
+        ("few_features", dict(features=np.ones((4, 3))), ["(5, num_features)", "(4, 3)"]),
+        ("nan", dict(features=np.full((5, 3), np.nan)), ["must be finite"]),
         ("test_range", dict(test_images=IMAGES, test_labels=GIVEN), ["[0, 3)", "-1 to 2"]),
     )
     def test_errors(self, changes, parts):

@@ -105,7 +105,10 @@ def learner(
     """Returns a learner of `method` on 20 labels, and the true labels of its task."""
     devices.make_repeatable()  # as a run does
     keras.utils.set_random_seed(seed)
-    made_task, true_labels = task(resident=resident)
+    fields = {"resident": resident}
+    if methods.get(method).needs_features:
+        fields["features"] = digits()[0].reshape(NUM_EXAMPLES, -1) / np.float32(255)
+    made_task, true_labels = task(**fields)
     small = {"batch_size": 4, "ema_momentum": 0.5, "unlabeled_ratio": 2, "unlabeled_batch_size": 4}
     small.update({"warmup_epochs": 0, "entropy_weight": 0.5})
     small.update({"ramp_start": 0.0, "ramp_end": 0.0, "bootstrap_start": 0.0})

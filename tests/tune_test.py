@@ -240,6 +240,9 @@ class CommandTest(parameterized.TestCase):
         tune.check_validation(self.request(RATE, "--trials=3", *SPLITS).runs)
         np.savez(own, **arrays, images_validation=arrays["images_train"], labels_validation=labels)
         tune.check_validation(found.runs)
+        found = self.request(RATE, "--trials=3", "--method=scan", *SPLITS)
+        with self.assertRaisesRegex(UserError, "--method=scan, which finds clusters"):
+            tune.check_validation(found.runs)
 
 
 class ListedStudy:

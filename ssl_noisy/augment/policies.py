@@ -78,12 +78,14 @@ _PAPER_MAGNITUDES = {
     "solarize": (0, 256),
     **dict.fromkeys(_FREE, (0, 0)),
 }
+_SCAN_MAGNITUDES = _PAPER_MAGNITUDES | dict.fromkeys((*_SHEARS, *_SHIFTS), (-0.1, 0.1))
 RAND_AUGMENT = {
     "google_code": Policy(2, 0.5, _CODE_MAGNITUDES, False, TRANSPARENT_BLACK, (0.5, 0.5)),
     "paper": Policy(2, 1.0, _PAPER_MAGNITUDES, True, GRAY, (0.0, 0.5)),
     "torchssl": Policy(3, 1.0, _PAPER_MAGNITUDES, True, 0.0, (0.0, 0.5), True, True),
     "usb": Policy(3, 1.0, _PAPER_MAGNITUDES, True, 0.0, (0.0, 0.5), False, True),
     "uda": Policy(2, 0.5, _UDA_MAGNITUDES, False, TRANSPARENT_BLACK, (0.5, 0.5), True),
+    "scan": Policy(4, 1.0, _SCAN_MAGNITUDES, True, 0.0, (0.0, 0.5)),
 }
 POLICIES = tuple(RAND_AUGMENT)
 
@@ -114,9 +116,10 @@ def rand_augment(images, seed, *, policy="google_code"):
             `"paper"`, the table in their paper: always applied, uniform
             magnitudes; `"torchssl"`: as the paper, but 3 operations, and
             warps fill with black instead of gray; `"usb"`, the same (they differ only in
-            `strong_view`); or `"uda"`, the UDA authors'
+            `strong_view`); `"uda"`, the UDA authors'
             code: as `google_code`, of 15 operations, with invert and cutout,
-            and without identity.
+            and without identity; or `"scan"`, the SCAN authors' code: as `torchssl`, but 4
+            operations, with a third of the shears and translations.
 
     Returns:
         A float32 tensor of the same shape.

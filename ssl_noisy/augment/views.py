@@ -183,7 +183,8 @@ def strong_view(images, seed, *, policy="google_code", flip=True, max_shift=None
         images, seed, flip, max_shift, crop_area: As in `weak_view`.
         policy: One of `STRONG_VIEWS`. `autoaugment` is `auto_augment`, without a cutout. The others
             are those of `rand_augment`. The side of the gray cutout square is
-            half the shorter image side (`google_code`, `uda`) or uniform below that (`paper`).
+            half the shorter image side (`google_code`, `uda`) or uniform below that (`paper`,
+            `scan`; the code of SCAN rounds it to an even number of pixels).
             `torchssl` and `usb` draw it as in TorchSSL's code (see `cutout`), with a side that
             is uniform below half the width. In an image of 32x32 pixels it covers 85 pixels on
             average, that of `paper` 64. `uda` and `torchssl` make the weak view last.

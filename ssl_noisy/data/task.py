@@ -29,6 +29,9 @@ class Task:
             which sends those of each step. `auto` is the device unless they are larger than
             `resident_limit`. The numbers are the same.
         resident_limit: That size in GB, or None for half of the memory of the device.
+        features: Float array of shape `(num_examples, num_features)`, or None: a row of numbers of
+            each image, such as those of a network that was trained without labels. Methods that
+            group similar images need it.
 
     Raises:
         ValueError: If an array has the wrong type, shape or range.
@@ -44,6 +47,7 @@ class Task:
     name: str = ""
     resident: str = "auto"
     resident_limit: float | None = None
+    features: np.ndarray | None = None
 
     def __post_init__(self):
         labels, names, num_classes = self.given_labels, self.class_names, self.num_classes
@@ -60,6 +64,8 @@ class Task:
             raise UserError(
                 f"`resident` must be one of {', '.join(RESIDENCES)}. Received: {self.resident!r}"
             )
+        if self.features is not None:
+            _check_features(self.features, len(labels))
         test_labels = self.test_labels
         if self.test_images is not None or test_labels is not None:
             owner, shape = "test set of `Task`", self.images.shape[1:]
@@ -122,3 +128,17 @@ class Task:
     def unlabeled_pool(self, include_labeled: bool = True) -> np.ndarray:
         """Returns increasing int64 positions: all examples, or those without a given label."""
         return np.flatnonzero((self.given_labels < 0) | include_labeled)
+
+
+def _check_features(features, num_examples):
+    features = np.asanyarray(features)
+    if features.ndim != 2 or features.dtype.kind != "f" or len(features) != num_examples:
+        raise UserError(
+            f"The features of `Task` must be floats of shape ({num_examples}, num_features). "
+            f"Received: {features.dtype} {features.shape}. Flatten each image's features to a row."
+        )
+    if not np.isfinite(features).all():
+        raise UserError(
+            "The features of `Task` must be finite numbers. Received: NaN or infinity. Check what "
+            "computed them."
+        )

@@ -77,6 +77,9 @@ def _lines_of_a_run(run):
     if "validation_accuracy" in run.history[0]:
         title = "validation (given labels)"
         data.append(_curve(run.history, "validation_accuracy", title, SERIES[1]))
+    if "test_cluster_accuracy" in run.history[0]:
+        title = f"{run.result['method']}, clusters matched by test labels"
+        data.append(_curve(run.history, "test_cluster_accuracy", title, SERIES[0]))
     if run.baseline and "test_accuracy" in run.baseline[0]:
         title = f"{run.result['baseline']['method']} (baseline)"
         data.append(_curve(run.baseline, "test_accuracy", title, "--muted", "dash"))
@@ -116,28 +119,24 @@ def _curve(history, name, title, color, dash=None):
     }
 
 
-def matrix(counts, class_names, rows, columns):
+def matrix(counts, class_names, rows, columns, column_names=None):
     """A matrix of counts, colored by the square root of the fraction of the row.
 
     Most confusions are a few percent, which a linear scale would hide.
 
     Args:
-        counts: Integer array `(num_classes, num_classes)`.
+        counts: Integer array `(num_classes, num_columns)`.
         class_names: Sequence of `num_classes` strings.
         rows, columns: What they are, such as "true class".
+        column_names: Sequence of `num_columns` strings. None: `class_names`.
     """
     counts = np.asarray(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [_text(name) for name in class_names]
-    ticks = {
-        "type": "category",  # or classes named 0 to 9 would be numbers
-        "tickmode": "array",
-        "tickvals": names[:: math.ceil(len(names) / 50)],  # a thousand would be illegible
-        "showgrid": False,
-    }
+    across = names if column_names is None else [_text(name) for name in column_names]
     data = {
         "type": "heatmap",
-        "x": names,
+        "x": across,
         "y": names,
         "z": np.sqrt(shares).round(3).tolist(),
         "zmin": 0,
@@ -153,10 +152,35 @@ def matrix(counts, class_names, rows, columns):
         data["text"] = [[str(count or "") for count in row] for row in counts.tolist()]
         data["texttemplate"] = "%{text}"
     layout = {
-        "xaxis": {"title": columns, **ticks},
-        "yaxis": {"title": rows, "autorange": "reversed", **ticks},
+        "xaxis": {"title": columns, **_ticks(across)},
+        "yaxis": {"title": rows, "autorange": "reversed", **_ticks(names)},
     }
     return {"data": [data], "layout": layout}
+
+
+def _ticks(names):
+    return {
+        "type": "category",  # or classes named 0 to 9 would be numbers
+        "tickmode": "array",
+        "tickvals": names[:: math.ceil(len(names) / 50)],  # a thousand would be illegible
+        "showgrid": False,
+    }
+
+
+def clusters(found, class_names):
+    """A matrix of the test images of each class in each cluster, matched ones on the diagonal.
+
+    Args:
+        found: The `clusters` of a `result.json`, with `counts_by_class`.
+        class_names: Sequence of strings.
+    """
+    matched = [
+        len(class_names) if name is None else class_names.index(name)
+        for name in found["class_of_cluster"]
+    ]
+    order = np.argsort(matched, kind="stable")
+    counts = np.array([found["counts_by_class"][name] for name in class_names])[:, order]
+    return matrix(counts, class_names, "true class", "cluster", [f"{i}" for i in order])
 
 
 def given_against_predicted(examples, class_names):

@@ -35,6 +35,11 @@ PROTOCOLS = {
     ),
     "best_on_test_oracle": Protocol("Best on test", "Chosen by the test set itself: too high.", ""),
 }
+# What a sweep's summary says of methods that find clusters.
+CLUSTERS = {
+    "test_cluster_accuracy": "Matched clusters, last checkpoint",
+    "test_nmi": "Mutual information of clusters and classes",
+}
 ORACLE = "best_on_test_oracle"
 SCRIPTS = ("page.js", "state.js", "review.js")
 
@@ -60,7 +65,7 @@ def render(collection, data, output):
     protocols = _used(shown)
     if is_alone and protocols:
         protocols = PROTOCOLS
-    names = {key: protocol.name for key, protocol in PROTOCOLS.items()}
+    names = {key: protocol.name for key, protocol in PROTOCOLS.items()} | CLUSTERS
     rows = review.make(collection.runs[0], data[0], output) if is_alone else None
     figures = {"accuracy": charts.accuracy(collection.runs)}
     for number, one in enumerate(shown):
@@ -163,6 +168,13 @@ def _facts(run):
         ("Steps", f"{result['steps']:,}"),
         ("Seed", str(result["seed"])),
     ]
+    if "test_nmi" in result.get("clusters", ()):
+        found = result["clusters"]
+        facts += [
+            ("Clusters", str(found["num_clusters"])),
+            ("Clusters matched by test labels", _percent(found["test_cluster_accuracy"])),
+            ("Normalized mutual information", f"{found['test_nmi']:.3f}"),
+        ]
     if "noise" in result:
         noise = result["noise"]
         facts.append(("Noise", f"{noise['definition']} ({noise['noise_rate']:.1%} of the labels)"))
@@ -178,6 +190,8 @@ def _figures(run, data, is_alone):
         found["confusion"] = charts.matrix(
             result["confusion_matrix"], names, "true class", "predicted class"
         )
+    if "counts_by_class" in result.get("clusters", ()):
+        found["confusion"] = charts.clusters(result["clusters"], names)
     if "reliability" in result["calibration"]:
         found["calibration"] = charts.calibration(result["calibration"]["reliability"])
     if "noise" in result:

@@ -4,7 +4,7 @@
 import keras
 import numpy as np
 
-from ssl_noisy import devices
+from ssl_noisy import devices, matching
 from ssl_noisy.data import label_budget
 from ssl_noisy.runs import calibration
 
@@ -47,6 +47,50 @@ def evaluate(learner, images, labels, batch_size=250):
     return float(np.trace(counts) / counts.sum()), recall_of(counts)
 
 
+def evaluate_clusters(learner, images, labels, num_classes, batch_size=250):
+    """Compares clusters, by the moving average of a learner's weights, with classes.
+
+    Args:
+        learner, images, labels, batch_size: As for `evaluate`.
+        num_classes: Integer, of the labels.
+
+    Returns:
+        A tuple `(accuracy, nmi)` of floats in [0, 1]: see `matching`.
+    """
+    table = _cluster_counts(averaged_logits(learner, images, batch_size), labels, num_classes)
+    return matching.accuracy(table), matching.normalized_mutual_information(table)
+
+
+def _cluster_counts(logits, labels, num_classes):
+    clusters = np.argmax(logits, axis=-1)
+    return matching.counts(clusters, labels, logits.shape[-1], num_classes)
+
+
+def row(learner, dataset, validation_labels, batch_size=250):
+    """Returns what a row of `metrics.csv` says of validation and test images, a dict.
+
+    Args:
+        learner: A `Learner`.
+        dataset: The `Dataset`.
+        validation_labels: Integer array, or None without a validation split.
+        batch_size: As for `evaluate`.
+    """
+    found = {}
+    sets = {
+        "validation": (dataset.validation_images, validation_labels),
+        "test": (dataset.test_images, dataset.test_labels),
+    }
+    for name, (images, labels) in sets.items():
+        if images is None:
+            continue
+        if learner.finds_clusters:
+            values = evaluate_clusters(learner, images, labels, dataset.num_classes, batch_size)
+            found[f"{name}_cluster_accuracy"], found[f"{name}_nmi"] = values
+        else:
+            found[f"{name}_accuracy"], _ = evaluate(learner, images, labels, batch_size)
+    return found
+
+
 def confusion_matrix(logits, labels):
     """Counts predictions: `(num_classes, num_classes)`, true classes in rows, from logits."""
     from sklearn import metrics  # late: it takes a second, which would delay the first step
@@ -66,8 +110,8 @@ def summarize(history):
 
     Args:
         history: List of dicts, one per evaluation, in order, with `test_accuracy` and, if there is
-            a validation split, `validation_accuracy`. Without a test split, all protocols are
-            None.
+            a validation split, `validation_accuracy`. Without a test split, and with clusters in
+            place of classes, all protocols are None.
 
     Returns:
         A dict with `last`, the final checkpoint; `median_of_last_20`, the median of the last 20
@@ -121,10 +165,10 @@ def result(training, learner, history):
     """
     settings, dataset = training.settings.resolved(), training.dataset
     size = batch_size(settings, dataset)
-    validation = (None, None)
-    if dataset.validation_images is not None:
-        found = averaged_logits(learner, dataset.validation_images, size)
-        validation = (found, training.validation_labels)
+    if learner.finds_clusters:
+        of_images = _of_clusters(learner, dataset, size)
+    else:
+        of_images = _of_images(learner, dataset, size, training.validation_labels)
     return {
         "method": settings.method,
         "dataset": f"{dataset.name} {dataset.version}",
@@ -137,13 +181,35 @@ def result(training, learner, history):
         "backend": keras.backend.backend(),
         "test_accuracy": summarize(history),
         "class_names": list(dataset.class_names),
-        **_of_test(learner, dataset, size, validation),
+        **of_images,
         "last_epoch": {k: v for k, v in history[-1].items() if k not in ("step", "epoch")},
     }
 
 
-def _of_test(learner, dataset, size, validation):
-    """Returns what a result says of the test images beside the accuracy, if there are any."""
+def _of_clusters(learner, dataset, size):
+    """Returns what a result says of clusters, and of test images in them, if there are any."""
+    found = {"clusters": {"num_clusters": learner.num_classes}}
+    if dataset.test_images is not None:
+        logits = averaged_logits(learner, dataset.test_images, size)
+        table = _cluster_counts(logits, dataset.test_labels, dataset.num_classes)
+        found["clusters"] |= {
+            "test_cluster_accuracy": matching.accuracy(table),
+            "test_nmi": matching.normalized_mutual_information(table),
+            "class_of_cluster": [
+                dataset.class_names[label] if label >= 0 else None
+                for label in matching.class_of_cluster(table)
+            ],
+            "counts_by_class": dict(zip(dataset.class_names, table.tolist())),
+        }
+    return found | {"calibration": calibration.summary(None, None)}
+
+
+def _of_images(learner, dataset, size, validation_labels):
+    """Returns what a result says of the images with a label that are not trained on."""
+    validation = (None, None)
+    if dataset.validation_images is not None:
+        found = averaged_logits(learner, dataset.validation_images, size)
+        validation = (found, validation_labels)
     if dataset.test_images is None:
         return {"calibration": calibration.summary(None, None, *validation)}
     return of_test(averaged_logits(learner, dataset.test_images, size), dataset, validation)

@@ -9,12 +9,14 @@ import numpy as np
 
 from ssl_noisy.data import (
     corrections,
+    feature_file,
     label_budget,
     label_noise,
     noise_file,
     noise_models,
     sources,
 )
+from ssl_noisy.data.task import Task
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import folder
 from ssl_noisy.selection import rules
@@ -184,6 +186,43 @@ def choose(settings, dataset, run_dir=None):
     return Labels(positions, drawn, given, how, seed, noise, validation_noise)
 
 
+def task_of(settings, dataset, labels):
+    """Returns the `Task` of a run, in which its `Labels` are given.
+
+    The task of a method that finds clusters has clusters in place of classes, no labels, and no
+    test images, since nothing can be compared with their labels before it is matched.
+
+    Raises:
+        UserError: If features or a number of clusters are missing.
+    """
+    residence = settings.residence()
+    if not settings.learner_class.finds_clusters:
+        return Task.from_dataset(dataset, labels.positions, labels.given, **residence)
+    num_clusters = settings.num_clusters or dataset.num_classes
+    if not num_clusters:
+        raise UserError(
+            f"{dataset.name!r} has no labels, so the number of its classes is unknown. Say how "
+            "many clusters there are: --num_clusters=10."
+        )
+    features = None
+    if settings.learner_class.needs_features:
+        if not settings.features:
+            raise UserError(
+                f"--method={settings.method} needs --features=FILE, which python -m "
+                "ssl_noisy.features writes. Received: none."
+            )
+        features = feature_file.read(settings.features).training(dataset)
+    return Task(
+        dataset.images,
+        np.full(len(dataset.images), -1, np.int32),
+        class_names=[f"cluster {number}" for number in range(num_clusters)],
+        flip=dataset.flip,
+        name=dataset.name,
+        features=features,
+        **residence,
+    )
+
+
 def _existing(run_dir, name):
     """Returns the path of a file of the run if the run has written it, else None."""
     path = os.path.join(run_dir or "", name)
@@ -192,6 +231,8 @@ def _existing(run_dir, name):
 
 def _choose_positions(settings, dataset, own_file):
     """Returns `(positions, how, seed)`: the labeled examples and how they were drawn."""
+    if settings.learner_class.finds_clusters:
+        return np.zeros(0, np.int64), "none", 0
     if settings.num_labels is None and not settings.label_file and dataset.labels.max() < 0:
         return np.zeros(0, np.int64), "all", 0  # which is no content for a label file
     label_file = own_file or settings.label_file

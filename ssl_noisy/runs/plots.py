@@ -12,6 +12,7 @@ from ssl_noisy.labels import detection
 
 CURVES = {  # of the test, validation, test, unlabeled and kept images
     "test_accuracy": "test accuracy",
+    "test_cluster_accuracy": "accuracy of test clusters matched with classes",
     "validation_accuracy": "validation accuracy",
     "test_knn_accuracy": "test accuracy of nearest neighbors",
     "mask_rate": "mask rate: pseudo-labels kept",

@@ -8,6 +8,8 @@ import time
 
 from ssl_noisy.streams import Output
 
+SHOWN = ("test_accuracy", "test_cluster_accuracy")
+
 
 def tell(lines, stream=None):
     """Writes lines to a text stream; None is standard output."""
@@ -32,7 +34,7 @@ class Progress:
         self.stream = Output(sys.stdout if stream is None else stream)
         self.is_live = self.stream.isatty()
         self.interval = interval
-        self.accuracy = None
+        self._accuracy = None
         self._began = None
         self._shown_at = time.monotonic()
 
@@ -44,6 +46,11 @@ class Progress:
     def is_due(self):
         """Whether it is time to update the line."""
         return self.is_live and time.monotonic() - self._shown_at >= self.interval
+
+    def measured(self, row):
+        """Takes the accuracy that the line shows from a row of `metrics.csv`, if it has one."""
+        known = [name for name in SHOWN if row.get(name) is not None]
+        self._accuracy = f"{known[0]} {row[known[0]]:.2%}" if known else None
 
     def show(self, step, metrics, *, is_final=False):
         """Shows the state after `step` steps.
@@ -63,8 +70,8 @@ class Progress:
             left = datetime.timedelta(seconds=int((self.steps - step) * seconds / done))
             parts += [f"{done / seconds:.1f} steps/s", f"{left} left"]
         # A narrow terminal cuts the line: the terms of the loss come last.
-        if self.accuracy is not None:
-            parts.append(f"test_accuracy {self.accuracy:.2%}")
+        if self._accuracy is not None:
+            parts.append(self._accuracy)
         order = sorted(metrics, key=lambda key: key.endswith("_loss"))
         parts += [f"{key} {metrics[key]:.3g}" for key in order]
         line = "  ".join(parts)

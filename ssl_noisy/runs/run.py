@@ -5,7 +5,6 @@ import os
 
 from ssl_noisy import devices, files, networks
 from ssl_noisy.data import label_noise
-from ssl_noisy.data.task import Task
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import (
     checkpoint,
@@ -78,7 +77,7 @@ def _run(settings, stream, dataset):
             "--validation_split, or leave it out."
         )
     labels = labeling.choose(settings, dataset, run_dir)
-    task = Task.from_dataset(dataset, labels.positions, labels.given, **settings.residence())
+    task = labeling.task_of(settings, dataset, labels)
     try:
         with devices.used(settings.num_devices, settings.num_processes):
             return _train(Training(settings, run_dir, dataset, labels, task, stream))

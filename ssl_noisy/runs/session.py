@@ -78,7 +78,8 @@ class Session(keras.callbacks.Callback):
             self.done, self.history = saved["step"], saved["history"]
             self.clock.resume(saved.get("clock"))
             self._unfinished_epoch = [v.numpy() for v in self._metric_variables()]
-            self.progress.accuracy = self.history[-1].get("test_accuracy") if self.history else None
+            if self.history:
+                self.progress.measured(self.history[-1])
         self.saved_at = time.monotonic()
         self.done_before = self.done
         self.tensorboard = TensorBoard(self.run_dir, self.done)
@@ -173,7 +174,7 @@ class Session(keras.callbacks.Callback):
         self.tensorboard.write(self.history[-1])
         self.save()
         self.trackers.update(self.history)  # rows that no checkpoint has would be sent again
-        self.progress.accuracy = self.history[-1].get("test_accuracy")
+        self.progress.measured(self.history[-1])
         self.progress.show(self.done, self._running_metrics(), is_final=True)
         if self._is_asked():
             self._stop()
@@ -184,18 +185,11 @@ class Session(keras.callbacks.Callback):
         row = {"step": self.done, "epoch": epoch + 1}
         row["learning_rate"] = float(ops.convert_to_numpy(self.learner.optimizer.learning_rate))
         row.update({k: float(v) for k, v in logs.items()})
-        if row.get("mask_rate") == 0:
+        if row.get("mask_rate") == 0 and PSEUDO_LABEL_ACCURACY in row:
             row[PSEUDO_LABEL_ACCURACY] = None  # no pseudo-label was kept
-        if data.validation_images is not None:
-            row["validation_accuracy"], _ = evaluation.evaluate(
-                self.learner, data.validation_images, self.validation_labels, batch_size
-            )
-        if data.test_images is not None:
-            row["test_accuracy"], _ = evaluation.evaluate(
-                self.learner, data.test_images, data.test_labels, batch_size
-            )
+        labels = self.validation_labels
+        row.update(evaluation.row(self.learner, data, labels, batch_size))
         if self.learner.learns_features:
-            labels = self.validation_labels
             row.update(representation.measure(self.learner, data, labels, batch_size))
         return row
 
@@ -224,7 +218,7 @@ class Session(keras.callbacks.Callback):
         results = self.learner.get_metrics_result()
         found = {k: float(ops.convert_to_numpy(v)) for k, v in results.items() if k != "accuracy"}
         if found.get("mask_rate") == 0:
-            del found[PSEUDO_LABEL_ACCURACY]  # no pseudo-label was kept
+            found.pop(PSEUDO_LABEL_ACCURACY, None)  # no pseudo-label was kept
         return found
 
     def _metric_variables(self):
@@ -256,7 +250,7 @@ class Session(keras.callbacks.Callback):
         with self.learner.averaged_weights(), files.replacing_path(model) as path:
             networks.portable(self.learner.classifier).save(path)
             metadata = model_file.Metadata(
-                self.dataset.class_names or self.learner.task.class_names,
+                self._output_names(),
                 self.dataset.fit,
                 result["calibration"]["temperature"],
                 self.dataset.images.shape[1:],
@@ -277,6 +271,11 @@ class Session(keras.callbacks.Callback):
         if any(key in self.history[-1] for key in plots.CURVES):  # not without any label
             plots.curves(self.history, folder.picture(self.run_dir, "curves", kind), baseline)
         plots.views(self.learner, folder.picture(self.run_dir, "views", kind))
+
+    def _output_names(self):
+        """Returns the name of each output of the model."""
+        names = self.learner.task.class_names  # AUM's class of threshold samples is no output
+        return names if self.learner.finds_clusters else self.dataset.class_names or names
 
     def _write_timing(self):
         """Writes what may differ between two equal runs: times, machine, versions."""

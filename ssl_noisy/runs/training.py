@@ -127,7 +127,12 @@ def _make_network(settings, task, notes=None):
             **options,
         )
         if settings.initial_weights is not None:
-            _begin_with(network, settings.initial_weights)
+            _begin_with(settings, task, network)
+        elif settings.learner_class.begins_with_clusters:
+            raise UserError(
+                f"--method={settings.method} needs --initial_weights=RUN, a run that found "
+                "clusters, such as one of --method=scan. Received: none."
+            )
         if settings.freeze is not None:
             networks.freeze(network, settings.freeze)
         return network
@@ -135,15 +140,24 @@ def _make_network(settings, task, notes=None):
         keras.config.set_dtype_policy(before)
 
 
-def _begin_with(network, path):
-    """Gives a network the weights of a run's model, but for the last layer."""
+def _begin_with(settings, task, network):
+    """Gives a network the weights of a run's model, but for the last layer in most methods."""
+    path = settings.initial_weights
     is_file, before = path.endswith(".keras"), random.getstate()
-    other, _ = model_file.read(path if is_file else os.path.join(path, folder.MODEL))
+    other, metadata = model_file.read(path if is_file else os.path.join(path, folder.MODEL))
     random.setstate(before)  # Keras has drawn initial weights for the model of the file, too
     try:
         networks.copy_body(network, other)
     except UserError as error:
         raise UserError(f"--initial_weights={path} cannot be used: {error}.") from error
+    if settings.learner_class.begins_with_clusters:
+        if metadata.class_names != task.class_names:
+            raise UserError(
+                f"--method={settings.method} begins with {task.num_classes} clusters: "
+                "--initial_weights must be a run that found as many, such as one of "
+                f"--method=scan. Received: a model of {', '.join(metadata.class_names)}"
+            )
+        contract.head(network).set_weights(contract.head(other).get_weights())
 
 
 def _backbone(settings, learner):

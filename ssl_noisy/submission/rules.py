@@ -96,6 +96,11 @@ def recipe(settings):
                 f"--{name} cannot be part of an entry: {reason}. Leave it out. Received: "
                 f"--{name}={getattr(settings, name)}"
             )
+    if settings.learner_class.finds_clusters:
+        raise UserError(
+            "An entry predicts classes. Use another method. Received: "
+            f"--method={settings.method}, which finds clusters"
+        )
     resolved = settings.resolved()
     if own.is_file(settings.network) or resolved.weights not in (None, "none"):
         received = f"--network={settings.network}"

@@ -277,7 +277,10 @@ class Conductor:
             result = folder.result_of(self._sweep_dir, attempt.name)
             accuracy = result["test_accuracy"]["last"] if result else float("nan")
             text = f"{attempt.seconds:.1f} s"
-            if accuracy is not None:
+            if result and "test_cluster_accuracy" in result["last_epoch"]:
+                matched = result["last_epoch"]["test_cluster_accuracy"]
+                text = f"{matched:.2%} of matched clusters in {text}"
+            elif accuracy is not None:
                 text = f"{accuracy:.2%} in {text}"
         else:
             log = folder.log_path(self._sweep_dir, attempt.name)

@@ -13,10 +13,14 @@ SUMMARY, TEXT, CURVE = "summary.csv", "summary.md", "budget_curve"
 # Seconds between two writings, at least. Training uses all cores, so writing must cost little.
 _BETWEEN_TABLES, _BETWEEN_PICTURES = 5, 30
 _SHARE = 0.01  # of a core, at most: large sweeps write less often
-_NAMES = {
-    "last": "last checkpoint",
-    "median_of_last_20": "median of the last 20 evaluations",
-    "validation_choice": "chosen by validation accuracy",
+_TITLES = {
+    "last": "Test accuracy in %: last checkpoint",
+    "median_of_last_20": "Test accuracy in %: median of the last 20 evaluations",
+    "validation_choice": "Test accuracy in %: chosen by validation accuracy",
+    "test_cluster_accuracy": "Clusters, in % of the test images: right if each cluster is matched "
+    "with a class by the test labels; last checkpoint",
+    "test_nmi": "Clusters and classes of the test images: normalized mutual information in %; last "
+    "checkpoint",
 }
 
 
@@ -91,7 +95,7 @@ class Report:
         self._described = set()
         self._written = None
         self._tables_pace, self._pictures_pace = Pace(_BETWEEN_TABLES), Pace(_BETWEEN_PICTURES)
-        names = tables.columns(swept)
+        names = tables.columns(swept, runs)
         self._flags = names[1 : names.index("test_accuracy_last")]
 
     def refresh(self, state):
@@ -111,7 +115,7 @@ class Report:
         """
         with self._tables_pace.writing():
             rows = tables.collect(self._swept, self._runs, state, self._result_of)
-            tables.write(self._path(tables.NAME), rows, tables.columns(self._swept))
+            tables.write(self._path(tables.NAME), rows, tables.columns(self._swept, self._runs))
             self._describe_runs(rows)
             lines = summary.summarize(rows, self._flags, self._compare_with)
             tables.write(self._path(SUMMARY), lines)
@@ -167,10 +171,10 @@ class Report:
             f"{counts['missing']} missing.",
             *self._section(rows),
         ]
-        for protocol in summary.PROTOCOLS:
+        for protocol, title in _TITLES.items():
             chosen = [line for line in lines if line["protocol"] == protocol]
             if chosen:
-                parts += [f"## Test accuracy in %: {_NAMES[protocol]}", self._table(chosen)]
+                parts += [f"## {title}", self._table(chosen)]
         parts.append(
             "Mean, standard deviation and 95 % Student t interval of the mean over the seeds of a "
             "row. No seed is selected. The last checkpoint is the protocol of the picture and of "

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from ssl_noisy import run_flags
-from ssl_noisy.sweeps.tables import SEEDS
+from ssl_noisy import methods, run_flags
+from ssl_noisy.sweeps.tables import CLUSTERS, SEEDS
 
 CONFIDENCE = 0.95
 # The choice by the test set is in sweep.csv only: it is not a fair estimate.
@@ -48,6 +48,9 @@ def settings_of(row, flags):
 def summarize(rows, flags, compare_with=None):
     """Returns the rows of `summary.csv`: one for each group of seeds and each protocol.
 
+    Groups whose method finds clusters have a row for each of `CLUSTERS` instead, of the last
+    checkpoint.
+
     Args:
         rows: Rows of `sweep.csv`.
         flags: Names of the flags that have a column.
@@ -63,11 +66,14 @@ def summarize(rows, flags, compare_with=None):
     common = [flag for flag in flags if flag not in SEEDS]
     partners = Partners(rows, flags, compare_with) if compare_with else None
     found = []
-    for protocol in PROTOCOLS:
-        column = f"test_accuracy_{protocol}"
-        if protocol != "last" and all(row[column] is None for row in rows):
+    columns = {protocol: f"test_accuracy_{protocol}" for protocol in PROTOCOLS}
+    columns |= {name: f"{name}_last" for name in CLUSTERS}
+    for protocol, column in columns.items():
+        if protocol != "last" and all(row.get(column) is None for row in rows):
             continue
         for key, members in groups.items():
+            if methods.get(members[0]["method"]).finds_clusters != (protocol in CLUSTERS):
+                continue
             values = [row[column] for row in members if row[column] is not None]
             line = dict(zip(common, key)) | {"protocol": protocol} | interval(values)
             for status in ("failed", "missing"):

@@ -15,19 +15,28 @@ SEEDS = ("seed", "label_seed", "noise_seed")
 # Flags that have a column even if they are not swept.
 _ALWAYS = ("method", "num_labels", "seed")
 VALIDATION = "validation_accuracy"  # of the last checkpoint, if there is a validation split
+# Of methods that find clusters, in place of the test accuracy: see `ssl_noisy.matching`.
+CLUSTERS = ("test_cluster_accuracy", "test_nmi")
 _AFTER = ("status", "seconds", "attempts", "labels_sha256", "run_dir", "reason")
 
 
 def of_result(result):
     """Returns what a row takes from the content of a `result.json`."""
     taken = {key: result[key] for key in ("test_accuracy", "labels_sha256", "num_labels")}
-    return taken | {VALIDATION: result["last_epoch"].get(VALIDATION)}
+    return taken | {name: result["last_epoch"].get(name) for name in (VALIDATION, *CLUSTERS)}
 
 
-def columns(swept):
-    """Returns the names of the columns: flags, accuracies, and what became of the run."""
+def columns(swept, runs):
+    """Returns the names of the columns: flags, accuracies, and what became of the run.
+
+    Args:
+        swept: Names of the swept flags.
+        runs: List of `plan.Run`. If some find clusters, there are columns for these.
+    """
     flags = [*_ALWAYS, *(flag for flag in swept if flag not in _ALWAYS)]
     accuracies = [*(f"test_accuracy_{name}" for name in PROTOCOLS), f"{VALIDATION}_last"]
+    if any(run.settings.learner_class.finds_clusters for run in runs):
+        accuracies += [f"{name}_last" for name in CLUSTERS]
     return ["name", *flags, *accuracies, *_AFTER]
 
 
@@ -43,15 +52,19 @@ def collect(swept, runs, state, result_of):
     rows, all_labels = [], {}
     for run in runs:
         known, result = state.get(run.name, {}), result_of(run.name)
-        row = dict.fromkeys(columns(swept))
+        row = dict.fromkeys(columns(swept, runs))
         row.update({flag: getattr(run.settings, flag) for flag in _ALWAYS})
         row.update(run.values)
         row.update(name=run.name, run_dir=os.path.join(folder.RUNS, run.name))
         row.update({key: known.get(key) for key in ("seconds", "attempts", "reason")})
+        if run.settings.learner_class.finds_clusters:
+            row["num_labels"] = 0
         row["status"] = "failed" if known.get("status") == "failed" else "missing"
         if result is not None:
             row.update({f"test_accuracy_{k}": v for k, v in result["test_accuracy"].items()})
-            row[f"{VALIDATION}_last"] = result[VALIDATION]
+            for name in (VALIDATION, *CLUSTERS):
+                if f"{name}_last" in row:
+                    row[f"{name}_last"] = result[name]
             row.update(status="finished", reason=None, labels_sha256=result["labels_sha256"])
             if row["num_labels"] is None:
                 all_labels[run.settings.dataset] = result["num_labels"]
@@ -103,6 +116,6 @@ def _typed(column, text):
         return None
     if column in ("attempts", "num_labels", *SEEDS):
         return int(text)
-    if column == "seconds" or "_accuracy_" in column:
+    if column == "seconds" or "_accuracy_" in column or column == "test_nmi_last":
         return float(text)
     return text

@@ -239,13 +239,18 @@ class Tuning:
 
 
 def check_validation(runs):
-    """Raises a `UserError` if a run has no validation split.
+    """Raises a `UserError` if a run has no validation accuracy: no such split, or no classes.
 
     Only the data of users may have one without the flag, so these are loaded.
     """
     seen = set()
     for run in runs:
         settings = run.settings
+        if settings.learner_class.finds_clusters:
+            raise UserError(
+                "--objective=validation_accuracy needs a method that learns classes. Received: "
+                f"--method={settings.method}, which finds clusters"
+            )
         key = tuple(labeling.loading(settings).values())
         if settings.validation_split or key in seen:
             continue
