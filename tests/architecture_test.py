@@ -23,10 +23,12 @@ FLOORS = [
         "losses",
         "networks.layers",
         "networks.freezing",
+        "networks.stages",
         "networks.normalization",
         "optimizers",
         "data.dataset",
         "labels.mixture",
+        "labels.separation",
         "challenge",
     }
     | {"augment.operations", "augment.interpolation", "augment.slots"},
