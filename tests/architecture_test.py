@@ -41,7 +41,8 @@ FLOORS = [
         "data.feature_file",
     },
     {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"}
-    | {"networks.applications", "networks.own", "networks.hub", "probes.neighbors"},
+    | {"networks.applications", "networks.own", "networks.hub", "probes.neighbors"}
+    | {"probes.linear_separation"},
     {
         "augment",
         "networks",

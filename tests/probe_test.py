@@ -231,16 +231,17 @@ class TrainTest(ProbeCase):
         small = (*self.flags, "--num_labels=200", "--baseline=gce")
         code, out, errors = call(*small, *self.here)
         self.assertEqual((code, errors), (0, []))
-        names = ["feature_vote", "feature_rank", "feature_margin"]
+        names = ["feature_vote", "feature_rank", "feature_margin", "feature_linear"]
         report = self.result()["label_quality"]["detectors"]
-        self.assertEqual(list(report)[-3:], names)
+        self.assertEqual(list(report)[-4:], names)
         baseline = self.result()["baseline"]["label_quality"]["detectors"]
         self.assertNotIn("feature_vote", baseline)  # nothing of it depends on the method
         examples = os.path.join(self.folder, "examples.csv")
         rows = list(csv.DictReader(read(self.folder, "examples.csv").splitlines()))
         for name in names:
             self.assertIn(name, out)
-            self.assertGreater(report[name]["average_precision"], 0.7)
+            if name != "feature_linear":  # of images, not of labels
+                self.assertGreater(report[name]["average_precision"], 0.7)
             flagged = sum(row[f"is_{name}_issue"] == "True" for row in rows)
             self.assertEqual(report[name]["flagged"], flagged)
         score = np.array([float(row["feature_margin"]) for row in rows])
