@@ -25,6 +25,7 @@ def make(step=3, is_wrong=(0, 1, 0, 0), trust=(1, 0.25, 1, 1), probs=FIRST, seco
     kwargs = {"mixup_alpha": 0.0, "batch_size": 2, "two_networks": second is not None, **kwargs}
     learner = look_up.make("pls_lsa", probs, GIVEN, second, steps=100, **kwargs)
     learner.strong_view = learner.contrastive_view = lambda images: images
+    learner.detect = lambda: None
     learner.is_wrong.assign(np.array(is_wrong, "int8"))
     learner.trust.assign(np.array(trust, "float32"))
     learner.step.assign(step)
@@ -145,6 +146,7 @@ class TwoNetworksTest(absltest.TestCase):
 
     def test_a_label_is_wrong_if_both_say_so(self):
         learner = make(step=4, second=SECOND, detector="loss")
+        del learner.detect
         found = [
             (np.zeros((4, 2)), np.array([1, 1, 0, 0]), np.array([0.2, 0.4, 1.0, 1.0])),
             (np.ones((4, 2)), np.array([1, 0, 1, 0]), np.array([0.6, 1.0, 0.5, 1.0])),
@@ -179,34 +181,50 @@ class DetectionTest(parameterized.TestCase):
             "pls_lsa", rows, [0] * 12, steps=100, batch_size=6, **kwargs
         )
 
-    def detect(self, learner, step):
-        """Detects at a step, and returns which labels are wrong."""
-        last = np.where(self.by_loss, 4.0, 0.1) + 0.02 * (np.arange(12) % 2)
-        learner.last_losses.assign(np.stack([last, last], axis=1)[:, None])
-        learner.features.assign(self.features[:, None, None])
-        learner.step.assign(step)
-        learner.detect()
-        return np.array(learner.is_wrong) > 0
+    def found(self, is_linear, seen=slice(None), **kwargs):
+        """Returns what a detector finds in losses, of which only those of `seen` are known."""
+        last = np.full((12, 2), pls_lsa.UNKNOWN)
+        last[seen] = np.where(self.by_loss, 4.0, 0.1)[seen, None]
+        last[:, 1] += 0.02 * (np.arange(12) % 2)
+        tensors = [
+            ops.convert_to_tensor(one.astype("float32"))
+            for one in (last, self.features[:, None], np.full(12, 0.25))
+        ]
+        return [np.array(one) for one in self.make(**kwargs).found(*tensors, is_linear)]
 
-    def test_both_take_turns_and_the_line_comes_first(self):
-        learner = self.make()
-        for step, expected in (
-            (0, np.zeros(12, bool)),
-            (1, np.zeros(12, bool)),
-            (2, self.is_wrong),  # after the first pass of two steps
-            (3, self.is_wrong),
-            (4, self.by_loss),
-            (5, self.by_loss),
-            (6, self.is_wrong),
-        ):
-            np.testing.assert_array_equal(self.detect(learner, step), expected, str(step))
+    def test_each_detector(self):
+        probs, is_wrong, trust = self.found(False, detector="loss")
+        np.testing.assert_array_equal(is_wrong, self.by_loss)
+        np.testing.assert_allclose(probs[:, 0], self.by_loss, atol=1e-3)
+        np.testing.assert_array_equal(probs[:, 1], np.full(12, 0.25))  # as it was
+        np.testing.assert_array_equal(trust[~self.by_loss], np.ones(6))
 
-    @parameterized.parameters("loss", "linear")
-    def test_one_alone(self, detector):
+    def test_a_line_irons_out_what_losses_get_wrong(self):
+        probs, is_wrong, _ = self.found(True)
+        np.testing.assert_array_equal(is_wrong, self.is_wrong)
+        np.testing.assert_allclose(probs[:, 0], self.by_loss, atol=1e-3)
+        # 5 of 6 examples of each side are on it by their losses.
+        np.testing.assert_allclose(probs[:, 1], np.where(self.is_wrong, 5 / 6, 1 / 6), atol=0.02)
+
+    @parameterized.parameters(
+        ("alternating", "-llbbll"), ("loss", "-bbbbbb"), ("linear", "-llllll")
+    )
+    def test_turns(self, detector, expected):
+        """After the first pass of two steps comes the line, `l`, then the losses, `b`."""
         learner = self.make(detector=detector)
-        expected = self.by_loss if detector == "loss" else self.is_wrong
-        for step in (2, 4):
-            np.testing.assert_array_equal(self.detect(learner, step), expected)
+
+        def found(last, features, before, is_linear):
+            is_wrong = ops.where(is_linear, self.is_wrong, self.by_loss)
+            return ops.zeros((12, 2)), is_wrong, ops.full((12,), 0.5)
+
+        learner.found, seen = found, ""
+        kinds = {(0,) * 12: "-", (*self.is_wrong,): "l", (*self.by_loss,): "b"}
+        for step in (0, 2, 3, 4, 5, 6, 7):
+            learner.step.assign(step)
+            learner.detect()
+            seen += kinds[(*(np.array(learner.is_wrong) > 0),)]
+        self.assertEqual(seen, expected)
+        np.testing.assert_array_equal(np.array(learner.trust) < 1, np.array(learner.is_wrong) > 0)
 
     def test_what_is_reported(self):
         learner = self.make()
@@ -214,26 +232,23 @@ class DetectionTest(parameterized.TestCase):
         for score, flagged in learner.detected().values():
             self.assertTrue(np.isnan(score).all())
             self.assertFalse(flagged.any())
-        for step in (2, 4):  # the linear detector of the first pass, the losses of the second
-            self.detect(learner, step)
+        probs = np.tile([[0.96, 0.4]], (12, 1))
+        probs[0], probs[1], probs[2] = (0.94, 0.6), (0.2, pls_lsa.UNKNOWN), pls_lsa.UNKNOWN
+        learner.wrong_probs.assign(probs[:, None])
+        learner.trust.assign(np.arange(12) / 12)
         found = learner.detected()
         self.assertEqual(list(found), ["pls_lsa_loss", "pls_lsa_linear"])
-        for name, expected in (("loss", self.by_loss), ("linear", self.is_wrong)):
-            score, flagged = found[f"pls_lsa_{name}"]
-            np.testing.assert_array_equal(flagged, expected)
-            np.testing.assert_allclose(score, expected, atol=0.2)
+        score, flagged = found["pls_lsa_loss"]
+        np.testing.assert_allclose(score[:4], [0.94, 0.2, np.nan, 0.96], rtol=1e-6)
+        self.assertEqual(flagged[:4].tolist(), [False, False, False, True])
+        score, flagged = found["pls_lsa_linear"]
+        np.testing.assert_allclose(score[:4], [0.6, np.nan, np.nan, 0.4], rtol=1e-6)
+        self.assertEqual(flagged[:4].tolist(), [True, False, False, False])
         trust = learner.image_statistics()["trust"]
-        np.testing.assert_array_equal(trust[~self.by_loss], np.ones(6))
+        np.testing.assert_allclose(trust[:4], [0, 1 / 12, np.nan, 3 / 12], rtol=1e-6)
 
     def test_an_example_that_was_not_seen_is_left_alone(self):
-        last = np.where(self.by_loss, 4.0, 0.1)
-        last[[0, 11]] = pls_lsa.UNKNOWN
-        tensors = [
-            ops.convert_to_tensor(one.astype("float32"))
-            for one in (np.stack([last, last], axis=1), self.features[:, None], np.zeros(12))
-        ]
-        found = self.make(detector="linear").found(*tensors, True)
-        probs, is_wrong, trust = map(np.array, found)
+        probs, is_wrong, trust = self.found(True, seen=slice(1, 11), detector="linear")
         np.testing.assert_array_equal(probs[[0, 11]], np.full((2, 2), pls_lsa.UNKNOWN))
         self.assertTrue((probs[1:11] >= 0).all())
         np.testing.assert_array_equal(is_wrong[1:11], self.is_wrong[1:11])
@@ -244,7 +259,8 @@ class DetectionTest(parameterized.TestCase):
         plain = [[0.9, 0.1], [0.3, 0.7], [0.5, 0.5], [0.5, 0.5]]
         with mock.patch.object(toy, "LookUp", look_up.ModeLookUp):
             learner = look_up.make("pls_lsa", FIRST + plain, GIVEN * 2, steps=100, batch_size=2)
-        learner.step.assign(1)
+        learner.strong_view = learner.contrastive_view = lambda images: images
+        learner.detect = lambda: None
         look_up.step(learner, [0, 1])
         guesses = np.array([np.array([0.64, 0.04]) / 0.68, GUESSED])
         expected = [
