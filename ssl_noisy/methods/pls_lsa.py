@@ -52,6 +52,7 @@ class PLSLSA(AuxiliaryHeads, StrongViews, TwoNetworkLearner):
       (see `separation.probabilities`). If `loss` finds no label wrong, or all, so does `linear`;
       there it fails.
     - The stage of a network is a size of its maps (see `networks.stages`): in ResNets the authors'.
+    - In the warm-up, batch norm's running statistics also follow contrastive views.
     - Contrastive views make their four changes of colors in one order, and interpolate bilinearly,
       as the crops of strong views do; there they are bicubic.
     - PLS-LSA+ updates both networks at once; there they take turns by the epoch. In the warm-up,
@@ -73,7 +74,7 @@ class PLSLSA(AuxiliaryHeads, StrongViews, TwoNetworkLearner):
         "alternating",
         ("alternating", "loss", "linear"),
         "What finds wrong labels after each pass: `loss`, `linear`, or both by turns. With `loss`, "
-        "the method is PLS.",
+        "it is PLS as the authors of PLS-LSA have it.",
     )
     clean_threshold: float = momentum(
         0.05, "Keep a label if the probability that it is clean is above this."
