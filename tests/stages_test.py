@@ -3,6 +3,7 @@
 
 import keras
 import numpy as np
+import pytest
 import toy
 from absl.testing import absltest, parameterized
 from keras import layers, ops
@@ -10,41 +11,46 @@ from keras import layers, ops
 from ssl_noisy import networks
 
 
-def sizes(network):
-    return [tuple(end.shape[1:]) for end in networks.stage_ends(network)]
+def kind(network, stage):
+    """Returns the kind of layer that ends a stage, counted from 1."""
+    end = networks.stage_ends(network)[stage - 1]
+    return [type(x).__name__ for x in network.operations if x.output is end]
 
 
 class EndsTest(parameterized.TestCase):
     @parameterized.parameters(
-        ("resnet_18", [(32, 32, 64), (16, 16, 128), (8, 8, 256), (4, 4, 512)]),
-        ("resnet_32", [(32, 32, 16), (16, 16, 32), (8, 8, 64)]),
-        ("wrn_10_1", [(32, 32, 16), (16, 16, 32), (8, 8, 64)]),
-        ("wrn_10_1_torchssl", [(32, 32, 16), (16, 16, 32), (8, 8, 64)]),  # padded before a stride
-        ("small_cnn", [(32, 32, 32), (16, 16, 64)]),
-        ("nin", [(32, 32, 96), (16, 16, 192), (8, 8, 192)]),
-        ("cnn_13", [(32, 32, 128), (16, 16, 256), (6, 6, 128)]),  # not the logits
+        ("wrn_10_1", "Add", [(16, 16, 16), (8, 8, 32), (4, 4, 64)]),
+        ("wrn_10_1_torchssl", "Add", [(16, 16, 16), (8, 8, 32), (4, 4, 64)]),  # padded for strides
+        ("small_cnn", "ReLU", [(16, 16, 32), (8, 8, 64)]),
     )
-    def test_stages_of(self, name, expected):
-        self.assertEqual(sizes(networks.build(name, (32, 32, 3), 10)), expected)
+    def test_stages_of(self, name, last, expected):
+        network = networks.build(name, (16, 16, 3), 10)
+        self.assertEqual([tuple(end.shape[1:]) for end in networks.stage_ends(network)], expected)
+        self.assertEqual(kind(network, 2), [last])
 
-    def test_what_ends_a_stage(self):
-        def kind(name):
-            network = networks.build(name, (16, 16, 3), 10)
-            end = networks.stage_ends(network)[1]
-            return [type(x).__name__ for x in network.layers if x.output is end]
+    @parameterized.parameters(
+        ("resnet_18", "ReLU", [(32, 32, 64), (16, 16, 128), (8, 8, 256), (4, 4, 512)]),
+        ("resnet_32", "ReLU", [(32, 32, 16), (16, 16, 32), (8, 8, 64)]),
+        # The authors' hook is at the sum, too.
+        ("preact_resnet_18", "Add", [(32, 32, 64), (16, 16, 128), (8, 8, 256), (4, 4, 512)]),
+        ("nin", "ReLU", [(32, 32, 96), (16, 16, 192), (8, 8, 192)]),
+        ("cnn_13", "LeakyReLU", [(32, 32, 128), (16, 16, 256), (6, 6, 128)]),  # not the logits
+    )
+    @pytest.mark.slow
+    def test_stages_of_large(self, name, last, expected):
+        network = networks.build(name, (32, 32, 3), 10)
+        self.assertEqual([tuple(end.shape[1:]) for end in networks.stage_ends(network)], expected)
+        self.assertEqual(kind(network, 2), [last])
 
-        self.assertEqual(kind("resnet_32"), ["ReLU"])  # of the sum
-        self.assertEqual(kind("preact_resnet_18"), ["Add"])  # as the authors' hook
-        self.assertEqual(kind("wrn_10_1"), ["Add"])
-        self.assertEqual(kind("small_cnn"), ["ReLU"])
-
-    def test_a_sum_by_an_operator(self):
+    @parameterized.parameters(True, False)
+    def test_a_sum_by_an_operator_and_its_activation(self, is_activated):
         x = inputs = keras.Input((8, 8, 3))
         x = layers.Conv2D(4, 3, padding="same")(x)
-        summed = x + layers.Conv2D(4, 1)(x)
-        y = layers.Conv2D(4, 3, strides=2)(layers.ReLU()(layers.BatchNormalization()(summed)))
-        network = keras.Model(inputs, layers.Dense(10)(layers.Flatten()(y)))
-        self.assertIs(networks.stage_ends(network)[0], summed)
+        x = x + layers.Conv2D(4, 1)(x)
+        x = x if is_activated else layers.BatchNormalization()(x)
+        x = layers.Conv2D(4, 3, strides=2)(layers.ReLU()(x))
+        network = keras.Model(inputs, layers.Dense(10)(layers.Flatten()(x)))
+        self.assertEqual(kind(network, 1), ["ReLU" if is_activated else "Add"])
 
 
 class WithStageTest(parameterized.TestCase):
