@@ -60,7 +60,7 @@ class PLSLSA(AuxiliaryHeads, StrongViews, TwoNetworkLearner):
       both is evaluated with `sum_networks`, as there.
 
     The linear detector is for web noise, images of no class. It looks at the image, not at the
-    label: where classes were exchanged, it is no better than chance.
+    label: where classes were exchanged, it is hardly better than chance.
 
     Defaults are theirs for 50,000 images in 32x32 pixels: 200 epochs from a network that SimCLR has
     trained on the same images (`--initial_weights` of a run). For larger images, their magnitude of
