@@ -130,6 +130,42 @@ def queue_contrastive(queries, keys, queue, temperature):
     return cross_entropy(ops.zeros((queries.shape[0],), "int32"), logits)
 
 
+def soft_contrastive(features, others, targets, temperature):
+    """Computes how far each view is from finding its targets among other views of the batch.
+
+    It is the cross-entropy of the cosines of a view with the other view of each image, its own
+    included, divided by the temperature.
+
+    Args:
+        features, others: Float tensors `(batch_size, num_features)`, of two views of each image.
+        targets: Float tensor `(batch_size, batch_size)` whose rows sum to 1: which of the other
+            views each view is to find.
+        temperature: Float > 0.
+
+    Returns:
+        A float32 scalar, the mean over the images.
+
+    Reference:
+        [Albert et al., 2023](https://arxiv.org/abs/2210.04578).
+    """
+    _check_shape("others", others, features.shape)
+    cosines = ops.matmul(unit_length(features), ops.transpose(unit_length(others)))
+    return ops.mean(soft_cross_entropy(targets, cosines / temperature))
+
+
+def same_class(labels):
+    """Returns targets of `soft_contrastive`: of n images of a class, 1 / n for each of them.
+
+    Args:
+        labels: Integer tensor of shape `(batch_size,)`.
+
+    Returns:
+        A float32 tensor of shape `(batch_size, batch_size)`.
+    """
+    same = ops.cast(labels[:, None] == labels[None], "float32")
+    return same / ops.sum(same, axis=1, keepdims=True)
+
+
 def alignment(features, others):
     """Computes the mean squared distance of two views of an image, a float32 scalar in [0, 4].
 

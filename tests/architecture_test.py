@@ -23,10 +23,12 @@ FLOORS = [
         "losses",
         "networks.layers",
         "networks.freezing",
+        "networks.stages",
         "networks.normalization",
         "optimizers",
         "data.dataset",
         "labels.mixture",
+        "labels.separation",
         "challenge",
     }
     | {"augment.operations", "augment.interpolation", "augment.slots"},
@@ -39,7 +41,8 @@ FLOORS = [
         "data.feature_file",
     },
     {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"}
-    | {"networks.applications", "networks.own", "networks.hub", "probes.neighbors"},
+    | {"networks.applications", "networks.own", "networks.hub", "probes.neighbors"}
+    | {"probes.linear_separation"},
     {
         "augment",
         "networks",

@@ -242,10 +242,10 @@ class OperationsTest(parameterized.TestCase):
 class PoliciesTest(parameterized.TestCase):
     def test_names(self):
         self.assertEqual(
-            augment.POLICIES, ("google_code", "paper", "torchssl", "usb", "uda", "scan")
+            augment.POLICIES, ("google_code", "paper", "torchssl", "usb", "uda", "scan", "lsa")
         )
         with self.assertRaisesRegex(
-            ValueError, "'fixmatch'.*google_code, paper, torchssl, usb, uda, scan"
+            ValueError, "'fixmatch'.*google_code, paper, torchssl, usb, uda, scan, lsa"
         ):
             augment.rand_augment(np.zeros((1, 8, 8, 1)), None, policy="fixmatch")
 
@@ -256,6 +256,7 @@ class PoliciesTest(parameterized.TestCase):
         ("usb", 3, 1.0, 0, (0.0, 0.5)),
         ("uda", 2, 0.5, -256, (0.5, 0.5)),
         ("scan", 4, 1.0, 0, (0.0, 0.5)),
+        ("lsa", 1, 1.0, 0, None),
     )
     def test_rules(self, name, draws, probability, fill, cutout):
         policy = augment.RAND_AUGMENT[name]
@@ -263,6 +264,19 @@ class PoliciesTest(parameterized.TestCase):
         self.assertEqual((policy.warp_fill, policy.cutout), (fill, cutout))
         self.assertEqual(policy.continuous, name in ("paper", "torchssl", "usb", "scan"))
         self.assertCountEqual(policy.magnitudes, UDA if name == "uda" else PILLOW)
+
+    def test_lsa_is_a_fifth_of_the_ranges_of_torchvision(self):
+        # Each has 31 magnitudes from nothing to the whole range; 6 is a fifth of it.
+        signed = {"rotate": 30, "shear_x": 0.3, "shear_y": 0.3}
+        signed |= dict.fromkeys(("translate_x", "translate_y"), 150 / 331)
+        around = dict.fromkeys(("brightness", "color", "contrast", "sharpness"), 0.9)
+        magnitudes = augment.RAND_AUGMENT["lsa"].magnitudes
+        for name, whole in signed.items():
+            np.testing.assert_allclose(magnitudes[name], (-whole / 5, whole / 5), err_msg=name)
+        for name, whole in around.items():
+            np.testing.assert_allclose(magnitudes[name], (1 - whole / 5, 1 + whole / 5))
+        self.assertEqual(magnitudes["posterize"], (8 - round(6 / (30 / 4)),))
+        self.assertEqual(magnitudes["solarize"], (255 * 4 / 5,))
 
     @parameterized.parameters("google_code", "uda")
     def test_google_code_levels(self, policy):
@@ -585,6 +599,7 @@ class StrongViewTest(parameterized.TestCase):
             views = {
                 p: numpy(augment.strong_view(images, seed, policy=p)) for p in augment.POLICIES
             }
+        np.testing.assert_array_equal(views.pop("lsa"), images)
         for policy, view in views.items():
             torchssl = policy in ("torchssl", "usb")
             fill = [114, 123, 125] if torchssl else [GRAY]

@@ -38,6 +38,8 @@ class ImagesTest(parameterized.TestCase):
         ("divide_mix", {}, 4 * 8),
         ("co_teaching", {}, 2 * 8),
         ("promix", {}, 2 * 4 * 8),
+        ("pls_lsa", {}, 2 * 8),
+        ("pls_lsa", {"two_networks": True}, 4 * 8),
         # Mixed: two strong views of all; not mixed: those of unlabeled images. Two networks.
         ("cross_split", {"unlabeled_batch_size": 3}, 2 * (2 * (8 + 3) + 2 * 3)),
     )

@@ -91,6 +91,17 @@ class LossesTest(parameterized.TestCase):
         value = losses.contrastive(np.zeros((2, 3)), np.zeros((2, 3)), 0.05)
         self.assertAlmostEqual(float(value), 1.098612, places=5)
 
+    def test_soft_contrastive_by_hand(self):
+        features = np.array([[3.0, 0.0], [0.0, 0.5]])  # only directions count
+        targets = np.array([[1.0, 0.0], [0.5, 0.5]], "float32")
+        # Cosines 1 and 0 over 0.5: log-probabilities -0.126928 and -2.126928.
+        found = losses.soft_contrastive(features, features * 2, targets, 0.5)
+        self.assertAlmostEqual(float(found), (0.126928 + 1.126928) / 2, places=5)
+
+    def test_same_class_by_hand(self):
+        found = losses.same_class(np.array([2, 0, 2]))
+        np.testing.assert_allclose(found, [[0.5, 0, 0.5], [0, 1, 0], [0.5, 0, 0.5]])
+
     def test_queue_contrastive_by_hand(self):
         # Cosines 0.8 with the own key, 0.6 and -0.8 with those of the queue, at 0.5:
         # ln(e^1.6 + e^1.2 + e^-1.6) - 1.6. Then 1, 0 and -1: ln(1 + e^-2 + e^-4).

@@ -227,20 +227,21 @@ class TrainTest(ProbeCase):
     flags = (*NOISY, "--method=supervised", "--network=small_cnn", "--batch_size=20", "--noplots")
     flags += ("--steps=20", "--steps_per_epoch=20")
 
-    def test_feature_detectors_are_beside_those_of_the_record(self):
-        small = (*self.flags, "--num_labels=200", "--baseline=gce")
+    def test_feature_detectors_are_beside_those_of_the_record_and_the_method(self):
+        small = (*self.flags, "--method=cores", "--num_labels=200", "--baseline=gce")
         code, out, errors = call(*small, *self.here)
         self.assertEqual((code, errors), (0, []))
-        names = ["feature_vote", "feature_rank", "feature_margin"]
+        names = ["cores_sieve", "feature_vote", "feature_rank", "feature_margin", "feature_linear"]
         report = self.result()["label_quality"]["detectors"]
-        self.assertEqual(list(report)[-3:], names)
+        self.assertEqual(list(report)[-5:], names)
         baseline = self.result()["baseline"]["label_quality"]["detectors"]
         self.assertNotIn("feature_vote", baseline)  # nothing of it depends on the method
         examples = os.path.join(self.folder, "examples.csv")
         rows = list(csv.DictReader(read(self.folder, "examples.csv").splitlines()))
         for name in names:
             self.assertIn(name, out)
-            self.assertGreater(report[name]["average_precision"], 0.7)
+            if name not in ("cores_sieve", "feature_linear"):  # in 20 steps; of images alone
+                self.assertGreater(report[name]["average_precision"], 0.7)
             flagged = sum(row[f"is_{name}_issue"] == "True" for row in rows)
             self.assertEqual(report[name]["flagged"], flagged)
         score = np.array([float(row["feature_margin"]) for row in rows])

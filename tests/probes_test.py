@@ -285,6 +285,17 @@ class DetectorsTest(absltest.TestCase):
             self.assertGreater(np.mean(flagged == wrong), 0.97, name)
             self.assertGreater(score[wrong].min(), score[~wrong].max(), name)
 
+    def test_a_division_by_something_else_is_corrected(self):
+        features, given, true_labels = clusters(240)
+        wrong = true_labels == 2  # pictures of no class, which may look like any
+        divided = wrong ^ (np.random.default_rng(0).random(240) < 0.1)
+        score, flagged = detectors.detect(features, given, 3, is_wrong=divided)["feature_linear"]
+        np.testing.assert_array_equal(flagged, wrong)
+        np.testing.assert_array_equal(score > 0.5, wrong)
+        none = detectors.detect(features, given, 3, is_wrong=np.zeros(240, bool))["feature_linear"]
+        self.assertTrue(np.isnan(none[0]).all())
+        self.assertFalse(none[1].any())
+
     def test_few_labels(self):
         features, _, labels = clusters(12)
         for count in (1, 2, 3, 5):

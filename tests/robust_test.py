@@ -15,7 +15,8 @@ from keras import ops
 from ssl_noisy import methods, networks, robust
 from ssl_noisy.runs import checkpoint, evaluation
 
-PAIRS = [(name, name) for name in ("co_teaching", "cross_split", "divide_mix", "promix")]
+METHODS = ("co_teaching", "cross_split", "divide_mix", "pls_lsa", "promix")
+PAIRS = [(name, name) for name in METHODS]
 
 
 def weights(network):

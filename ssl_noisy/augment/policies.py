@@ -29,12 +29,13 @@ class Policy:
         probability: Probability that a drawn operation is applied. The number of operations
             divided by it must be a whole number.
         magnitudes: Dict from operation to its range of magnitudes: an interval `(low, high)` if
-            `continuous`, else 1, 9 or 18 levels. Translations and cutouts are fractions of the
+            `continuous`, else 1, 2, 9 or 18 levels. Translations and cutouts are fractions of the
             image side.
         continuous: Whether magnitudes are drawn from intervals.
         warp_fill: Value of the pixels that a warp takes from outside the image.
             `TRANSPARENT_BLACK` becomes gray at the end, see `rand_augment`.
-        cutout: `(low, high)` of the cutout side, as fractions of the shorter image side.
+        cutout: `(low, high)` of the cutout side, as fractions of the shorter image side. None cuts
+            nothing.
         weak_last: Whether flip and shift come last.
         torchssl_cutout: Whether the square is drawn as in TorchSSL's code (see `views.cutout`),
             with a side that is a fraction of the width.
@@ -45,7 +46,7 @@ class Policy:
     magnitudes: dict
     continuous: bool
     warp_fill: float
-    cutout: tuple
+    cutout: tuple | None
     weak_last: bool = False
     torchssl_cutout: bool = False
 
@@ -79,6 +80,16 @@ _PAPER_MAGNITUDES = {
     **dict.fromkeys(_FREE, (0, 0)),
 }
 _SCAN_MAGNITUDES = _PAPER_MAGNITUDES | dict.fromkeys((*_SHEARS, *_SHIFTS), (-0.1, 0.1))
+# torchvision's `RandAugment(1, 6)`: a fifth of each range, at random with either sign.
+_LSA_MAGNITUDES = {
+    "rotate": (-6, 6),
+    **dict.fromkeys(_SHEARS, (-0.06, 0.06)),
+    **dict.fromkeys(_SHIFTS, (-30 / 331, 30 / 331)),
+    **dict.fromkeys(_ENHANCE, (0.82, 1.18)),
+    "posterize": (7,),
+    "solarize": (204,),
+    **dict.fromkeys(_FREE, (0,)),
+}
 RAND_AUGMENT = {
     "google_code": Policy(2, 0.5, _CODE_MAGNITUDES, False, TRANSPARENT_BLACK, (0.5, 0.5)),
     "paper": Policy(2, 1.0, _PAPER_MAGNITUDES, True, GRAY, (0.0, 0.5)),
@@ -86,6 +97,7 @@ RAND_AUGMENT = {
     "usb": Policy(3, 1.0, _PAPER_MAGNITUDES, True, 0.0, (0.0, 0.5), False, True),
     "uda": Policy(2, 0.5, _UDA_MAGNITUDES, False, TRANSPARENT_BLACK, (0.5, 0.5), True),
     "scan": Policy(4, 1.0, _SCAN_MAGNITUDES, True, 0.0, (0.0, 0.5)),
+    "lsa": Policy(1, 1.0, _LSA_MAGNITUDES, False, 0.0, None),
 }
 POLICIES = tuple(RAND_AUGMENT)
 
@@ -118,8 +130,9 @@ def rand_augment(images, seed, *, policy="google_code"):
             warps fill with black instead of gray; `"usb"`, the same (they differ only in
             `strong_view`); `"uda"`, the UDA authors'
             code: as `google_code`, of 15 operations, with invert and cutout,
-            and without identity; or `"scan"`, the SCAN authors' code: as `torchssl`, but 4
-            operations, with a third of the shears and translations.
+            and without identity; `"scan"`, the SCAN authors' code: as `torchssl`, but 4
+            operations, with a third of the shears and translations; or `"lsa"`, torchvision's with 1 operation and magnitude 6, as
+            PLS-LSA has it. Translations are not rounded to whole pixels before the warp.
 
     Returns:
         A float32 tensor of the same shape.
@@ -162,7 +175,7 @@ def _magnitudes(rules, uniform, size, height, width):
     if rules.continuous:
         low, high = np.repeat(list(rows.values()), size, axis=0).T.astype("float32")
         return low + (high - low) * uniform
-    # Rows of 1, 9 or 18 levels: repeating them to 18 keeps all equally likely.
+    # Rows of 1, 2, 9 or 18 levels: repeating them to 18 keeps all equally likely.
     table = np.stack([np.resize(row, 18) for row in rows.values()]).astype("float32")
     first = np.repeat(18 * np.arange(len(rows), dtype="int32"), size)
     return ops.take(table.ravel(), first + ops.cast(18 * uniform, "int32"))

@@ -187,7 +187,8 @@ def strong_view(images, seed, *, policy="google_code", flip=True, max_shift=None
             `scan`; the code of SCAN rounds it to an even number of pixels).
             `torchssl` and `usb` draw it as in TorchSSL's code (see `cutout`), with a side that
             is uniform below half the width. In an image of 32x32 pixels it covers 85 pixels on
-            average, that of `paper` 64. `uda` and `torchssl` make the weak view last.
+            average, that of `paper` 64. `uda` and `torchssl` make the weak view last. `lsa` has no
+            cutout.
 
     Returns:
         A float32 tensor of the same shape.
@@ -203,6 +204,8 @@ def strong_view(images, seed, *, policy="google_code", flip=True, max_shift=None
     if not rules.weak_last:
         images = weak_view(images, seed, **geometry)
     images = rand_augment(images, seed, policy=policy)
+    if rules.cutout is None:
+        return images
     side = images.shape[2] if rules.torchssl_cutout else min(images.shape[1:3])
     size = tuple(share * side for share in rules.cutout)
     images = cutout(images, seed, size=size, torchssl=rules.torchssl_cutout)

@@ -25,6 +25,7 @@ from ssl_noisy.networks.freezing import freeze
 from ssl_noisy.networks.layers import WeightNormConv2D, portable
 from ssl_noisy.networks.normalization import NORMALIZATIONS, pixel_normalization
 from ssl_noisy.networks.resnet import preact_resnet_18, resnet_18, resnet_32, resnet_34
+from ssl_noisy.networks.stages import stage_ends, with_stage
 from ssl_noisy.networks.wide_resnet import (
     check_size,
     wide_resnet,
@@ -53,6 +54,8 @@ __all__ = [
     "usage",
     "pixel_normalization",
     "portable",
+    "stage_ends",
+    "with_stage",
 ]
 
 # The wide ResNets, by what follows `wrn_DEPTH_WIDTH` in their names.

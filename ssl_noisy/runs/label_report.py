@@ -20,7 +20,7 @@ def check_features(settings, dataset):
         feature_file.read(settings.features).training(dataset)
 
 
-def by_features(training):
+def by_features(training, is_wrong):
     """Returns what the features of the images say about the labels, as `detectors.detect`.
 
     It is empty without `settings.features`, and for a training that another one needs first.
@@ -30,7 +30,11 @@ def by_features(training):
     labels, dataset = training.labels, training.dataset
     features = feature_file.read(training.settings.features).training(dataset)[labels.positions]
     return feature_detectors.detect(
-        features, labels.given, dataset.num_classes, seed=training.settings.seed
+        features,
+        labels.given,
+        dataset.num_classes,
+        seed=training.settings.seed,
+        is_wrong=is_wrong,
     )
 
 
@@ -38,7 +42,8 @@ def examine(training, learner, removed=None):
     """Writes the record of the labeled examples and, with `settings.plots`, pictures of it.
 
     These are `losses`, `aum`, `labels` and `gallery`, as `folder.picture` names them. With
-    `settings.features`, the features of the images are three more detectors.
+    `settings.features`, the features of the images are four more detectors. Detectors of the method
+    itself and of the features have columns of their own.
 
     Args:
         training: The `Training`.
@@ -64,9 +69,8 @@ def examine(training, learner, removed=None):
         kept, threshold = learner.example_record(labels.positions), 0.0
     else:
         return None
-    found = by_features(training)
-    own |= found
     mixture, x, posterior = detection.fit_posterior(kept["mean_loss"])
+    own |= by_features(training, posterior > 0.5)
     decision = issues.decide(kept, posterior, labels.given)
     aum_flagged = None if removed is None else removed.flagged
     detectors = {
@@ -88,7 +92,7 @@ def examine(training, learner, removed=None):
         files=files_of(training),
         class_names=training.task.class_names,
         order=training.settings.examples_order or detection.ORDERS[0],
-        more={name: detectors[name] for name in found},
+        more={name: detectors[name] for name in own},
     )
     if training.settings.plots:
         _draw(training, kept, mixture, x, decision.label_quality, threshold)
