@@ -78,6 +78,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
     term_names = ()
     monitor_names = ()
     needs_labels = True  # whether the task must have a labeled example
+    needs_teacher = False  # whether the constructor takes a `teacher`, a finished network
     learns_features = False  # whether an evaluation measures the features of `featured_networks`
     removes_labels = False  # whether a run first makes passes that find labels to leave out
     validates = False  # whether `fit` runs, whose calls of `evaluate` are its validation
