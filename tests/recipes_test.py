@@ -84,6 +84,8 @@ class RecipeTest(parameterized.TestCase):
             self.assertIn(f"cross_split_{setting}_authors", names)
         for setting in ("cifar10n_worse", "cifar100n"):
             self.assertIn(f"promix_{setting}_authors", names)
+        for step in ("simclr_cifar10", "supervised_cifar10_4000", "distill_cifar10"):
+            self.assertIn(f"{step}_simclr_v2", names)
         for name in ("simclr_cifar10_scan", "moco_v2_cifar10_demo", "rotnet_cifar10_authors"):
             self.assertIn(name, names)
         self.assertIn(recipes.default().stem, names)
@@ -124,9 +126,12 @@ class RecipeTest(parameterized.TestCase):
         self.assertEqual(file, f"--flagfile=flags/{path.name}")
         made = parsed(path, *arguments)
         self.assertEqual(f"--seed={made.seed}", arguments[-1])
-        # Without the flag that the command shows, the recipe does the same.
-        self.assertEqual(made, parsed(path, arguments[-1]))
-        self.assertLen(arguments, 2 if recipes.figures(path) else 1)
+        # Without the flag that the command shows, the recipe does the same. Runs that it builds on
+        # are not part of it.
+        others = [x for x in arguments if x.startswith(("--initial_weights=", "--teacher="))]
+        self.assertEqual(made, parsed(path, *others, arguments[-1]))
+        self.assertLen(arguments, len(others) + (2 if recipes.figures(path) else 1))
+        self.assertEqual("distill" in path.stem, "--teacher=runs/tuned" in others)
 
     @parameterized.named_parameters(RECIPES)
     def test_every_figure_that_it_lists_can_be_run(self, path):
