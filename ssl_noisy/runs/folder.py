@@ -34,8 +34,7 @@ def round_name(number):
     return f"round_{number}"
 
 
-ROUNDS = tuple(map(round_name, range(1, 2**4)))
-FOLDERS |= set(ROUNDS)
+FOLDERS |= set(map(round_name, range(1, 2**4)))  # as many as `rounds` may be
 
 
 def look_into(run_dir, settings):

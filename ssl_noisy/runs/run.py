@@ -105,6 +105,7 @@ def _train(training):
         labeling.write(training.run_dir, training.dataset, training.labels)
         baseline = _baseline(training)
         if settings.student:
+            del learner  # and its images from the device, where each round puts them
             earlier = rounds.train_earlier(training, train=_train)
             training, notes = rounds.last(training), []
             learner = make_learner(training.settings, training.task, notes, run_dir)

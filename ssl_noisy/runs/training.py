@@ -21,7 +21,7 @@ from ssl_noisy.settings import Settings
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Training:
-    """A training of a run: the run's own, that of its baseline, or a pass of AUM.
+    """A training of a run: the run's own, that of its baseline, an earlier round or a pass of AUM.
 
     Attributes:
         settings: The `Settings` to train with.
