@@ -170,7 +170,7 @@ class RunTest(absltest.TestCase):
         self.assertEqual((code, errors), (0, []))
         self.assertIn(f"The teacher is {teacher}.", out)
         self.assertGreater(self.result()["last_epoch"]["agreement"], 0.4)
-        # They agree on test images, too, and a file is as good as a folder.
+        # Both prefer the same classes, and a file is as good as a folder.
         dataset = self.predictions(teacher), self.predictions(self.folder)
         self.assertGreater(np.mean(dataset[0] == dataset[1]), 0.5)
         made = settings_of_flags(*student, f"--teacher={teacher}/model.keras")
@@ -183,25 +183,27 @@ class RunTest(absltest.TestCase):
     def classes(self, model):
         return np.argmax(model.predict(toy.digits()[0], verbose=0), axis=1)
 
-    @pytest.mark.slow
-    def test_a_sweep_of_rounds(self):
-        values = flags.FlagValues()
-        sweep.define_flags(values)
-        over = ("--over=rounds=1,2", f"--sweep_dir={self.folder}")
-        wanted = sweep.read_flags(["sweep", "--method=supervised", *SMALL, *over], values)
-        with contextlib.redirect_stdout(io.StringIO()):
-            conduct.conduct(
-                self.folder,
-                wanted.swept,
-                conduct.Known(self.folder, wanted.runs),
-                lambda parallel, lock: ThisProcess(),
-                parallel=1,
-                target=wanted.target,
-            )
-        one, two = self.result("runs", "rounds-1"), self.result("runs", "rounds-2")
-        self.assertNotIn("rounds", one)
-        self.assertEqual(self.result("runs", "rounds-2", "round_1"), one)  # an ordinary run
-        self.assertEqual(two["rounds"][0]["test_accuracy"], one["test_accuracy"])
+    if keras.backend.backend() == "tensorflow":  # JAX compiles the same steps for longer
+
+        @pytest.mark.slow
+        def test_a_sweep_of_rounds(self):
+            values = flags.FlagValues()
+            sweep.define_flags(values)
+            over = ("--over=rounds=1,2", f"--sweep_dir={self.folder}")
+            wanted = sweep.read_flags(["sweep", "--method=supervised", *SMALL, *over], values)
+            with contextlib.redirect_stdout(io.StringIO()):
+                conduct.conduct(
+                    self.folder,
+                    wanted.swept,
+                    conduct.Known(self.folder, wanted.runs),
+                    lambda parallel, lock: ThisProcess(),
+                    parallel=1,
+                    target=wanted.target,
+                )
+            one, two = self.result("runs", "rounds-1"), self.result("runs", "rounds-2")
+            self.assertNotIn("rounds", one)
+            self.assertEqual(self.result("runs", "rounds-2", "round_1"), one)  # an ordinary run
+            self.assertEqual(two["rounds"][0]["test_accuracy"], one["test_accuracy"])
 
     def test_a_run_without_test_images(self):
         result = {"dataset": "a", "num_labels": 2, "method": "b", "test_accuracy": {"last": None}}
