@@ -64,7 +64,7 @@ def train_earlier(training, train):
 def last(training):
     """Returns the `Training` of the last round, in the folder of the run."""
     settings = training.settings
-    return dataclasses.replace(training, settings=settings_of(settings, settings.rounds))
+    return dataclasses.replace(training, settings=settings_of(settings, settings.rounds or 1))
 
 
 def summarized(settings, earlier, result):

@@ -94,7 +94,8 @@ def _run(settings, stream, dataset):
 def _train(training):
     """Trains what `training` builds on, then the training itself, and returns its result."""
     settings, run_dir, notes = training.settings, training.run_dir, []
-    # Of the first round, if there are several: its mistakes fail before anything is written.
+    # With several rounds, mistakes in the first and the last fail before anything is written.
+    last_round = rounds.last(training)
     learner = make_learner(rounds.settings_of(settings, 1), training.task, notes, run_dir)
     remover, removed = None if settings.student else removal.prepare(training, learner), None
     files.make_folder(training.run_dir)
@@ -107,7 +108,7 @@ def _train(training):
         if settings.student:
             del learner  # and its images from the device, where each round puts them
             earlier = rounds.train_earlier(training, train=_train)
-            training, notes = rounds.last(training), []
+            training, notes = last_round, []
             learner = make_learner(training.settings, training.task, notes, run_dir)
         if remover is not None:
             removed = remover.find(train=_train)
