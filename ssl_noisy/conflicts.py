@@ -32,6 +32,7 @@ def check(settings):
     _check_network(settings)
     _check_steps(settings)
     _check_devices(settings)
+    _check_teacher(settings)
 
 
 def _check_method(settings):
@@ -166,10 +167,10 @@ def _check_steps(settings):
             )
     steps = unset.get("steps", settings.steps)
     methods.check(settings.method, steps=steps, **settings.learner_arguments)
-    if settings.remove_labels:
-        takes = methods.arguments(settings.remove_labels)
+    for other in filter(None, (settings.remove_labels, settings.student)):
+        takes = methods.arguments(other)
         own = {k: v for k, v in settings.method_arguments.items() if k in takes}
-        methods.check(settings.remove_labels, **own)
+        methods.check(other, **own)
 
 
 def _check_devices(settings):
@@ -193,3 +194,17 @@ def _check_devices(settings):
                 f"--num_devices must divide --{name}={size}. Received: --num_devices={count}. "
                 f"Use {nearest}."
             )
+
+
+def _check_teacher(settings):
+    if settings.teacher and not settings.learner_class.needs_teacher:
+        takers = [name for name in methods.names() if methods.get(name).needs_teacher]
+        raise UserError(
+            f"--teacher has no effect with --method={settings.method}, only with "
+            f"{' and '.join(takers)}. Leave it out. Received: --teacher={settings.teacher}"
+        )
+    if settings.student and settings.max_seconds is not None:
+        raise UserError(
+            "--max_seconds does not work with --rounds, which are several trainings. Leave one of "
+            f"them out. Received: --max_seconds={settings.max_seconds}"
+        )

@@ -69,6 +69,26 @@ def check(network, image_shape, num_classes):
         )
 
 
+def check_teacher(teacher, image_shape, num_classes):
+    """Checks that a teacher maps the images of a task to one logit per class.
+
+    Raises:
+        UserError: As `check`, with words about the teacher.
+    """
+    takes, shape = getattr(teacher, "input_shape", None), logits_shape(teacher, image_shape)
+    if takes is not None and not matches(takes, (None, *image_shape)):
+        raise UserError(
+            f"The teacher must take the task's images, of shape {tuple(image_shape)}. Received: "
+            f"one of images of shape {takes[1:]}"
+        )
+    if not matches(shape, (None, num_classes)):
+        raise UserError(
+            f"The teacher must know the task's {num_classes} classes. Received: one of "
+            f"{shape[-1]} classes"
+        )
+    check(teacher, image_shape, num_classes)  # a softmax
+
+
 def last_activation(network, num_classes):
     """Returns `softmax` or `sigmoid` if the last layer of a network is known to be one."""
     last = network

@@ -81,6 +81,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
     needs_features = False  # whether the task must have features of the images
     finds_clusters = False  # whether the network's outputs are clusters, of any order, not classes
     begins_with_clusters = False  # whether a run begins with the last layer, too, of another run
+    needs_teacher = False  # whether the constructor takes a `teacher`, a finished network
     learns_features = False  # whether an evaluation measures the features of `featured_networks`
     removes_labels = False  # whether a run first makes passes that find labels to leave out
     validates = False  # whether `fit` runs, whose calls of `evaluate` are its validation

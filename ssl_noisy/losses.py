@@ -39,6 +39,43 @@ def soft_cross_entropy(soft_labels, logits):
     return -ops.sum(ops.cast(soft_labels, "float32") * log_probs, axis=-1)
 
 
+def labeled_cross_entropy(labels, logits):
+    """Computes the mean cross-entropy of the examples that have a label.
+
+    Args:
+        labels: Integer tensor of shape `(batch_size,)`, -1 for none.
+        logits: Float tensor of shape `(batch_size, num_classes)`.
+
+    Returns:
+        A float32 scalar; 0, with no gradient, if no example has a label.
+    """
+    values = cross_entropy(ops.maximum(labels, 0), logits)
+    return masked_mean(values, ops.cast(labels >= 0, "float32"))
+
+
+def distillation(teacher_logits, logits, temperature):
+    """Computes the cross-entropy of each example with the soft labels of a teacher.
+
+    The logits of both are divided by the temperature, and the result is multiplied by its square,
+    so that gradients have about the same size at all high temperatures.
+
+    Args:
+        teacher_logits: Float tensor of shape `(batch_size, num_classes)`. No gradient flows
+            through it.
+        logits: Float tensor of the same shape.
+        temperature: Float > 0.
+
+    Returns:
+        A float32 tensor of shape `(batch_size,)`.
+
+    Reference:
+        [Hinton et al., 2015](https://arxiv.org/abs/1503.02531), section 2.
+    """
+    soft_labels = probabilities(teacher_logits, temperature)
+    scaled = ops.cast(logits, "float32") / temperature
+    return temperature**2 * soft_cross_entropy(soft_labels, scaled)
+
+
 def kl_divergence(soft_labels, logits):
     """Computes KL(soft_labels || softmax(logits)) of each example: the target comes first.
 

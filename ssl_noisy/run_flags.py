@@ -8,6 +8,7 @@ from ssl_noisy.data import label_noise, sources
 from ssl_noisy.errors import UserError
 
 _FILES = ("label_file", "cifarn_file", "labels_csv", "features", "initial_weights")
+_FILES += ("teacher",)
 
 _DEFINE = {
     int: flags.DEFINE_integer,

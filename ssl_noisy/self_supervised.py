@@ -48,8 +48,7 @@ class SelfSupervisedLearner(AuxiliaryHeads, Learner):
         size = positions.shape[0]
         self.observe(positions, logits[:size])
         labels = ops.tile(self.given_labels(positions), (logits.shape[0] // size,))
-        values = losses.cross_entropy(ops.maximum(labels, 0), logits)
-        return losses.masked_mean(values, ops.cast(labels >= 0, "float32"))
+        return losses.labeled_cross_entropy(labels, logits)
 
 
 class ContrastiveLearner(SelfSupervisedLearner):

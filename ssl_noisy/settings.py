@@ -16,6 +16,7 @@ from ssl_noisy.labels import detection
 from ssl_noisy.runs import trackers
 from ssl_noisy.selection import rules
 
+STUDENT = "distill"  # the method of all rounds but the first
 REMOVERS = tuple(name for name in methods.names() if methods.get(name).removes_labels)
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 PLOT_FORMATS = ("png", "pdf", "svg")
@@ -167,6 +168,21 @@ class Settings:
             None,
             "Folder of a finished run with the same network, or its model.keras. All layers but "
             "the last begin with its weights.",
+        )
+    )
+    teacher: str | None = _setting(
+        string(
+            None,
+            "Folder of a finished run, or its model.keras, whose predictions the method distill "
+            "learns. It may have another network.",
+        )
+    )
+    rounds: int | None = _setting(
+        count(
+            None,
+            "Trainings in a row, the first by --method. Each later one distills the one before it, "
+            "from scratch or from --initial_weights. Unset: 1.",
+            bits=4,
         )
     )
     freeze: str | None = _setting(
@@ -326,13 +342,16 @@ class Settings:
         """Name of the method that finds the labels to leave out, or None."""
         return self.method if self.learner_class.removes_labels else self.remove_labels
 
+    @property
+    def student(self):
+        """Name of the method of all rounds but the first, or None without several rounds."""
+        return STUDENT if (self.rounds or 1) > 1 else None
+
     def takes(self):
-        """The arguments that may be given: the method's, and the remover's own."""
+        """The arguments that may be given: the method's, the remover's and the student's own."""
         takes = methods.arguments(self.method)
-        if self.remove_labels:
-            own = methods.arguments(self.remove_labels)
-            shared = methods.arguments("supervised")
-            takes = {**{k: v for k, v in own.items() if k not in shared}, **takes}
+        for other in filter(None, (self.remove_labels, self.student)):
+            takes = {**methods.own_arguments(other), **takes}
         return takes
 
     @property
@@ -378,7 +397,14 @@ class Settings:
         takes = methods.arguments(method)
         arguments = {k: v for k, v in here.method_arguments.items() if k in takes}
         arguments.update({k: changes.pop(k) for k in list(changes) if k in takes})
-        here = dataclasses.replace(here, method=method, remove_labels=None, method_arguments={})
+        here = dataclasses.replace(
+            here,
+            method=method,
+            remove_labels=None,
+            rounds=None,
+            teacher=here.teacher if methods.get(method).needs_teacher else None,
+            method_arguments={},
+        )
         changes = {"baseline": None, "run_dir": None, "method_arguments": arguments, **changes}
         return dataclasses.replace(here, **changes)
 

@@ -31,20 +31,25 @@ def main(settings):
 
 
 def table(result):
-    """Returns a text table of the accuracies of a run and its baseline."""
-    rows = [result["baseline"], result] if "baseline" in result else [result]
+    """Returns a text table of the accuracies of a run, its rounds and its baseline."""
     if "clusters" in result:
         return clusters(result)
+    rounds = result.get("rounds")
+    rows = [(f"round {i} {one['method']}", one) for i, one in enumerate(rounds or (), 1)]
+    rows = rows or [(result["method"], result)]
+    if "baseline" in result:
+        rows.insert(0, (result["baseline"]["method"], result["baseline"]))
     protocols = [k for k, value in result["test_accuracy"].items() if value is not None]
     if not protocols:
         return f"{result['dataset']}, {result['num_labels']} labels, no test images."
+    width = max(14, *(len(name) for name, _ in rows))
     lines = [
         f"{result['dataset']}, {result['num_labels']} labels, test accuracy by protocol:",
-        " " * 14 + "".join(f"{key:>22}" for key in protocols),
+        " " * width + "".join(f"{key:>22}" for key in protocols),
     ]
-    for row in rows:
+    for name, row in rows:
         accuracies = "".join(f"{row['test_accuracy'][key]:22.2%}" for key in protocols)
-        lines.append(f"{row['method']:14}{accuracies}")
+        lines.append(f"{name:{width}}{accuracies}")
     return "\n".join(lines)
 
 

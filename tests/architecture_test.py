@@ -85,7 +85,7 @@ FLOORS = [
     {"runs.folder", "run_flags", "side_by_side"},
     {"runs.labeling", "runs.metrics", "runs.label_report", "runs.image_statistics"},
     {"runs.training", "runs.session"},
-    {"runs.removal", "runs.processes", "runs.probing"},
+    {"runs.removal", "runs.processes", "runs.probing", "runs.rounds"},
     {"runs.run"},
     {"sweeps.plan", "sweeps.worker", "sweeps.folder", "sweeps.display"}
     | {"sweeps.hparams", "sweeps.plots", "sweeps.copies"},

@@ -16,6 +16,7 @@ from ssl_noisy import __main__ as listing
 from ssl_noisy import command, methods, networks, recipes, run_flags
 
 RECIPES = [(path.stem, path) for path in recipes.paths()]
+OTHER_RUNS = ("--features=", "--initial_weights=", "--teacher=")  # what a run may build on
 BUDGETS = {"cifar10": (40, 250, 4000), "cifar100": (400, 2500, 10000)}
 # What the name of a recipe calls a kind of noise, if not by its own name.
 KINDS = {
@@ -84,6 +85,8 @@ class RecipeTest(parameterized.TestCase):
             self.assertIn(f"cross_split_{setting}_authors", names)
         for setting in ("cifar10n_worse", "cifar100n"):
             self.assertIn(f"promix_{setting}_authors", names)
+        for step in ("simclr_cifar10", "supervised_cifar10_4000", "distill_cifar10"):
+            self.assertIn(f"{step}_simclr_v2", names)
         for name in ("simclr_cifar10_scan", "moco_v2_cifar10_demo", "rotnet_cifar10_authors"):
             self.assertIn(name, names)
         for name in ("scan_cifar10_authors", "self_label_cifar10_authors"):
@@ -124,17 +127,17 @@ class RecipeTest(parameterized.TestCase):
         (shown,) = re.findall("^# Run: python -m ssl_noisy.train (.*)$", recipes.header(path), re.M)
         file, *arguments = shown.split()
         self.assertEqual(file, f"--flagfile=flags/{path.name}")
-        cls = parsed(path).learner_class  # some methods continue another run
-        needs = ["--features="] * cls.needs_features
-        needs += ["--initial_weights="] * cls.finds_clusters
-        others = [argument for argument in arguments if argument.startswith((*needs,))]
-        self.assertEqual([other.partition("=")[0] + "=" for other in others], needs)
+        others = [argument for argument in arguments if argument.startswith(OTHER_RUNS)]
+        cls = parsed(path).learner_class
+        needs = (cls.needs_features, cls.finds_clusters, cls.needs_teacher)
+        needed = {flag for flag, is_needed in zip(OTHER_RUNS, needs) if is_needed}
+        self.assertContainsSubset(needed, {other.partition("=")[0] + "=" for other in others})
         made = parsed(path, *arguments)
-        arguments = [argument for argument in arguments if argument not in others]
         self.assertEqual(f"--seed={made.seed}", arguments[-1])
-        # Without the flag that the command shows, the recipe does the same.
+        # Without the flag that the command shows, the recipe does the same. Runs that it builds on
+        # are not part of it.
         self.assertEqual(made, parsed(path, *others, arguments[-1]))
-        self.assertLen(arguments, 2 if recipes.figures(path) else 1)
+        self.assertLen(arguments, len(others) + (2 if recipes.figures(path) else 1))
 
     @parameterized.named_parameters(RECIPES)
     def test_every_figure_that_it_lists_can_be_run(self, path):

@@ -22,7 +22,7 @@ def numpy(values):
 class LabelsTest(parameterized.TestCase):
     def test_these_need_none(self):
         found = [name for name in methods.names() if not methods.get(name).needs_labels]
-        self.assertCountEqual(found, METHODS + CLUSTERS)
+        self.assertCountEqual(found, ("distill", *METHODS, *CLUSTERS))
 
     @parameterized.parameters(*METHODS)
     def test_labels_change_the_probe_alone(self, method):

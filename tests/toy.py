@@ -110,12 +110,14 @@ def learner(
         fields["features"] = digits()[0].reshape(NUM_EXAMPLES, -1) / np.float32(255)
     made_task, true_labels = task(**fields)
     small = {"batch_size": 4, "ema_momentum": 0.5, "unlabeled_ratio": 2, "unlabeled_batch_size": 4}
-    small.update({"warmup_epochs": 0, "entropy_weight": 0.5})
+    small.update({"warmup_epochs": 0, "entropy_weight": 0.5, "distillation_weight": 0.5})
     small.update({"ramp_start": 0.0, "ramp_end": 0.0, "bootstrap_start": 0.0, "two_networks": True})
     if not methods.get(method).needs_labels:
         small.update({"batch_size": 32, "queue_size": 64, "record_examples": True})
     small = {name: value for name, value in small.items() if name in methods.arguments(method)}
     settings = {"seed": seed, "steps": 8, **small, **kwargs}
+    if methods.get(method).needs_teacher:
+        settings["teacher"] = network()
     made = methods.get(method)(network(), made_task, **settings)
     if compiled:
         made.compile(

@@ -131,8 +131,9 @@ def rand_augment(images, seed, *, policy="google_code"):
             `strong_view`); `"uda"`, the UDA authors'
             code: as `google_code`, of 15 operations, with invert and cutout,
             and without identity; `"scan"`, the SCAN authors' code: as `torchssl`, but 4
-            operations, with a third of the shears and translations; or `"lsa"`, torchvision's with 1 operation and magnitude 6, as
-            PLS-LSA has it. Translations are not rounded to whole pixels before the warp.
+            operations, with a third of the shears and translations; or `"lsa"`, torchvision's with
+            1 operation and magnitude 6, as PLS-LSA has it, but for translations, which are not
+            rounded to whole pixels before the warp.
 
     Returns:
         A float32 tensor of the same shape.

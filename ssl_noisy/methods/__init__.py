@@ -49,6 +49,12 @@ def arguments(name):
     return {key: value for key, value in get(name).arguments().items() if value.is_flag}
 
 
+def own_arguments(name):
+    """Returns those of `arguments` that not every method has: the baseline lacks them."""
+    shared = arguments("supervised")
+    return {key: value for key, value in arguments(name).items() if key not in shared}
+
+
 def check(name, **arguments):
     """Raises the `UserError` of arguments of the method `name` that are out of range.
 

@@ -29,6 +29,14 @@ BASELINE = "baseline"
 FOLDERS = {BASELINE, "pass_1", "pass_2", "tensorboard"}
 
 
+def round_name(number):
+    """Returns the name of the folder of a round, counted from 1."""
+    return f"round_{number}"
+
+
+FOLDERS |= set(map(round_name, range(1, 2**4)))  # as many as `rounds` may be
+
+
 def look_into(run_dir, settings):
     """Returns the result of a finished run, or None if it is unfinished or not started.
 

@@ -16,6 +16,7 @@ from ssl_noisy.runs import (
     processes,
     progress,
     removal,
+    rounds,
     trackers,
 )
 from ssl_noisy.runs.session import Session, track_finished
@@ -91,9 +92,11 @@ def _run(settings, stream, dataset):
 
 def _train(training):
     """Trains what `training` builds on, then the training itself, and returns its result."""
-    notes = []
-    learner = make_learner(training.settings, training.task, notes)
-    remover, removed = removal.prepare(training, learner), None
+    settings, run_dir, notes = training.settings, training.run_dir, []
+    # With several rounds, mistakes in the first and the last fail before anything is written.
+    last_round = rounds.last(training)
+    learner = make_learner(rounds.settings_of(settings, 1), training.task, notes, run_dir)
+    remover, removed = None if settings.student else removal.prepare(training, learner), None
     files.make_folder(training.run_dir)
     with folder.only_process(training.run_dir):
         # Another process may have begun here since `run` looked.
@@ -101,6 +104,11 @@ def _train(training):
         folder.begin(training.run_dir, training.settings)
         labeling.write(training.run_dir, training.dataset, training.labels)
         baseline = _baseline(training)
+        if settings.student:
+            del learner  # and its images from the device, where each round puts them
+            earlier = rounds.train_earlier(training, train=_train)
+            training, notes = last_round, []
+            learner = make_learner(training.settings, training.task, notes, run_dir)
         if remover is not None:
             removed = remover.find(train=_train)
             training = removed.apply(training, learner)
@@ -113,6 +121,8 @@ def _train(training):
             session.progress.note(line)
         session.train()
         result = _result(training, learner, session, removed, baseline)
+        if settings.student:
+            result = rounds.summarized(settings, earlier, result)
         session.finish(result)
     return result
 

@@ -21,7 +21,7 @@ from ssl_noisy.settings import Settings
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Training:
-    """A training of a run: the run's own, that of its baseline, or a pass of AUM.
+    """A training of a run: the run's own, that of its baseline, an earlier round or a pass of AUM.
 
     Attributes:
         settings: The `Settings` to train with.
@@ -61,13 +61,14 @@ class Training:
         return dataclasses.replace(self, **changes)
 
 
-def make_learner(settings, task, notes=None):
+def make_learner(settings, task, notes=None, run_dir=""):
     """Builds network, learner and optimizer, compiled and ready for `fit`.
 
     Args:
         settings: The `Settings`.
         task: The `Task`.
-        notes: Optional list, to which lines about changes to the user's network are appended.
+        notes: Optional list, to which lines about the user's network and the teacher are appended.
+        run_dir: Folder of the training, from which the path of the teacher of a round starts.
     """
     settings = settings.resolved()
     devices.make_repeatable()
@@ -78,6 +79,8 @@ def make_learner(settings, task, notes=None):
     arguments, weight_decay = dict(settings.learner_arguments), 0.0
     if settings.optimizer in optimizers.DECOUPLED:  # the optimizer decays, not the loss
         weight_decay, arguments["weight_decay"] = arguments["weight_decay"], 0.0
+    if settings.learner_class.needs_teacher:
+        arguments["teacher"] = _read_teacher(settings, task, notes, run_dir)
     learner = settings.learner_class(
         network, task, steps=settings.steps, seed=settings.seed, **arguments
     )
@@ -143,9 +146,7 @@ def _make_network(settings, task, notes=None):
 def _begin_with(settings, task, network):
     """Gives a network the weights of a run's model, but for the last layer in most methods."""
     path = settings.initial_weights
-    is_file, before = path.endswith(".keras"), random.getstate()
-    other, metadata = model_file.read(path if is_file else os.path.join(path, folder.MODEL))
-    random.setstate(before)  # Keras has drawn initial weights for the model of the file, too
+    other, metadata = _read_model(path)
     try:
         networks.copy_body(network, other)
     except UserError as error:
@@ -158,6 +159,40 @@ def _begin_with(settings, task, network):
                 f"--method=scan. Received: a model of {', '.join(metadata.class_names)}"
             )
         contract.head(network).set_weights(contract.head(other).get_weights())
+
+
+def _read_model(path):
+    """Returns what `model_file.read` does, of a file or of the run in a folder."""
+    is_file, before = path.endswith(".keras"), random.getstate()
+    found = model_file.read(path if is_file else os.path.join(path, folder.MODEL))
+    random.setstate(before)  # Keras has drawn initial weights for the model of the file, too
+    return found
+
+
+def _read_teacher(settings, task, notes, run_dir):
+    """Returns the network that `settings.teacher` names; it must know the classes of the task."""
+    if settings.teacher is None:
+        raise UserError(
+            f"--method={settings.method} needs --teacher=RUN, the folder of a finished run, or its "
+            "model.keras. Received: none."
+        )
+    path = os.path.normpath(os.path.join(run_dir, settings.teacher))
+    teacher, metadata = _read_model(path)
+    names, own = metadata.class_names, task.class_names
+    try:
+        contract.check_teacher(teacher, task.image_shape, task.num_classes)
+        if names != own and names != tuple(map(str, range(len(names)))):
+            one, other = next(pair for pair in zip(names, own) if pair[0] != pair[1])
+            raise UserError(
+                "The teacher must know the classes of the task, in the same order. Received: one "
+                f"with {one!r} where the task has {other!r}"
+            )
+    except UserError as error:
+        reason = str(error).replace("The", "the", 1)
+        raise UserError(f"--teacher={settings.teacher} cannot be used: {reason}.") from error
+    if notes is not None:
+        notes.append(f"The teacher is {settings.teacher}.")
+    return teacher
 
 
 def _backbone(settings, learner):

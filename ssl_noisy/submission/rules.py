@@ -29,6 +29,8 @@ _REFUSED = {
     "label_file": "all labels of the regime are used",
     "num_labels": "all labels of the regime are used",
     "initial_weights": "their network may have seen other images",
+    "teacher": "it may have seen other images",
+    "rounds": "the clock of an entry is that of one training",
     "baseline": "it is no part of an entry",
     "features": "their network may have seen other images",
     "test_split": "test images are opened in the last step only",
