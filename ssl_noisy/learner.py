@@ -13,7 +13,7 @@ from ssl_noisy.batches import EnterStages, IndexBatches, in_stages
 from ssl_noisy.errors import UserError
 from ssl_noisy.example_record import ExampleRecord
 from ssl_noisy.moving_average import MovingAverage, is_random_state
-from ssl_noisy.weak_views import WeakViews
+from ssl_noisy.weak_views import WeakViews, kind_of
 
 PSEUDO_LABEL_ACCURACY = "pseudo_label_accuracy"
 DECAYED = ("kernels", "all")
@@ -78,6 +78,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
     term_names = ()
     monitor_names = ()
     needs_labels = True  # whether the task must have a labeled example
+    needs_pixels = False  # whether it makes views that frozen features cannot have
     learns_features = False  # whether an evaluation measures the features of `featured_networks`
     removes_labels = False  # whether a run first makes passes that find labels to leave out
     validates = False  # whether `fit` runs, whose calls of `evaluate` are its validation
@@ -177,7 +178,8 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
 
         Raises:
             UserError: If there is a task already: the compiled step holds its images. Or if no
-                example has a label and the method needs one. Or if the network does not turn the
+                example has a label and the method needs one. Or if it is a task of frozen features
+                that lacks views that the method draws. Or if the network does not turn the
                 images into one logit for each class. Or if they must be on the device and are too
                 large.
         """
@@ -188,6 +190,8 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
                 f"{type(self).__name__} must have a labeled example. Received: given_labels are "
                 f"all -1, of {task.num_examples} examples"
             )
+        if task.views is not None:
+            self.check_views(task.views)
         contract.check(self.network, task.image_shape, task.num_classes)
         for value in self.loaded_states.values():
             if len(value) != task.num_examples:
@@ -200,9 +204,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         self.task = task
         self.resident = residence.of(task)
         self.stage = self.stages()[0]
-        automatic = "flip_shift" if task.flip else "shift"
-        is_automatic = self.weak_augmentation == "auto"
-        self.weak_kind = automatic if is_automatic else self.weak_augmentation
+        self.weak_kind = kind_of(self.weak_augmentation, task.flip)
 
     def streams(self):
         """Returns a dict from stream name (`labeled`, `unlabeled`) to its indices a step.
@@ -279,6 +281,8 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
 
     def images(self, indices):
         """Takes images as float32 pixels `(batch_size, height, width, channels)` in [0, 255].
+
+        Of a task of frozen features, it takes `(batch_size, num_rows, num_features)`.
 
         Within a step, `indices` must be of its streams: a part of one, several, in any order.
         """

@@ -337,6 +337,8 @@ class Settings:
     def defaults(self):
         """The values of what is unset: as the method's paper trains, at most one epoch of steps."""
         paper = self.learner_class.training_defaults
+        if networks.is_head(self.network):
+            paper = {**paper, **networks.HEAD_TRAINING}
         defaults = {**paper, "label_seed": self.seed}
         if self.optimizer not in (None, paper["optimizer"]):
             defaults = {k: v for k, v in defaults.items() if k not in ("momentum", "nesterov")}

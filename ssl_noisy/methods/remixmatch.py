@@ -48,6 +48,8 @@ class ReMixMatch(AuxiliaryHeads, WeakStrongLearner):
         0, 0.5, "Weight of the loss of strong views that are not mixed."
     )
     rotation_weight: float = at_least(0, 0.5, "Weight of the rotation loss.")
+    needs_pixels = True  # which it turns
+
     num_strong_views: int = count(2, "Strong views of each unlabeled image, the paper's K.")
     ramp_end: float = arguments.ramp_end(1 / 64)
 

@@ -22,6 +22,9 @@ from ssl_noisy.networks.batch_norm import BatchNormalization, apart, can_pass_ap
 from ssl_noisy.networks.body import copy_body
 from ssl_noisy.networks.cnn import cnn_9, cnn_13, nin, small_cnn, wide_lenet
 from ssl_noisy.networks.freezing import freeze
+from ssl_noisy.networks.heads import TRAINING as HEAD_TRAINING
+from ssl_noisy.networks.heads import linear, mlp
+from ssl_noisy.networks.heads import statistics as feature_statistics
 from ssl_noisy.networks.layers import WeightNormConv2D, portable
 from ssl_noisy.networks.normalization import NORMALIZATIONS, pixel_normalization
 from ssl_noisy.networks.resnet import preact_resnet_18, resnet_18, resnet_32, resnet_34
@@ -34,6 +37,8 @@ from ssl_noisy.networks.wide_resnet import (
 )
 
 __all__ = [
+    "HEADS",
+    "HEAD_TRAINING",
     "NETWORKS",
     "NORMALIZATIONS",
     "BatchNormalization",
@@ -45,8 +50,10 @@ __all__ = [
     "can_pass_apart",
     "check_there",
     "copy_body",
+    "feature_statistics",
     "find",
     "freeze",
+    "is_head",
     "is_own",
     "names",
     "takes_weights",
@@ -79,6 +86,7 @@ NETWORKS = {
     "wrn_28_8": functools.partial(wide_resnet, 28, 8),
     "wrn_28_8_torchssl": functools.partial(wide_resnet_torchssl, 28, 8),
 }
+HEADS = {"linear": linear, "mlp": mlp}  # of frozen features
 
 
 def names():
@@ -88,7 +96,15 @@ def names():
 
 def usage():
     """Returns what `build` takes beside `names()`, for help texts."""
-    return "wrn_DEPTH_WIDTH, keras:APPLICATION, FILE.keras, module:function or FILE.py:function"
+    return (
+        "wrn_DEPTH_WIDTH, keras:APPLICATION, FILE.keras, module:function or FILE.py:function; or "
+        "for frozen features (--features) linear or mlp"
+    )
+
+
+def is_head(name):
+    """Returns whether a network takes frozen features, not images."""
+    return name in HEADS
 
 
 def takes_weights(name):
@@ -147,6 +163,8 @@ def find(name):
     if wide:
         check_size(int(wide[1]), int(wide[2]))
         return functools.partial(WIDE[wide[3]], int(wide[1]), int(wide[2]))
+    if is_head(name):
+        return HEADS[name]
     if name not in NETWORKS:
         nearest = difflib.get_close_matches(name, names(), 1, cutoff=0.0)[0]
         raise UserError(
@@ -176,12 +194,13 @@ def build(
     """Builds a classifier by name.
 
     Args:
-        name: String, one of `names()`; or `wrn_DEPTH_WIDTH` with a depth of 6n + 4, then nothing
+        name: String, one of `names()`; or `linear` or `mlp`, which take features in place of images;
+            or `wrn_DEPTH_WIDTH` with a depth of 6n + 4, then nothing
             (FixMatch's), `_torchssl`, `_usb` or `_uda`; or `keras:NAME` for a member of
             `keras.applications`; or the path of a `.keras` file; or `module:function` or
             `path/to/file.py:function` for a function of `(image_shape, num_classes)` that returns
             a `keras.Model`.
-        image_shape: Tuple `(height, width, channels)`.
+        image_shape: Tuple `(height, width, channels)`; of a head, `(num_features,)`.
         num_classes: Integer, the number of logits.
         batch_norm_momentum: Float in [0, 1], the fraction of the moving average that each step
             keeps after warm-up (see `BatchNormalization`). None means the network's default.
@@ -194,7 +213,7 @@ def build(
         notes: Optional list, to which lines about changes to a user's network are appended.
         **options: Keyword arguments of the network's function. Some networks take `leaky_slope`
             (the slope for negative inputs), `weight_norm` or `dropout`; those of Keras take
-            `weights`.
+            `weights`; heads take `mean` and `scale`, as from `feature_statistics`.
 
     Returns:
         A `keras.Model` from pixels (uint8, or float in 0..255) to float32 logits.

@@ -34,7 +34,7 @@ def evaluate(learner, images, labels, batch_size=250):
 
     Args:
         learner: A `Learner`.
-        images: uint8 array of shape `(num_images, height, width, channels)`.
+        images: uint8 array of shape `(num_images, height, width, channels)`, or features.
         labels: Integer array of shape `(num_images,)`.
         batch_size: Positive integer, images at a time. It does not affect the result. The last
             batch is padded, because TensorFlow traces and compiles again for another size.
@@ -119,11 +119,11 @@ def result(training, learner, history):
         learner: Its `Learner`, trained.
         history: List of dicts, one for each evaluation, as in `summarize`.
     """
-    settings, dataset = training.settings.resolved(), training.dataset
+    settings, dataset, task = training.settings.resolved(), training.dataset, training.task
     size = batch_size(settings, dataset)
     validation = (None, None)
-    if dataset.validation_images is not None:
-        found = averaged_logits(learner, dataset.validation_images, size)
+    if task.validation_images is not None:
+        found = averaged_logits(learner, task.validation_images, size)
         validation = (found, training.validation_labels)
     return {
         "method": settings.method,
@@ -144,9 +144,10 @@ def result(training, learner, history):
 
 def _of_test(learner, dataset, size, validation):
     """Returns what a result says of the test images beside the accuracy, if there are any."""
-    if dataset.test_images is None:
+    images = learner.task.test_images
+    if images is None:
         return {"calibration": calibration.summary(None, None, *validation)}
-    return of_test(averaged_logits(learner, dataset.test_images, size), dataset, validation)
+    return of_test(averaged_logits(learner, images, size), dataset, validation)
 
 
 def of_test(logits, dataset, validation=(None, None)):

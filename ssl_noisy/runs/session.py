@@ -180,19 +180,20 @@ class Session(keras.callbacks.Callback):
 
     def _row(self, epoch, logs):
         """Returns the row of `metrics.csv` for an epoch."""
-        data, batch_size = self.dataset, evaluation.batch_size(self.settings, self.dataset)
+        data, task = self.dataset, self.learner.task
+        batch_size = evaluation.batch_size(self.settings, self.dataset)
         row = {"step": self.done, "epoch": epoch + 1}
         row["learning_rate"] = float(ops.convert_to_numpy(self.learner.optimizer.learning_rate))
         row.update({k: float(v) for k, v in logs.items()})
         if row.get("mask_rate") == 0:
             row[PSEUDO_LABEL_ACCURACY] = None  # no pseudo-label was kept
-        if data.validation_images is not None:
+        if task.validation_images is not None:
             row["validation_accuracy"], _ = evaluation.evaluate(
-                self.learner, data.validation_images, self.validation_labels, batch_size
+                self.learner, task.validation_images, self.validation_labels, batch_size
             )
-        if data.test_images is not None:
+        if task.test_images is not None:
             row["test_accuracy"], _ = evaluation.evaluate(
-                self.learner, data.test_images, data.test_labels, batch_size
+                self.learner, task.test_images, data.test_labels, batch_size
             )
         if self.learner.learns_features:
             labels = self.validation_labels
@@ -259,7 +260,7 @@ class Session(keras.callbacks.Callback):
                 self.dataset.class_names or self.learner.task.class_names,
                 self.dataset.fit,
                 result["calibration"]["temperature"],
-                self.dataset.images.shape[1:],
+                self.learner.task.image_shape,
             )
             model_file.add_metadata(path, metadata)
         if self.settings.plots:
@@ -276,7 +277,8 @@ class Session(keras.callbacks.Callback):
             baseline = (self.settings.baseline, read_metrics(beside))
         if any(key in self.history[-1] for key in plots.CURVES):  # not without any label
             plots.curves(self.history, folder.picture(self.run_dir, "curves", kind), baseline)
-        plots.views(self.learner, folder.picture(self.run_dir, "views", kind))
+        if self.learner.task.views is None:  # of features there is nothing to see
+            plots.views(self.learner, folder.picture(self.run_dir, "views", kind))
 
     def _write_timing(self):
         """Writes what may differ between two equal runs: times, machine, versions."""
