@@ -23,8 +23,7 @@ from ssl_noisy.networks.body import copy_body
 from ssl_noisy.networks.cnn import cnn_9, cnn_13, nin, small_cnn, wide_lenet
 from ssl_noisy.networks.freezing import freeze
 from ssl_noisy.networks.heads import TRAINING as HEAD_TRAINING
-from ssl_noisy.networks.heads import linear, mlp
-from ssl_noisy.networks.heads import statistics as feature_statistics
+from ssl_noisy.networks.heads import feature_statistics, linear, mlp
 from ssl_noisy.networks.layers import WeightNormConv2D, portable
 from ssl_noisy.networks.normalization import NORMALIZATIONS, pixel_normalization
 from ssl_noisy.networks.resnet import preact_resnet_18, resnet_18, resnet_32, resnet_34
@@ -53,6 +52,7 @@ __all__ = [
     "feature_statistics",
     "find",
     "freeze",
+    "is_file",
     "is_head",
     "is_own",
     "names",
@@ -86,6 +86,7 @@ NETWORKS = {
     "wrn_28_8": functools.partial(wide_resnet, 28, 8),
     "wrn_28_8_torchssl": functools.partial(wide_resnet_torchssl, 28, 8),
 }
+_INTERNAL = ("notes", "statistics")  # arguments that are no options of a user
 HEADS = {"linear": linear, "mlp": mlp}  # of frozen features
 
 
@@ -115,6 +116,11 @@ def takes_weights(name):
 def is_own(name):
     """Returns whether a network may begin with trained weights: users' own and Keras's may."""
     return takes_weights(name) or own.is_file(name) or own.is_function(name)
+
+
+def is_file(name):
+    """Returns whether a network is a file, with its weights."""
+    return own.is_file(name)
 
 
 def absolute(name, absolute_path):
@@ -177,7 +183,7 @@ def find(name):
 def accepted_options(name):
     """Returns the names of the keyword arguments that `build` takes for a network."""
     parameters = inspect.signature(find(name)).parameters.values()
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "notes"]
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _INTERNAL]
 
 
 def build(
@@ -189,17 +195,17 @@ def build(
     batch_norm_epsilon=None,
     normalization=None,
     notes=None,
+    statistics=None,
     **options,
 ):
     """Builds a classifier by name.
 
     Args:
-        name: String, one of `names()`; or `linear` or `mlp`, which take features in place of images;
-            or `wrn_DEPTH_WIDTH` with a depth of 6n + 4, then nothing
+        name: String, one of `names()`; or `wrn_DEPTH_WIDTH` with a depth of 6n + 4, then nothing
             (FixMatch's), `_torchssl`, `_usb` or `_uda`; or `keras:NAME` for a member of
             `keras.applications`; or the path of a `.keras` file; or `module:function` or
             `path/to/file.py:function` for a function of `(image_shape, num_classes)` that returns
-            a `keras.Model`.
+            a `keras.Model`; or a head, `linear` or `mlp`, which takes features in place of images.
         image_shape: Tuple `(height, width, channels)`; of a head, `(num_features,)`.
         num_classes: Integer, the number of logits.
         batch_norm_momentum: Float in [0, 1], the fraction of the moving average that each step
@@ -211,9 +217,10 @@ def build(
             divides by the deviation, and whitens patches if there is a kernel for it. None scales
             pixels to [-1, 1].
         notes: Optional list, to which lines about changes to a user's network are appended.
+        statistics: For a head, what `feature_statistics` returns, or None.
         **options: Keyword arguments of the network's function. Some networks take `leaky_slope`
             (the slope for negative inputs), `weight_norm` or `dropout`; those of Keras take
-            `weights`; heads take `mean` and `scale`, as from `feature_statistics`.
+            `weights`.
 
     Returns:
         A `keras.Model` from pixels (uint8, or float in 0..255) to float32 logits.
@@ -235,4 +242,6 @@ def build(
         )
     if own.is_file(name):
         options["notes"] = notes
+    if is_head(name):
+        options["statistics"] = statistics
     return network(tuple(image_shape), num_classes, **options)

@@ -12,30 +12,30 @@ WIDTH = 256  # of the hidden layer of `mlp`
 TRAINING = {"steps": 1000, "steps_per_epoch": 100}
 
 
-def linear(num_features, num_classes, *, mean=None, scale=None):
+def linear(num_features, num_classes, *, statistics=None):
     """A linear classifier.
 
     Args:
         num_features: Tuple `(num_features,)`.
         num_classes: Integer, the number of logits.
-        mean, scale: As from `statistics`: features are centered by the one and divided by the
-            other. None leaves them.
+        statistics: As from `feature_statistics`: features are centered by the mean and divided by
+            the scale. None leaves them.
 
     Returns:
         A `keras.Model` from float features `(batch_size, num_features)` to float32 logits.
     """
-    inputs, x = _inputs(num_features, mean, scale)
+    inputs, x = _inputs(num_features, statistics)
     return blocks.classifier(inputs, x, num_classes, "linear")
 
 
-def mlp(num_features, num_classes, *, mean=None, scale=None):
+def mlp(num_features, num_classes, *, statistics=None):
     """A classifier with one hidden layer of 256 rectified units. See `linear`."""
-    inputs, x = _inputs(num_features, mean, scale)
+    inputs, x = _inputs(num_features, statistics)
     x = layers.Dense(WIDTH, "relu", kernel_initializer="he_normal")(x)
     return blocks.classifier(inputs, x, num_classes, "mlp")
 
 
-def statistics(features):
+def feature_statistics(features):
     """Returns the mean of features, and the root of the mean variance of all of them.
 
     One scale for all keeps the features that vary little small.
@@ -58,9 +58,10 @@ def statistics(features):
     return {"mean": mean.tolist(), "scale": scale or 1.0}
 
 
-def _inputs(num_features, mean, scale):
+def _inputs(num_features, statistics):
     inputs = x = keras.Input(num_features, name="features")
-    if mean is not None:
-        offset = [-value / scale for value in mean]
-        x = layers.Rescaling(1 / scale, offset, dtype="float32")(inputs)
+    if statistics is not None:
+        scale = 1 / statistics["scale"]
+        offset = [-scale * value for value in statistics["mean"]]
+        x = layers.Rescaling(scale, offset, dtype="float32")(inputs)
     return inputs, x

@@ -125,6 +125,7 @@ def result(training, learner, history):
     if task.validation_images is not None:
         found = averaged_logits(learner, task.validation_images, size)
         validation = (found, training.validation_labels)
+    begins_with = settings.beginning()
     return {
         "method": settings.method,
         "dataset": f"{dataset.name} {dataset.version}",
@@ -135,6 +136,7 @@ def result(training, learner, history):
         "parameters": num_parameters(learner.classifier),
         "steps": settings.steps,
         "backend": keras.backend.backend(),
+        **({} if begins_with is None else {"begins_with": begins_with}),
         "test_accuracy": summarize(history),
         "class_names": list(dataset.class_names),
         **_of_test(learner, dataset, size, validation),

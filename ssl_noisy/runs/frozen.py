@@ -5,7 +5,9 @@ import json
 import os
 import zipfile
 
-from ssl_noisy import networks
+from keras import ops
+
+from ssl_noisy import networks, streams
 from ssl_noisy.data import feature_file
 from ssl_noisy.data.task import Task
 from ssl_noisy.errors import UserError
@@ -47,6 +49,8 @@ def _features(settings, dataset):
         images, views = stored.training_views(dataset), stored.views.counts
         _check_views(settings, stored)
     found = {"images": images, "views": views}
+    with streams.held_stderr():
+        ops.zeros(1, "float16")  # of the first such array, TensorFlow prints a notice
     for part, read in (("test", stored.test), ("validation", stored.validation)):
         is_there = getattr(dataset, f"{part}_images") is not None
         found[f"{part}_images"] = read(dataset) if is_there else None

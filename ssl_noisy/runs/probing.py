@@ -171,6 +171,7 @@ def _fit(request, training, features, test_features):
         "labels_sha256": label_budget.digest(dataset, labels.positions),
         "seed": settings.seed,
         "network": f"features of {described['extractor']}",
+        "begins_with": f"frozen features of {described['extractor']}",
         "parameters": fitted.parameters,
         "steps": fitted.iterations,
         "backend": "scikit-learn",

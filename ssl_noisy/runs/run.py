@@ -162,6 +162,7 @@ def _result(training, learner, session, removed, baseline):
     if networks.is_head(training.settings.network):
         described = frozen.describe(training.settings.features)
         result["features"] = {"num_features": training.task.image_shape[0], **described}
+        result["begins_with"] = f"frozen features of {described['extractor']}"
         result["network"] += f" on features of {described['extractor']}"
     if training.dataset.notes:
         result["data_notes"] = list(training.dataset.notes)

@@ -116,9 +116,9 @@ def _make_network(settings, task, notes=None):
     keras.config.set_dtype_policy(settings.precision)
     options = {} if settings.weights is None else {"weights": settings.weights}
     try:
-        normalization = None
+        normalization = statistics = None
         if networks.is_head(settings.network):
-            options |= networks.feature_statistics(task.images)
+            statistics = networks.feature_statistics(task.images)
         else:
             normalization = networks.pixel_normalization(settings.normalization, task.images)
         network = networks.build(
@@ -129,6 +129,7 @@ def _make_network(settings, task, notes=None):
             batch_norm_epsilon=settings.batch_norm_epsilon,
             normalization=normalization,
             notes=notes,
+            statistics=statistics,
             **options,
         )
         if settings.initial_weights is not None:

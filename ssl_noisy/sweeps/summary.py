@@ -14,6 +14,7 @@ CONFIDENCE = 0.95
 PROTOCOLS = ("last", "median_of_last_20", "validation_choice")
 _MOMENTS = ("mean", "std", "n", "low", "high")
 _PARTNER = "compared_with"
+BEGINS = "begins_with"  # a column, if runs differ in `Settings.beginning`
 
 
 def interval(values):
