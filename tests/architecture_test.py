@@ -29,7 +29,7 @@ FLOORS = [
         "labels.mixture",
         "challenge",
     }
-    | {"augment.operations", "augment.interpolation", "augment.slots"},
+    | {"augment.operations", "augment.interpolation", "augment.slots", "augment.cached"},
     {
         "augment.policies",
         "augment.autoaugment",
@@ -38,7 +38,8 @@ FLOORS = [
         "labels.mixture_model",
         "data.feature_file",
     },
-    {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"}
+    {"augment.views", "networks.cnn", "networks.heads", "networks.resnet"}
+    | {"networks.wide_resnet"}
     | {"networks.applications", "networks.own", "networks.hub", "probes.neighbors"},
     {
         "augment",
@@ -66,7 +67,7 @@ FLOORS = [
         "recorded_model",
         "residence",
     },
-    {"learner", "recorder", "truths", "leaks", "strong_views", "auxiliary_heads"},
+    {"learner", "recorder", "truths", "leaks", "strong_views", "auxiliary_heads", "view_maker"},
     {
         "semi_supervised",
         "self_supervised",
@@ -79,7 +80,7 @@ FLOORS = [
     {"runs.calibration", "runs.representation", "runs.cost", "model_file", "conflicts"},
     {"settings", "recipes", "runs.evaluation", "runs.progress", "runs.plots"},
     {"runs.folder", "run_flags", "side_by_side"},
-    {"runs.labeling", "runs.metrics", "runs.label_report", "runs.image_statistics"},
+    {"runs.frozen", "runs.labeling", "runs.metrics", "runs.label_report", "runs.image_statistics"},
     {"runs.training", "runs.session"},
     {"runs.removal", "runs.processes", "runs.probing"},
     {"runs.run"},

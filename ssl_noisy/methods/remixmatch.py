@@ -48,11 +48,10 @@ class ReMixMatch(AuxiliaryHeads, WeakStrongLearner):
         0, 0.5, "Weight of the loss of strong views that are not mixed."
     )
     rotation_weight: float = at_least(0, 0.5, "Weight of the rotation loss.")
-    needs_pixels = True  # which it turns
-
     num_strong_views: int = count(2, "Strong views of each unlabeled image, the paper's K.")
     ramp_end: float = arguments.ramp_end(1 / 64)
 
+    needs_pixels = True  # to turn them
     term_names = ("supervised_loss", "unsupervised_loss", "anchor_loss", "rotation_loss")
     monitor_names = ()
 
@@ -66,8 +65,8 @@ class ReMixMatch(AuxiliaryHeads, WeakStrongLearner):
         self.rotation_head.build(features.shape)
 
     def attach(self, task):
-        self.check_square(task)
         super().attach(task)
+        self.check_square(task)
 
     def images_per_step(self):
         # Mixed are labeled, weak and all strong views; unmixed a strong one, and that turned.

@@ -164,7 +164,7 @@ def curves(lines, protocol="last"):
         A dict from the name of a curve to its list of lines, sorted by `num_labels`.
     """
     moments = {*_MOMENTS, *(f"difference_{name}" for name in _MOMENTS)}
-    outside = moments | {"num_labels", "protocol", "failed", "missing", _PARTNER}
+    outside = moments | {"num_labels", "protocol", "failed", "missing", _PARTNER, BEGINS}
     lines = [line for line in lines if line["protocol"] == protocol]
     varying = [
         flag
