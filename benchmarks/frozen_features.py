@@ -2,9 +2,9 @@
 """Few labels on frozen features of the digits: python benchmarks/frozen_features.py FILE OUTPUT
 
 FILE has features of the digits with views, from `python -m ssl_noisy.features
---views=8`. It compares classifiers at 10, 20, 40 and 100 labels, drawn by class
-and by TypiClust, with seeds 0 to 4, and writes the figures to OUTPUT, a JSON
-file. Started again, it measures only what OUTPUT lacks.
+--views=8`. It compares classifiers at 10, 20, 40 and 100 labels, as many of each
+class, and at 10 chosen by TypiClust, with seeds 0 to 4, and writes the figures
+to OUTPUT, a JSON file. Started again, it measures only what OUTPUT lacks.
 """
 
 import datetime
@@ -22,8 +22,7 @@ from ssl_noisy.runs import frozen, labeling, probing, run
 from ssl_noisy.settings import Settings
 
 SEEDS = (0, 1, 2, 3, 4)
-BUDGETS = (10, 20, 40, 100)
-DRAWS = ("balanced", "typiclust")
+BUDGETS = {"balanced": (10, 20, 40, 100), "typiclust": (10,)}  # by how labels are drawn
 PROBES = ("logistic", "label_propagation")
 TRAININGS = ("fixmatch", "flexmatch")
 
@@ -71,13 +70,14 @@ def main(path, output):
         with open(output, encoding="utf-8") as file:
             content = json.load(file)
     described = frozen.describe(path)
-    names = {name: described[name] for name in ("extractor", "views")}
+    names = {"extractor": described["extractor"]}
+    names["views"] = described["views"]
     today = datetime.date.today().isoformat()
     content["environment"] = {"date": today, "cores": os.cpu_count(), **names}
     known = {group["name"] for group in content["groups"]}
     labeling.load_dataset(Settings())  # so that the first classifier does not wait for it
-    for draw in DRAWS:
-        for num_labels in BUDGETS:
+    for draw, budgets in BUDGETS.items():
+        for num_labels in budgets:
             for classifier, classify in classifiers():
                 name = f"{classifier}, {num_labels} labels, {draw}"
                 if name in known:

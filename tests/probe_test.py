@@ -17,7 +17,7 @@ from ssl_noisy import command, probe, report
 from ssl_noisy.data import feature_file, label_noise, sources
 from ssl_noisy.errors import UserError
 from ssl_noisy.labels import detection
-from ssl_noisy.runs import frozen, labeling, probing
+from ssl_noisy.runs import frozen, labeling
 
 NOISY = ("--dataset=digits", "--noise=symmetric:0.4")
 FEW = ("--dataset=digits", "--num_labels=20", "--by=label_propagation")
