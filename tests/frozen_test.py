@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training on frozen features: cached views, heads, and the commands around them."""
 
+import functools
 import io
 import json
 import os
 import shutil
+import tempfile
 
 import keras
 import numpy as np
@@ -192,13 +194,20 @@ class ViewMakerTest(parameterized.TestCase):
             self.assertEqual(bool((np.diff(views[:, 2:6]) < 0).any()), flip)
 
 
+@functools.cache
+def new_folder():
+    """Returns a folder of this process. Views of another one may be those of another backend."""
+    os.makedirs(absltest.get_default_test_tmpdir(), exist_ok=True)
+    return tempfile.mkdtemp(dir=absltest.get_default_test_tmpdir())
+
+
 class RunCase(parameterized.TestCase):
     """Pixels of the digits with two weak and two strong views, made once."""
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.root = absltest.get_default_test_tmpdir()
+        cls.root = new_folder()
         cls.pixels = os.path.join(cls.root, "views.npz")
         if not os.path.exists(cls.pixels):
             code, _, errors = cls.make(cls.pixels, "--views=2")
