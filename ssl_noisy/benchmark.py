@@ -21,7 +21,7 @@ from absl import flags
 from keras import ops
 
 from ssl_noisy import command, devices, machine, run_flags, side_by_side, work
-from ssl_noisy.runs import evaluation, labeling
+from ssl_noisy.runs import evaluation, frozen, labeling
 from ssl_noisy.runs.training import make_learner
 from ssl_noisy.settings import Settings
 
@@ -115,7 +115,7 @@ def prepare(settings):
     """Returns the data set of a run, and its learner, ready for `fit`."""
     dataset = labeling.correct(settings, labeling.load_dataset(settings))
     labels = labeling.choose(settings, dataset)
-    return dataset, make_learner(settings, labeling.task_of(settings, dataset, labels))
+    return dataset, make_learner(settings, frozen.make_task(settings, dataset, labels))
 
 
 def measure(settings, timed_steps, timed_evaluations=0, count_work=False):
@@ -155,13 +155,13 @@ def time_evaluations(settings, learner, dataset, count):
 
     Each uses the test images and the validation images, if any, as a run does.
     """
-    size, seconds = evaluation.batch_size(settings, dataset), []
+    size, seconds, task = evaluation.batch_size(settings, dataset), [], learner.task
     for _ in range(count):
         began = time.perf_counter()
-        if dataset.test_images is not None:
-            evaluation.evaluate(learner, dataset.test_images, dataset.test_labels, size)
-        if dataset.validation_images is not None:
-            evaluation.evaluate(learner, dataset.validation_images, dataset.validation_labels, size)
+        if task.test_images is not None:
+            evaluation.evaluate(learner, task.test_images, task.test_labels, size)
+        if task.validation_images is not None:
+            evaluation.evaluate(learner, task.validation_images, dataset.validation_labels, size)
         seconds.append(time.perf_counter() - began)
     return seconds
 

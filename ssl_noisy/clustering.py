@@ -28,6 +28,7 @@ class ClusterLearner(StrongViews, Learner):
     weak_augmentation = "none"  # no argument, as above
 
     needs_labels = False
+    needs_pixels = True  # to make strong views that are not shifted before
     finds_clusters = True
     training_defaults = {
         "optimizer": "adam",

@@ -94,6 +94,9 @@ def _check_features(settings):
             f"--label_draw={settings.label_draw} needs --features=FILE, which python -m "
             "ssl_noisy.features writes. Received: none."
         )
+    if networks.is_head(settings.network):
+        _check_head(settings)
+        return
     if settings.learner_class.needs_features or settings.learner_class.finds_clusters:
         return  # see `_check_clusters`
     default = settings.takes()["record_examples"].default
@@ -103,6 +106,20 @@ def _check_features(settings):
             "--features has no effect without --record_examples and with "
             f"--label_draw={settings.label_draw}: it is for detectors of wrong labels and draws by "
             f"features. Leave it out. Received: --features={settings.features}"
+        )
+
+
+def _check_head(settings):
+    if not settings.features:
+        raise UserError(
+            f"--network={settings.network} classifies frozen features. Pass --features=FILE, which "
+            "python -m ssl_noisy.features --views=8 writes. Received: none."
+        )
+    if settings.learner_class.needs_pixels:
+        raise UserError(
+            f"--method={settings.method} makes its views of pixels, so it cannot learn from frozen "
+            f"features. Use a network of images, or another method. Received: "
+            f"--network={settings.network}"
         )
 
 

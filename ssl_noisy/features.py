@@ -12,6 +12,9 @@ of a finished run, a .keras file, or one that Keras has ImageNet weights of:
   python -m ssl_noisy.features --network=hub:dinov2_small --dataset=folder:PICTURES
   python -m ssl_noisy.features --network=pixels --dataset=digits
 
+With --views=8, it has the features of 8 weak and 8 strong views of each training
+image too, with which --method=fixmatch trains a classifier of the features.
+
 The images need no labels. With --run_dir, the data is that of the run unless
 flags name other data. A file that is there already is not computed again, and
 one of other features is not overwritten.
@@ -28,15 +31,18 @@ import keras
 import numpy as np
 from absl import flags
 
-from ssl_noisy import command, contract, model_file, networks, run_flags
+from ssl_noisy import augment, command, contract, model_file, networks, run_flags
 from ssl_noisy.data import feature_file
 from ssl_noisy.errors import UserError
 from ssl_noisy.networks import hub
 from ssl_noisy.runs import folder, image_statistics, labeling, progress
 from ssl_noisy.settings import Settings, absolute_path
+from ssl_noisy.view_maker import BLOCK, WEAK, Recipe, ViewMaker
 
 PIXELS = "pixels"
-FLAGS = (*labeling.LOADING, "weights")
+VIEW_FLAGS = ("weak_augmentation", "strong_augmentation")
+FLAGS = (*labeling.LOADING, "weights", "seed")
+LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Request:
         network: `keras:NAME`, `hub:PRESET` or `pixels`, or None.
         output: Path to write.
         batch_size: Positive integer, images at a time.
+        views: Dict with `count`, `weak_augmentation` and `strong_augmentation` of a
+            `view_maker.Recipe`; empty without views.
     """
 
     given: dict
@@ -58,6 +66,7 @@ class Request:
     network: str | None
     output: str
     batch_size: int
+    views: dict = dataclasses.field(default_factory=dict)
 
 
 def define_flags(values):
@@ -79,7 +88,18 @@ def define_flags(values):
         **define,
     )
     flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1, **define)
+    help = "Weak views, and as many strong ones, of each training image. Unset: none."
+    flags.DEFINE_integer("views", None, help, lower_bound=1, upper_bound=1000, **define)
+    flags.DEFINE_enum("weak_augmentation", "auto", WEAK, "With --views: the weak ones.", **define)
+    flags.DEFINE_enum(
+        "strong_augmentation",
+        "google_code",
+        augment.STRONG_VIEWS,
+        "With --views: the strong ones.",
+        **define,
+    )
     own = ["run_dir", "model", "network", "output", "batch_size"]
+    own += ["views", *VIEW_FLAGS]
     return [*own, *run_flags.define_settings(values, FLAGS)]
 
 
@@ -112,7 +132,18 @@ def read_flags(argv, values):
         model = os.path.join(run_dir, folder.MODEL)
     default = os.path.join(run_dir or "", folder.FEATURES)
     output = absolute_path(values["output"].value or default)
-    return Request(given, run_dir, model, network, output, values["batch_size"].value)
+    views = _views_of(values)
+    return Request(given, run_dir, model, network, output, values["batch_size"].value, views)
+
+
+def _views_of(values):
+    """Returns the `views` of a `Request`."""
+    if values["views"].value is None:
+        for name in VIEW_FLAGS:
+            if values[name].present:
+                raise UserError(f"--{name} has no effect without --views. Leave it out.")
+        return {}
+    return {"count": values["views"].value, **{name: values[name].value for name in VIEW_FLAGS}}
 
 
 def settings_of(request):
@@ -139,29 +170,69 @@ def main(request):
     digests = np.concatenate([feature_file.digests(images) for images in parts])
     _, first = np.unique(digests, return_index=True)  # of equal images, one row
     first.sort()
-    statistics = _statistics(request, dataset, first)
-    shown = b"".join(values.tobytes() for values in statistics.values())
+    more = _statistics(request, dataset, first)
+    shown = b"".join(values.tobytes() for values in more.values())
+    recipe = Recipe(**request.views, seed=settings.seed) if request.views else None
+    what = extractor if recipe is None else f"{extractor}, with {recipe.describe()}"
+    shown += b"" if recipe is None else repr((recipe, dataset.flip)).encode()
     key = hashlib.sha256(weights + digests[first].tobytes() + shown).hexdigest()
     if feature_file.key_of(request.output) == key:
-        print(f"{request.output}: already there, of {len(first):,} images by {extractor}")
+        print(f"{request.output}: already there, of {len(first):,} images by {what}")
         return
     if os.path.lexists(request.output):
         raise UserError(
-            f"{request.output} exists, and is of other images or another network. Choose another "
-            "--output, or remove it."
+            f"{request.output} exists, and is of other images, another network or other views. "
+            "Choose another --output, or remove it."
         )
     progress.tell(dataset.notes)
     began, done = time.monotonic(), 0
-    with feature_file.writing(request.output, digests[first], extractor, key, statistics) as writer:
+    more |= {} if recipe is None else _described(recipe)
+    with feature_file.writing(request.output, digests[first], extractor, key, more) as writer:
         for pixels in _batches(parts, first, request.batch_size):
             rows = extract(pixels)
             _check_finite(rows, extractor)
             writer.append(rows)
             done += len(rows)
-            _show(done, len(first), began)
-    print(
-        f"{request.output}: {len(first):,} images, {rows.shape[1]:,} features each, by {extractor}"
-    )
+            _show(done, len(first), began, "images")
+        if recipe is not None:
+            _write_views(writer, recipe, dataset, first, extract, extractor)
+    print(f"{request.output}: {len(first):,} images, {rows.shape[1]:,} features each, by {what}")
+
+
+def _described(recipe):
+    """Returns what a feature file says of its views."""
+    return {
+        "view_counts": np.array([recipe.count, recipe.count]),
+        "weak_augmentation": recipe.weak_augmentation,
+        "strong_augmentation": recipe.strong_augmentation,
+        "view_description": recipe.describe(),
+    }
+
+
+def _write_views(writer, recipe, dataset, rows, extract, extractor):
+    """Writes the features of each distinct training image and of its views.
+
+    Args:
+        writer: The `feature_file.Writer`.
+        recipe: The `Recipe`.
+        dataset: The `Dataset`.
+        rows: Increasing positions of the distinct images of all splits, training images first.
+        extract: Function from uint8 pixels to features, of any number of images.
+        extractor: What that is, as text.
+    """
+    maker, began = ViewMaker(recipe, dataset.flip), time.monotonic()
+    num_viewed = int((rows < len(dataset.images)).sum())
+    blocks = _batches([dataset.images], rows[:num_viewed], BLOCK)
+    for start, images in zip(range(0, num_viewed, BLOCK), blocks):
+        pixels = np.concatenate([images[:, None], maker.make(images, start)], axis=1)
+        features = extract(pixels.reshape(-1, *images.shape[1:]))
+        if not (np.abs(features) <= LARGEST).all():
+            raise UserError(
+                f"The features by {extractor} of views must be numbers up to {LARGEST:,.0f}, as "
+                f"float16 can be. Received: {np.abs(features).max():.3g}. Use another network."
+            )
+        writer.append_views(features.reshape(*pixels.shape[:2], -1), num_viewed)
+        _show(min(start + BLOCK, num_viewed), num_viewed, began, "images with all views")
 
 
 def _statistics(request, dataset, rows):
@@ -210,10 +281,14 @@ def make_extractor(request, settings, image_shape):
     compute = model if isinstance(model, hub.Extractor) else model.predict_on_batch
 
     def extract(pixels):
-        # Of one size, because another one would be compiled anew.
-        batch = np.zeros((request.batch_size, *image_shape), np.uint8)
-        batch[: len(pixels)] = pixels
-        return np.asarray(compute(batch))[: len(pixels)]
+        found, size = [], request.batch_size
+        for start in range(0, len(pixels), size):
+            # Of one size, because another one would be compiled anew.
+            batch = np.zeros((size, *image_shape), np.uint8)
+            part = pixels[start : start + size]
+            batch[: len(part)] = part
+            found.append(np.asarray(compute(batch))[: len(part)])
+        return np.concatenate(found)
 
     return extract, text, digest.digest()
 
@@ -262,12 +337,12 @@ def _check_finite(rows, extractor):
         )
 
 
-def _show(done, total, began):
+def _show(done, total, began, what):
     """Updates a line about the progress, on a terminal."""
     if sys.stdout.isatty():
         rate = done / (time.monotonic() - began)
         end = "\n" if done == total else ""
-        print(f"\r\x1b[2K{done:,} of {total:,} images, {rate:.0f} a second", end=end, flush=True)
+        print(f"\r\x1b[2K{done:,} of {total:,} {what}, {rate:.0f} a second", end=end, flush=True)
 
 
 if __name__ == "__main__":

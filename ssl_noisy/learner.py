@@ -13,7 +13,7 @@ from ssl_noisy.batches import EnterStages, IndexBatches, in_stages
 from ssl_noisy.errors import UserError
 from ssl_noisy.example_record import ExampleRecord
 from ssl_noisy.moving_average import MovingAverage, is_random_state
-from ssl_noisy.weak_views import WeakViews
+from ssl_noisy.weak_views import WeakViews, kind_of
 
 PSEUDO_LABEL_ACCURACY = "pseudo_label_accuracy"
 DECAYED = ("kernels", "all")
@@ -82,6 +82,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
     finds_clusters = False  # whether the network's outputs are clusters, of any order, not classes
     begins_with_clusters = False  # whether a run begins with the last layer, too, of another run
     needs_teacher = False  # whether the constructor takes a `teacher`, a finished network
+    needs_pixels = False  # whether it makes views that frozen features cannot have
     learns_features = False  # whether an evaluation measures the features of `featured_networks`
     removes_labels = False  # whether a run first makes passes that find labels to leave out
     validates = False  # whether `fit` runs, whose calls of `evaluate` are its validation
@@ -183,8 +184,9 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         Raises:
             UserError: If there is a task already: the compiled step holds its images. Or if no
                 example has a label and the method needs one. Or if there are no features and the
-                method needs them. Or if the network does not turn the images into one logit for
-                each class. Or if they must be on the device and are too large.
+                method needs them. Or if it is a task of frozen features that lacks views that the
+                method draws. Or if the network does not turn the images into one logit for each
+                class. Or if they must be on the device and are too large.
         """
         if self.task is not None:
             raise UserError("This learner has a task. Make a new learner for another one.")
@@ -199,6 +201,8 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
                 "network that SimCLR trained: Task(..., features=features). Received: "
                 "features=None"
             )
+        if task.views is not None:
+            self.check_views(task.views)
         contract.check(self.network, task.image_shape, task.num_classes)
         for value in self.loaded_states.values():
             if len(value) != task.num_examples:
@@ -211,9 +215,7 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
         self.task = task
         self.resident = residence.of(task)
         self.stage = self.stages()[0]
-        automatic = "flip_shift" if task.flip else "shift"
-        is_automatic = self.weak_augmentation == "auto"
-        self.weak_kind = automatic if is_automatic else self.weak_augmentation
+        self.weak_kind = kind_of(self.weak_augmentation, task.flip)
 
     def streams(self):
         """Returns a dict from stream name (`labeled`, `unlabeled`) to its indices a step.
@@ -298,6 +300,8 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
 
     def images(self, indices):
         """Takes images as float32 pixels `(batch_size, height, width, channels)` in [0, 255].
+
+        Of a task of frozen features, it takes `(batch_size, num_rows, num_features)`.
 
         Within a step, `indices` must be of its streams: a part of one, several, in any order.
         """

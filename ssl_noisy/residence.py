@@ -19,7 +19,7 @@ def of(task):
     Raises:
         UserError: If the images must be on the device and are larger than its memory.
     """
-    size, memory = math.prod(task.images.shape), work.device_memory()
+    size, memory = task.num_bytes, work.device_memory()
     if task.resident == "device" and memory is not None and size > memory:
         raise UserError(
             f"The images need {size / 1e9:,.1f} GB, and the device has {memory / 1e9:,.1f} GB. Use "
@@ -59,7 +59,7 @@ class OnDevice(_Data):
         super().__init__(task)
         images = np.asarray(task.images)
         self.images = keras.Variable(
-            images, dtype="uint8", trainable=False, autocast=False, name="images"
+            images, dtype=images.dtype.name, trainable=False, autocast=False, name="images"
         )
 
     def keys(self, streams):
@@ -72,7 +72,7 @@ class OnDevice(_Data):
         return contextlib.nullcontext()
 
     def take(self, indices):
-        """Takes images as float32 pixels `(batch_size, height, width, channels)`."""
+        """Takes images as float32 pixels `(batch_size, height, width, channels)`, or features."""
         return ops.cast(ops.take(self.images, indices, axis=0), "float32")
 
 
@@ -123,4 +123,5 @@ class OnHost(_Data):
         is_same = ops.cast(indices[:, None] == positions[None, :], "int32")
         taken = ops.cast(ops.take(images, ops.argmax(is_same, axis=1), axis=0), "float32")
         is_there = ops.max(is_same, axis=1) > 0
-        return ops.where(is_there[:, None, None, None], taken, np.nan)
+        is_there = ops.reshape(is_there, (-1, *[1] * (len(taken.shape) - 1)))
+        return ops.where(is_there, taken, np.nan)

@@ -27,6 +27,7 @@ class SelfSupervisedLearner(AuxiliaryHeads, Learner):
     record_examples: bool = Learner.record_examples.with_default(False)
 
     needs_labels = False
+    needs_pixels = True
     learns_features = True
     probes = True
     training_defaults = Learner.training_defaults | {"nesterov": False}

@@ -18,6 +18,7 @@ from ssl_noisy.selection import rules
 
 STUDENT = "distill"  # the method of all rounds but the first
 REMOVERS = tuple(name for name in methods.names() if methods.get(name).removes_labels)
+RANDOM = "random weights"  # what a training begins with unless `Settings.beginning` says otherwise
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 PLOT_FORMATS = ("png", "pdf", "svg")
 
@@ -363,6 +364,8 @@ class Settings:
     def defaults(self):
         """The values of what is unset: as the method's paper trains, at most one epoch of steps."""
         paper = self.learner_class.training_defaults
+        if networks.is_head(self.network):
+            paper = {**paper, **networks.HEAD_TRAINING}
         defaults = {**paper, "label_seed": self.seed}
         if self.optimizer not in (None, paper["optimizer"]):
             defaults = {k: v for k, v in defaults.items() if k not in ("momentum", "nesterov")}
@@ -411,6 +414,20 @@ class Settings:
     def residence(self):
         """Returns where the images of a task are: fields of `Task`."""
         return {"resident": self.resident or "auto", "resident_limit": self.resident_limit}
+
+    def beginning(self):
+        """Returns what a training begins with, as text; None for random weights.
+
+        Results of different beginnings do not belong into one table.
+        """
+        if networks.is_head(self.network):
+            return f"frozen features in {os.path.basename(self.features)}"
+        if self.initial_weights:
+            return f"the weights of {self.initial_weights}"
+        weights = self.weights or "imagenet"
+        if networks.takes_weights(self.network) and weights != "none":
+            return f"{weights} weights of {self.network}"
+        return f"the weights of {self.network}" if networks.is_file(self.network) else None
 
     def written(self):
         """Returns what is set, resolved, and not `run_dir`, as a dict from name to value."""

@@ -3,7 +3,8 @@
 
 from ssl_noisy import augment
 from ssl_noisy.arguments import choice
-from ssl_noisy.weak_views import WeakViews
+from ssl_noisy.errors import UserError
+from ssl_noisy.weak_views import WeakViews, strong_geometry
 
 HELP = (
     "RandAugment and cutout of a code base or paper (see `augment.strong_view`), or `autoaugment`, "
@@ -18,8 +19,21 @@ class StrongViews(WeakViews):
 
     strong_augmentation: str = choice("google_code", augment.STRONG_VIEWS, HELP)
 
+    def check_views(self, views):
+        super().check_views(views)
+        if not views[1] or self.strong_augmentation not in augment.STRONG_VIEWS:
+            raise UserError(
+                f"{type(self).__name__} draws strong views that were made before, and there are "
+                f"{views[1]} of each image, or ones that CTAugment would have to learn. Compute "
+                "them: python -m ssl_noisy.features --views=8. Received: "
+                f"strong_augmentation={self.strong_augmentation}"
+            )
+
     def strong_view(self, images):
         """Returns a strong view of `images`, as `strong_augmentation` says, weak view included."""
+        if self.task.views is not None:
+            weak, strong = self.task.views
+            return augment.cached_view(images, self.seed_generator, first=1 + weak, count=strong)
         policy = self.strong_augmentation
         return augment.strong_view(
             images, self.seed_generator, policy=policy, **self.strong_geometry()
@@ -27,5 +41,4 @@ class StrongViews(WeakViews):
 
     def strong_geometry(self):
         """Returns how strong views are flipped and shifted: arguments of `augment`."""
-        geometry = self.weak_geometry()
-        return geometry | {"flip": geometry["flip"] or "flip" in self.weak_kind}
+        return strong_geometry(self.weak_kind, self.task.flip, self.task.image_shape[0])

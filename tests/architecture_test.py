@@ -31,7 +31,7 @@ FLOORS = [
         "labels.separation",
         "challenge",
     }
-    | {"augment.operations", "augment.interpolation", "augment.slots"},
+    | {"augment.operations", "augment.interpolation", "augment.slots", "augment.cached"},
     {
         "augment.policies",
         "augment.autoaugment",
@@ -40,9 +40,9 @@ FLOORS = [
         "labels.mixture_model",
         "data.feature_file",
     },
-    {"augment.views", "networks.cnn", "networks.resnet", "networks.wide_resnet"}
-    | {"networks.applications", "networks.own", "networks.hub", "probes.neighbors"}
-    | {"probes.linear_separation"},
+    {"augment.views", "networks.cnn", "networks.heads", "networks.resnet"}
+    | {"networks.wide_resnet", "networks.applications", "networks.own", "networks.hub"}
+    | {"probes.neighbors", "probes.linear_separation"},
     {
         "augment",
         "networks",
@@ -69,7 +69,7 @@ FLOORS = [
         "recorded_model",
         "residence",
     },
-    {"learner", "recorder", "truths", "leaks", "strong_views", "auxiliary_heads"},
+    {"learner", "recorder", "truths", "leaks", "strong_views", "auxiliary_heads", "view_maker"},
     {
         "semi_supervised",
         "clustering",
@@ -84,6 +84,7 @@ FLOORS = [
     {"settings", "recipes", "runs.evaluation", "runs.progress", "runs.plots"},
     {"runs.folder", "run_flags", "side_by_side"},
     {"runs.labeling", "runs.metrics", "runs.label_report", "runs.image_statistics"},
+    {"runs.frozen"},
     {"runs.training", "runs.session"},
     {"runs.removal", "runs.processes", "runs.probing", "runs.rounds"},
     {"runs.run"},

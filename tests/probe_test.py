@@ -17,7 +17,7 @@ from ssl_noisy import command, probe, report
 from ssl_noisy.data import feature_file, label_noise, sources
 from ssl_noisy.errors import UserError
 from ssl_noisy.labels import detection
-from ssl_noisy.runs import labeling, probing
+from ssl_noisy.runs import frozen, labeling
 
 NOISY = ("--dataset=digits", "--noise=symmetric:0.4")
 FEW = ("--dataset=digits", "--num_labels=20", "--by=label_propagation")
@@ -164,10 +164,10 @@ class ProbeTest(ProbeCase):
         self.assertIn("10 labels are the only ones of their class", out)
 
     @parameterized.parameters(
-        ("keras:MobileNetV2 with weights imagenet", probing.NOT_LEGAL),
-        ("hub:dinov2_small", probing.NOT_LEGAL),
-        ("", probing.PERHAPS_LEGAL),
-        ("runs/a/model.keras", probing.PERHAPS_LEGAL),
+        ("keras:MobileNetV2 with weights imagenet", frozen.NOT_LEGAL),
+        ("hub:dinov2_small", frozen.NOT_LEGAL),
+        ("", frozen.PERHAPS_LEGAL),
+        ("runs/a/model.keras", frozen.PERHAPS_LEGAL),
     )
     def test_what_the_challenge_allows(self, extractor, note):
         path = write_pixels(os.path.join(self.create_tempdir().full_path, "f.npz"), extractor)

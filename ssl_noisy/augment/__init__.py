@@ -2,6 +2,7 @@
 """Views of images, weak and strong, made in the compiled step."""
 
 from ssl_noisy.augment.autoaugment import auto_augment
+from ssl_noisy.augment.cached import cached_view
 from ssl_noisy.augment.interpolation import fmix, low_frequency_field, mix, mixing, mixup
 from ssl_noisy.augment.operations import (
     autocontrast,
@@ -43,6 +44,7 @@ __all__ = [
     "autocontrast",
     "blend",
     "brightness",
+    "cached_view",
     "color",
     "color_jitter",
     "contrast",

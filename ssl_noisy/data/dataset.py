@@ -113,7 +113,6 @@ def check_examples(owner, images, labels, num_classes, image_shape=None, lowest=
         lowest: The lowest label, -1 where unlabeled examples are allowed.
     """
     images = images if hasattr(images, "dtype") else np.asanyarray(images)
-    labels = np.asanyarray(labels)
     if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
         raise DatasetError(
             f"The images of the {owner} must be uint8 of shape (N, H, W, C), not empty. Received: "
@@ -125,9 +124,20 @@ def check_examples(owner, images, labels, num_classes, image_shape=None, lowest=
             f"The images of the {owner} must have the shape {tuple(image_shape)} of the training "
             f"images. Received: {images.shape[1:]}. Resize them or convert their channels."
         )
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+    check_labels(owner, len(images), labels, num_classes, lowest)
+
+
+def check_labels(owner, num_examples, labels, num_classes, lowest=0):
+    """Raises `DatasetError` unless these are integer labels `(num_examples,)`, in range.
+
+    Args:
+        owner, labels, num_classes, lowest: As for `check_examples`.
+        num_examples: Integer.
+    """
+    labels = np.asanyarray(labels)
+    if labels.dtype.kind not in "iu" or labels.shape != (num_examples,):
         raise DatasetError(
-            f"The labels of the {owner} must be integers of shape ({len(images)},). Received: "
+            f"The labels of the {owner} must be integers of shape ({num_examples},). Received: "
             f"{labels.dtype} {labels.shape}. Use argmax on one-hot rows or squeeze on a column."
         )
     if labels.min() < lowest or labels.max() >= num_classes:

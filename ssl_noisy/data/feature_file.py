@@ -19,6 +19,7 @@ import numpy as np
 
 from ssl_noisy import files
 from ssl_noisy.data.dataset import Dataset
+from ssl_noisy.data.rows import take
 from ssl_noisy.errors import UserError, one_line
 
 _BLOCK = 1024  # images or rows in memory at once
@@ -62,6 +63,26 @@ def normalized(features) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Views:
+    """The features of views of training images.
+
+    Attributes:
+        features: Float array of shape `(num_viewed, 1 + weak + strong, num_features)`, perhaps
+            memory-mapped: for each of the first images of the file the features of the image
+            itself, of its weak views and of its strong ones.
+        counts: Tuple of integers, the numbers of weak and of strong views.
+        weak_augmentation, strong_augmentation: What the views are, as the flags of these names.
+        description: The same as text, with the seed.
+    """
+
+    features: np.ndarray
+    counts: tuple[int, int]
+    weak_augmentation: str
+    strong_augmentation: str
+    description: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class FeatureFile:
     """The content of a feature file. See `read`.
 
@@ -74,6 +95,7 @@ class FeatureFile:
         extractor: What computed the features, as text; empty if unknown.
         key: Text that identifies the network's weights and the images; empty if unknown.
         statistics: Dict from name to float array of shape `(num_images,)`.
+        views: The `Views` in the file, or None.
     """
 
     path: str
@@ -83,6 +105,27 @@ class FeatureFile:
     extractor: str = ""
     key: str = ""
     statistics: dict = dataclasses.field(default_factory=dict)
+    views: Views | None = None
+
+    def training_views(self, dataset: Dataset):
+        """Returns the features of the views of the training examples, in their order.
+
+        Returns:
+            A float array of shape `(num_examples, 1 + weak + strong, num_features)`, or `rows.Rows`
+            of a mapped one.
+
+        Raises:
+            FeatureError: If the file has no views of some of them.
+        """
+        rows = self._places(dataset, "", dataset.images, dataset.ids)
+        missing = int((rows >= len(self.views.features)).sum())
+        if missing:
+            raise FeatureError(
+                f"The feature file {self.path!r} must have views of all {len(rows)} training "
+                f"images of {dataset.name!r}. Received: none for {missing} of them, which were "
+                "test or validation images when it was made. Compute it again with these splits."
+            )
+        return take(self.views.features, rows)
 
     def statistic(self, name, dataset: Dataset) -> np.ndarray | None:
         """Returns a statistic of the training examples of a data set, or None if there is none.
@@ -194,6 +237,7 @@ def read(path) -> FeatureFile:
         _check(path, arrays, "digests", "features")
         more = {name: str(arrays[name]) for name in ("extractor", "key") if name in arrays}
         shape = arrays["digests"].shape
+        more["views"] = _views(path, arrays) if "views" in arrays else None
         more["statistics"] = {
             name: values
             for name, values in arrays.items()
@@ -230,27 +274,61 @@ def _check(path, arrays, key, name):
         )
 
 
+def _views(path, arrays):
+    """Returns the `Views` of the arrays of a feature file."""
+    values, counts = arrays["views"], arrays.get("view_counts", np.zeros(2, int))
+    num_features = arrays["features"].shape[1]
+    is_right = values.ndim == 3 and values.dtype.kind == "f" and counts.shape == (2,)
+    if not is_right or values.shape[1:] != (1 + counts.sum(), num_features):
+        raise FeatureError(
+            f"The feature file {path!r} must have floats views of shape (num_viewed, 1 + the sum "
+            f"of view_counts, {num_features}). Received: {values.dtype} {values.shape} and "
+            f"{counts}. Compute it again: python -m ssl_noisy.features --views=8"
+        )
+    names = ("weak_augmentation", "strong_augmentation", "view_description")
+    texts = [str(arrays.get(name, "")) for name in names]
+    return Views(values, tuple(counts.tolist()), *texts)
+
+
 class Writer:
     """Writes the rows of a feature file as they come. See `writing`."""
 
-    def __init__(self, member, num_images):
-        self._member = member
+    def __init__(self, archive, num_images):
+        self._archive = archive
         self._num_images = num_images
-        self._num_features = None
+        self._member = self._name = None
 
     def append(self, features):
         """Writes the next rows, a float array of shape `(n, num_features)`."""
-        features = np.ascontiguousarray(features, "<f4")
-        if self._num_features is None:
-            self._num_features = features.shape[1]
-            shape = (self._num_images, self._num_features)
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        self._append("features", np.ascontiguousarray(features, "<f4"), self._num_images)
+
+    def append_views(self, features, num_viewed):
+        """Writes views of the next images, once all features are written, as float16.
+
+        Args:
+            features: Float array `(n, num_views, num_features)`, as `Views.features`.
+            num_viewed: Integer, of how many images there will be views.
+        """
+        self._append("views", np.ascontiguousarray(features, "<f2"), num_viewed)
+
+    def _append(self, name, values, length):
+        if name != self._name:
+            self.close()
+            self._member = self._archive.open(f"{name}.npy", "w", force_zip64=True)
+            self._name = name
+            shape = (length, *values.shape[1:])
+            header = {"descr": values.dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_2_0(self._member, header)
-        self._member.write(features)
+        self._member.write(values)
+
+    def close(self):
+        """Ends the array that is being written."""
+        if self._member is not None:
+            self._member.close()
 
 
 @contextlib.contextmanager
-def writing(path, image_digests, extractor, key, statistics=None):
+def writing(path, image_digests, extractor, key, more=None):
     """Opens a feature file to append the features of images to, in order; atomic.
 
     Args:
@@ -258,7 +336,7 @@ def writing(path, image_digests, extractor, key, statistics=None):
         image_digests: uint64 array `(num_images,)`, as from `digests`, without repetitions.
         extractor: What computes the features, as text.
         key: Text that identifies the network's weights and the images.
-        statistics: Optional dict from name to float array `(num_images,)`.
+        more: Optional dict from name to array, such as the statistics and what is known of views.
 
     Yields:
         A `Writer`.
@@ -268,11 +346,14 @@ def writing(path, image_digests, extractor, key, statistics=None):
     """
     with files.replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         values = {"digests": image_digests, "extractor": extractor, "key": key}
-        for name, value in (values | (statistics or {})).items():
+        for name, value in (values | (more or {})).items():
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, np.asarray(value), allow_pickle=False)
-        with archive.open("features.npy", "w", force_zip64=True) as member:
-            yield Writer(member, len(image_digests))
+        writer = Writer(archive, len(image_digests))
+        try:
+            yield writer
+        finally:
+            writer.close()  # or else the archive could not be closed
 
 
 def key_of(path) -> str:

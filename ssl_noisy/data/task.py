@@ -2,10 +2,11 @@
 """What a learner sees: images, given labels (-1: unlabeled) and a test set."""
 
 import dataclasses
+import math
 
 import numpy as np
 
-from ssl_noisy.data.dataset import Dataset, check_examples
+from ssl_noisy.data.dataset import Dataset, check_examples, check_labels
 from ssl_noisy.errors import UserError
 
 RESIDENCES = ("auto", "device", "host")
@@ -32,6 +33,12 @@ class Task:
         features: Float array of shape `(num_examples, num_features)`, or None: a row of numbers of
             each image, such as those of a network that was trained without labels. Methods that
             group similar images need it.
+        validation_images: As `test_images`, without labels, or None.
+        views: None for images. For frozen features the numbers `(weak, strong)` of the views of
+            each example. `images` are then floats of shape `(num_examples, 1 + weak + strong,
+            num_features)`: the features of the image itself, of its weak views and of its strong
+            ones. A step draws a row in place of making a view. `test_images` and
+            `validation_images` are float32 of shape `(num_test, num_features)`.
 
     Raises:
         ValueError: If an array has the wrong type, shape or range.
@@ -48,11 +55,16 @@ class Task:
     resident: str = "auto"
     resident_limit: float | None = None
     features: np.ndarray | None = None
+    validation_images: np.ndarray | None = None
+    views: tuple[int, int] | None = None
 
     def __post_init__(self):
         labels, names, num_classes = self.given_labels, self.class_names, self.num_classes
         known = num_classes or (2**31 - 1 if names is None else len(names))
-        check_examples("`Task`", self.images, labels, known, lowest=-1)
+        if self.views is None:
+            check_examples("`Task`", self.images, labels, known, lowest=-1)
+        else:
+            self._check_features(labels, known)
         labels = np.asarray(labels, np.int32)
         num_classes = num_classes or (int(labels.max()) + 1 if names is None else len(names))
         names = tuple(map(str, range(num_classes) if names is None else names))
@@ -67,24 +79,44 @@ class Task:
         if self.features is not None:
             _check_features(self.features, len(labels))
         test_labels = self.test_labels
-        if self.test_images is not None or test_labels is not None:
+        if self.views is None and (self.test_images is not None or test_labels is not None):
             owner, shape = "test set of `Task`", self.images.shape[1:]
             check_examples(owner, self.test_images, test_labels, num_classes, shape)
+            test_labels = np.asarray(test_labels, np.int32)
+        elif test_labels is not None:
+            check_labels("test set of `Task`", len(self.test_images), test_labels, num_classes)
             test_labels = np.asarray(test_labels, np.int32)
         changed = (labels, num_classes, names, test_labels)
         fields = ("given_labels", "num_classes", "class_names", "test_labels")
         for field, value in zip(fields, changed, strict=True):
             object.__setattr__(self, field, value)
 
+    def _check_features(self, labels, num_classes):
+        rows, shape = 1 + sum(self.views), self.images.shape
+        is_right = self.images.dtype.kind == "f" and len(shape) == 3 and shape[1] == rows
+        if not is_right or 0 in shape:
+            raise UserError(
+                f"The features of `Task` with views={self.views} must be floats of shape "
+                f"(num_examples, {rows}, num_features). Received: {self.images.dtype} {shape}."
+            )
+        for part in ("test", "validation"):
+            images = getattr(self, f"{part}_images")
+            if images is not None and (images.ndim != 2 or images.shape[1:] != shape[2:]):
+                raise UserError(
+                    f"The {part} features of `Task` must be of shape (num_{part}, {shape[2]}), as "
+                    f"the training features. Received: {images.dtype} {images.shape}."
+                )
+        check_labels("`Task`", shape[0], labels, num_classes, lowest=-1)
+
     @classmethod
     def from_dataset(
-        cls, dataset: Dataset, labeled_positions, given_labels=None, **residence
+        cls, dataset: Dataset, labeled_positions, given_labels=None, **fields
     ) -> "Task":
         """Makes the task in which the examples at these integer positions are labeled.
 
         `given_labels` is an integer array with their labels. By default they are those of the data
-        set. `residence` are `resident` and `resident_limit`. A data set without any label has no
-        classes; the task then has two, "0" and "1", since a network has a last layer.
+        set. `fields` are others of the task, such as `resident`. A data set without any label has
+        no classes; the task then has two, "0" and "1", since a network has a last layer.
         """
         positions, size = np.asarray(labeled_positions), len(dataset.labels)
         if positions.dtype.kind not in "iu" or np.setdiff1d(positions, np.arange(size)).size:
@@ -95,11 +127,12 @@ class Task:
         labels = dataset.labels[positions] if given_labels is None else given_labels
         given_labels = np.full(size, -1, np.int32)
         given_labels[positions] = labels
-        fields = ("num_classes", "class_names", "test_images", "test_labels", "flip", "name")
-        settings = {field: getattr(dataset, field) for field in fields}
+        names = ("num_classes", "class_names", "test_labels", "flip", "name")
+        names += ("images", "test_images", "validation_images")
+        settings = {name: getattr(dataset, name) for name in names}
         if not dataset.num_classes:
             settings.update(num_classes=2, class_names=None)
-        return cls(dataset.images, given_labels, **settings, **residence)
+        return cls(given_labels=given_labels, **settings | fields)
 
     def relabeled(self, positions, label: int, class_name: str | None = None) -> "Task":
         """Returns this task with another label, -1 for none, at these integer positions.
@@ -117,8 +150,13 @@ class Task:
         return len(self.images)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.images.shape[1:]
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of what a network takes: `(height, width, channels)` or `(num_features,)`."""
+        return self.images.shape[1 if self.views is None else 2 :]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.images.shape) * self.images.dtype.itemsize
 
     @property
     def labeled(self) -> np.ndarray:

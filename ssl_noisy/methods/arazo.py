@@ -70,6 +70,7 @@ class Arazo(Learner):
     average_statistics: bool = Learner.average_statistics.with_default(True)
     weak_augmentation: str = Learner.weak_augmentation.with_default("jitter")
 
+    needs_pixels = True  # it passes images without augmentation through the network
     term_names = ("mixed_loss", "prior_loss", "entropy_loss")
     monitor_names = ("mask_rate",)
     always_averages = True

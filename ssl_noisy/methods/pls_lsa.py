@@ -102,6 +102,7 @@ class PLSLSA(AuxiliaryHeads, StrongViews, TwoNetworkLearner):
     strong_augmentation: str = StrongViews.strong_augmentation.with_default("lsa")
     batch_size: int = TwoNetworkLearner.batch_size.with_default(256)
 
+    needs_pixels = True  # for a contrastive view, and features of a stage
     term_names = ("supervised_loss", "contrastive_loss")
     monitor_names = ("kept_rate", "trust")
     training_defaults = TwoNetworkLearner.training_defaults | {

@@ -93,6 +93,7 @@ class ProMix(StrongViews, TwoNetworkLearner):
     strong_augmentation: str = StrongViews.strong_augmentation.with_default("torchssl")
     batch_size: int = TwoNetworkLearner.batch_size.with_default(256)
 
+    needs_pixels = True  # for FMix, and for losses without augmentation
     term_names = ("supervised_loss", "strong_loss", "mixup_loss", "fmix_loss")
     monitor_names = ("kept_rate", "guessed_rate")
     training_defaults = TwoNetworkLearner.training_defaults | {

@@ -51,6 +51,7 @@ class ReMixMatch(AuxiliaryHeads, WeakStrongLearner):
     num_strong_views: int = count(2, "Strong views of each unlabeled image, the paper's K.")
     ramp_end: float = arguments.ramp_end(1 / 64)
 
+    needs_pixels = True  # to turn them
     term_names = ("supervised_loss", "unsupervised_loss", "anchor_loss", "rotation_loss")
     monitor_names = ()
 
@@ -64,8 +65,8 @@ class ReMixMatch(AuxiliaryHeads, WeakStrongLearner):
         self.rotation_head.build(features.shape)
 
     def attach(self, task):
-        self.check_square(task)
         super().attach(task)
+        self.check_square(task)
 
     def images_per_step(self):
         # Mixed are labeled, weak and all strong views; unmixed a strong one, and that turned.

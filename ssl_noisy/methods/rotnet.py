@@ -51,8 +51,8 @@ class RotNet(SelfSupervisedLearner):
         return *self.networks, self.rotation_head
 
     def attach(self, task):
-        self.check_square(task)
         super().attach(task)
+        self.check_square(task)
 
     def images_per_step(self):
         return 4 * self.batch_size

@@ -22,6 +22,8 @@ from ssl_noisy.networks.batch_norm import BatchNormalization, apart, can_pass_ap
 from ssl_noisy.networks.body import copy_body
 from ssl_noisy.networks.cnn import cnn_9, cnn_13, nin, small_cnn, wide_lenet
 from ssl_noisy.networks.freezing import freeze
+from ssl_noisy.networks.heads import TRAINING as HEAD_TRAINING
+from ssl_noisy.networks.heads import feature_statistics, linear, mlp
 from ssl_noisy.networks.layers import WeightNormConv2D, portable
 from ssl_noisy.networks.normalization import NORMALIZATIONS, pixel_normalization
 from ssl_noisy.networks.resnet import preact_resnet_18, resnet_18, resnet_32, resnet_34
@@ -35,6 +37,8 @@ from ssl_noisy.networks.wide_resnet import (
 )
 
 __all__ = [
+    "HEADS",
+    "HEAD_TRAINING",
     "NETWORKS",
     "NORMALIZATIONS",
     "BatchNormalization",
@@ -46,8 +50,11 @@ __all__ = [
     "can_pass_apart",
     "check_there",
     "copy_body",
+    "feature_statistics",
     "find",
     "freeze",
+    "is_file",
+    "is_head",
     "is_own",
     "names",
     "takes_weights",
@@ -82,6 +89,8 @@ NETWORKS = {
     "wrn_28_8": functools.partial(wide_resnet, 28, 8),
     "wrn_28_8_torchssl": functools.partial(wide_resnet_torchssl, 28, 8),
 }
+_INTERNAL = ("notes", "statistics")  # arguments that are no options of a user
+HEADS = {"linear": linear, "mlp": mlp}  # of frozen features
 
 
 def names():
@@ -91,7 +100,15 @@ def names():
 
 def usage():
     """Returns what `build` takes beside `names()`, for help texts."""
-    return "wrn_DEPTH_WIDTH, keras:APPLICATION, FILE.keras, module:function or FILE.py:function"
+    return (
+        "wrn_DEPTH_WIDTH, keras:APPLICATION, FILE.keras, module:function or FILE.py:function; or "
+        "for frozen features (--features) linear or mlp"
+    )
+
+
+def is_head(name):
+    """Returns whether a network takes frozen features, not images."""
+    return name in HEADS
 
 
 def takes_weights(name):
@@ -102,6 +119,11 @@ def takes_weights(name):
 def is_own(name):
     """Returns whether a network may begin with trained weights: users' own and Keras's may."""
     return takes_weights(name) or own.is_file(name) or own.is_function(name)
+
+
+def is_file(name):
+    """Returns whether a network is a file, with its weights."""
+    return own.is_file(name)
 
 
 def absolute(name, absolute_path):
@@ -150,6 +172,8 @@ def find(name):
     if wide:
         check_size(int(wide[1]), int(wide[2]))
         return functools.partial(WIDE[wide[3]], int(wide[1]), int(wide[2]))
+    if is_head(name):
+        return HEADS[name]
     if name not in NETWORKS:
         nearest = difflib.get_close_matches(name, names(), 1, cutoff=0.0)[0]
         raise UserError(
@@ -162,7 +186,7 @@ def find(name):
 def accepted_options(name):
     """Returns the names of the keyword arguments that `build` takes for a network."""
     parameters = inspect.signature(find(name)).parameters.values()
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "notes"]
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _INTERNAL]
 
 
 def build(
@@ -174,6 +198,7 @@ def build(
     batch_norm_epsilon=None,
     normalization=None,
     notes=None,
+    statistics=None,
     **options,
 ):
     """Builds a classifier by name.
@@ -183,8 +208,8 @@ def build(
             (FixMatch's), `_torchssl`, `_usb` or `_uda`; or `keras:NAME` for a member of
             `keras.applications`; or the path of a `.keras` file; or `module:function` or
             `path/to/file.py:function` for a function of `(image_shape, num_classes)` that returns
-            a `keras.Model`.
-        image_shape: Tuple `(height, width, channels)`.
+            a `keras.Model`; or a head, `linear` or `mlp`, which takes features in place of images.
+        image_shape: Tuple `(height, width, channels)`; of a head, `(num_features,)`.
         num_classes: Integer, the number of logits.
         batch_norm_momentum: Float in [0, 1], the fraction of the moving average that each step
             keeps after warm-up (see `BatchNormalization`). None means the network's default.
@@ -195,6 +220,7 @@ def build(
             divides by the deviation, and whitens patches if there is a kernel for it. None scales
             pixels to [-1, 1].
         notes: Optional list, to which lines about changes to a user's network are appended.
+        statistics: For a head, what `feature_statistics` returns, or None.
         **options: Keyword arguments of the network's function. Some networks take `leaky_slope`
             (the slope for negative inputs), `weight_norm` or `dropout`; those of Keras take
             `weights`.
@@ -219,4 +245,6 @@ def build(
         )
     if own.is_file(name):
         options["notes"] = notes
+    if is_head(name):
+        options["statistics"] = statistics
     return network(tuple(image_shape), num_classes, **options)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ssl_noisy.labels import detection
 from ssl_noisy.runs.calibration import BINS
-from ssl_noisy.settings import identifying_lines
+from ssl_noisy.settings import RANDOM, identifying_lines
 from ssl_noisy.sweeps import tables
 
 SERIES = ("--series-1", "--series-2", "--series-3", "--series-4", "--series-5", "--series-6")
@@ -39,6 +39,8 @@ def seed_groups(runs):
         for run in runs
     ]
     names = [f"{run.result['method']}, {run.result['num_labels']:,} labels" for run in runs]
+    if len({run.beginning for run in runs}) > 1:
+        names = [f"{name}, {run.beginning or RANDOM}" for run, name in zip(runs, names)]
     groups = set(zip(keys, names))
     if len(groups) == len(runs) or len(set(names)) < len(groups) or len(set(keys)) < len(groups):
         return None

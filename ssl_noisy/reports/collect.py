@@ -55,6 +55,14 @@ class Run:
         return "file" if self.examples is not None and any(self.examples["file"]) else "index"
 
     @property
+    def beginning(self):
+        """What the run began with, as text; None for random weights."""
+        found = self.result.get("begins_with")  # earlier versions did not write it
+        if found is None and "features" in self.result:
+            return f"frozen features of {self.result['features']['extractor']}"
+        return self.settings.beginning() if found is None and self.settings else found
+
+    @property
     def class_names(self):
         """Tuple of strings, in the order of the class numbers."""
         # Results of earlier versions have no list, but wrote this dict in the same order.

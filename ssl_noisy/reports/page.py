@@ -10,6 +10,7 @@ import numpy as np
 
 from ssl_noisy.errors import UserError
 from ssl_noisy.reports import charts, review, summary
+from ssl_noisy.settings import RANDOM
 
 
 class Protocol(typing.NamedTuple):
@@ -73,10 +74,11 @@ def render(collection, data, output):
     return environment.from_string(_asset("page.html")).render(
         collection=collection,
         runs=shown,
+        beginnings=_by_beginning(shown),
         sweeps=[
             {
                 "name": sweep.name,
-                "rows": summary.table(sweep.rows, names),
+                "tables": summary.tables(sweep.rows, names),
                 "curve": sweep.curve and review.data_url(sweep.curve, "image/png"),
             }
             for sweep in collection.sweeps
@@ -93,6 +95,14 @@ def render(collection, data, output):
         scripts=[jinja2.utils.markupsafe.Markup(_asset(name)) for name in SCRIPTS],
         most_thumbnails=review.MOST_THUMBNAILS,
     )
+
+
+def _by_beginning(shown):
+    """Returns a list of pairs: what runs begin with, and these runs. Each is a table of its own."""
+    found = {}
+    for one in shown:
+        found.setdefault(one["beginning"], []).append(one)
+    return list(found.items())
 
 
 def _used(shown):
@@ -142,6 +152,7 @@ def _run(run, data, is_alone):
         "name": run.name,
         "run_dir": run.run_dir,
         "result": result,
+        "beginning": run.beginning or RANDOM,
         "facts": _facts(run),
         "figures": _figures(run, data, is_alone),
         "views": run.views and review.data_url(run.views, "image/png"),
@@ -175,6 +186,8 @@ def _facts(run):
             ("Clusters matched by test labels", _percent(found["test_cluster_accuracy"])),
             ("Normalized mutual information", f"{found['test_nmi']:.3f}"),
         ]
+    if run.beginning:
+        facts.append(("Begins with", run.beginning))
     if "noise" in result:
         noise = result["noise"]
         facts.append(("Noise", f"{noise['definition']} ({noise['noise_rate']:.1%} of the labels)"))

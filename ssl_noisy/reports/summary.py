@@ -1,7 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The summary of a sweep as people read it: in percent, without columns that are empty."""
 
+_BEGINS = "begins_with"
 _MOMENTS = {"protocol", "mean", "std", "low", "high", "n"}
+
+
+def tables(rows, protocols):
+    """Returns the tables to show of a `summary.csv`, one for each beginning of the runs.
+
+    Args:
+        rows, protocols: As for `table`.
+
+    Returns:
+        A list of pairs: what the runs begin with, empty if it is the same for all, and a table.
+    """
+    header, *lines = rows
+    if header[:1] != [_BEGINS]:
+        return [("", table(rows, protocols))]
+    groups = {}
+    for beginning, *line in lines:
+        groups.setdefault(beginning, []).append(line)
+    return [(name, table([header[1:], *own], protocols)) for name, own in groups.items()]
 
 
 def table(rows, protocols):

@@ -34,7 +34,7 @@ def evaluate(learner, images, labels, batch_size=250):
 
     Args:
         learner: A `Learner`.
-        images: uint8 array of shape `(num_images, height, width, channels)`.
+        images: uint8 array of shape `(num_images, height, width, channels)`, or features.
         labels: Integer array of shape `(num_images,)`.
         batch_size: Positive integer, images at a time. It does not affect the result. The last
             batch is padded, because TensorFlow traces and compiles again for another size.
@@ -76,9 +76,10 @@ def row(learner, dataset, validation_labels, batch_size=250):
         batch_size: As for `evaluate`.
     """
     found = {}
+    owner = dataset if learner.finds_clusters else learner.task  # which may have features instead
     sets = {
-        "validation": (dataset.validation_images, validation_labels),
-        "test": (dataset.test_images, dataset.test_labels),
+        "validation": (owner.validation_images, validation_labels),
+        "test": (owner.test_images, dataset.test_labels),
     }
     for name, (images, labels) in sets.items():
         if images is None:
@@ -165,6 +166,7 @@ def result(training, learner, history):
     """
     settings, dataset = training.settings.resolved(), training.dataset
     size = batch_size(settings, dataset)
+    begins_with = settings.beginning()
     if learner.finds_clusters:
         of_images = _of_clusters(learner, dataset, size)
     else:
@@ -179,6 +181,7 @@ def result(training, learner, history):
         "parameters": num_parameters(learner.classifier),
         "steps": settings.steps,
         "backend": keras.backend.backend(),
+        **({} if begins_with is None else {"begins_with": begins_with}),
         "test_accuracy": summarize(history),
         "class_names": list(dataset.class_names),
         **of_images,
@@ -206,13 +209,14 @@ def _of_clusters(learner, dataset, size):
 
 def _of_images(learner, dataset, size, validation_labels):
     """Returns what a result says of the images with a label that are not trained on."""
-    validation = (None, None)
-    if dataset.validation_images is not None:
-        found = averaged_logits(learner, dataset.validation_images, size)
+    validation, task = (None, None), learner.task
+    if task.validation_images is not None:
+        found = averaged_logits(learner, task.validation_images, size)
         validation = (found, validation_labels)
-    if dataset.test_images is None:
+    images = task.test_images
+    if images is None:
         return {"calibration": calibration.summary(None, None, *validation)}
-    return of_test(averaged_logits(learner, dataset.test_images, size), dataset, validation)
+    return of_test(averaged_logits(learner, images, size), dataset, validation)
 
 
 def of_test(logits, dataset, validation=(None, None)):

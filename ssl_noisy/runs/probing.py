@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import time
-import zipfile
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from ssl_noisy.data.task import Task
 from ssl_noisy.errors import UserError
 from ssl_noisy.labels import detection, issues
 from ssl_noisy.probes import detectors, held_out, label_propagation, ni_erm
-from ssl_noisy.runs import evaluation, folder, label_report, labeling, metrics
+from ssl_noisy.runs import evaluation, folder, frozen, label_report, labeling, metrics
 from ssl_noisy.runs.training import Training
 from ssl_noisy.settings import Settings
 
@@ -24,14 +23,6 @@ FLAGS = (*labeling.LOADING, "labels_csv", "num_labels", "label_draw", "label_see
 FLAGS += ("features", "noise", "noise_draw", "noise_seed", "cifarn_file", "seed", "run_dir")
 
 PROTOCOL = "one fit; nothing was chosen on test images"
-NOT_LEGAL = (
-    "An entry to the CIFAR-N challenge with these features is not legal: their network was trained "
-    "on other images."
-)
-PERHAPS_LEGAL = (
-    "In an entry to the CIFAR-N challenge, these features are legal only if their network was "
-    "trained from scratch on the challenge's own images."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +123,7 @@ def probe(request):
     settings, run_dir = request.settings, request.settings.run_dir
     finished = folder.look_into(run_dir, request)
     if finished is not None:
-        _check_fingerprint(settings.features, finished, run_dir)
+        frozen.check_unchanged(settings.features, finished["features"]["fingerprint"], run_dir)
         return finished
     stored = feature_file.read(settings.features)
     dataset = labeling.load_dataset(settings)
@@ -159,12 +150,12 @@ def probe(request):
         if finished is None:
             folder.begin(run_dir, request)
             labeling.write(run_dir, dataset, labels)
-            finished = _fit(request, training, stored, features, test_features)
+            finished = _fit(request, training, features, test_features)
             folder.write_result(run_dir, finished)
     return finished
 
 
-def _fit(request, training, stored, features, test_features):
+def _fit(request, training, features, test_features):
     """Fits a probe, writes all files but the result, and returns that."""
     settings, dataset, labels = request.settings, training.dataset, training.labels
     began = time.monotonic()
@@ -172,24 +163,19 @@ def _fit(request, training, stored, features, test_features):
     # Calibration expects logits, of which these are some.
     logits = np.log(np.maximum(fitted.probs(test_features), 1e-30))
     accuracy = float(np.mean(np.argmax(logits, axis=1) == dataset.test_labels))
-    extractor = stored.extractor or "unknown"
+    described = frozen.describe(settings.features)
     result = {
         "method": request.by,
         "dataset": f"{dataset.name} {dataset.version}",
         "num_labels": len(labels.positions),
         "labels_sha256": label_budget.digest(dataset, labels.positions),
         "seed": settings.seed,
-        "network": f"features of {extractor}",
+        "network": f"features of {described['extractor']}",
+        "begins_with": f"frozen features of {described['extractor']}",
         "parameters": fitted.parameters,
         "steps": fitted.iterations,
         "backend": "scikit-learn",
-        "features": {
-            "extractor": extractor,
-            "key": stored.key,
-            "num_features": features.shape[1],
-            "fingerprint": fingerprint(settings.features),
-            "challenge": challenge_note(extractor),
-        },
+        "features": {"num_features": features.shape[1], **described},
         "choice": fitted.choice,
         "test_accuracy": {**dict.fromkeys(evaluation.PROTOCOLS), "last": accuracy},
         "protocol": PROTOCOL,
@@ -305,37 +291,3 @@ def _weak_evidence(known, labels):
     if per_class < issues.FEW_LABELS:
         found.append(f"there are only {per_class:.3g} labels per class")
     return found
-
-
-def challenge_note(extractor):
-    """Returns why an entry to the CIFAR-N challenge may not use features; None for pixels.
-
-    Args:
-        extractor: What computed them, in the words of `python -m ssl_noisy.features`.
-    """
-    if extractor == "pixels":
-        return None
-    is_pretrained = extractor.startswith("hub:") or extractor.endswith("with weights imagenet")
-    return NOT_LEGAL if is_pretrained else PERHAPS_LEGAL
-
-
-def fingerprint(path):
-    """Returns a text that changes with the content of an .npz file, from the checksums in it."""
-    with zipfile.ZipFile(os.path.expanduser(path)) as archive:
-        members = sorted((one.filename, one.CRC, one.file_size) for one in archive.infolist())
-    return " ".join(f"{name}:{crc:08x}:{size}" for name, crc, size in members)
-
-
-def _check_fingerprint(path, finished, run_dir):
-    """Raises a `UserError` if the feature file is there and has changed since a probe ended."""
-    if not os.path.exists(path):
-        return
-    try:
-        here = fingerprint(path)
-    except (OSError, zipfile.BadZipFile):
-        here = ""
-    if here != finished["features"]["fingerprint"]:
-        raise UserError(
-            f"The feature file {path!r} has changed since the probe in {run_dir}. Choose another "
-            "--run_dir, or restore the file."
-        )

@@ -10,6 +10,7 @@ from ssl_noisy.runs import (
     checkpoint,
     evaluation,
     folder,
+    frozen,
     image_statistics,
     label_report,
     labeling,
@@ -60,6 +61,9 @@ def _run(settings, stream, dataset):
         if settings.baseline:
             beside = os.path.join(run_dir, folder.BASELINE)
             track_finished(settings.for_baseline(), beside, finished["baseline"])
+        if networks.is_head(settings.network):
+            fingerprint = finished["features"]["fingerprint"]
+            frozen.check_unchanged(settings.features, fingerprint, run_dir)
         track_finished(settings, run_dir, finished)
         return finished
     networks.check_there(settings.network, settings.weights)
@@ -78,7 +82,7 @@ def _run(settings, stream, dataset):
             "--validation_split, or leave it out."
         )
     labels = labeling.choose(settings, dataset, run_dir)
-    task = labeling.task_of(settings, dataset, labels)
+    task = frozen.make_task(settings, dataset, labels)
     try:
         with devices.used(settings.num_devices, settings.num_processes):
             return _train(Training(settings, run_dir, dataset, labels, task, stream))
@@ -102,6 +106,7 @@ def _train(training):
         # Another process may have begun here since `run` looked.
         folder.look_into(training.run_dir, training.settings)
         folder.begin(training.run_dir, training.settings)
+        frozen.begin(training.settings, training.run_dir)
         labeling.write(training.run_dir, training.dataset, training.labels)
         baseline = _baseline(training)
         if settings.student:
@@ -164,6 +169,11 @@ def _result(training, learner, session, removed, baseline):
     """Returns the content of `result.json`, after writing the report on the labels."""
     result = evaluation.result(training, learner, session.counted)
     result.update(_end(training.settings, session))
+    if networks.is_head(training.settings.network):
+        described = frozen.describe(training.settings.features)
+        result["features"] = {"num_features": training.task.image_shape[0], **described}
+        result["begins_with"] = f"frozen features of {described['extractor']}"
+        result["network"] += f" on features of {described['extractor']}"
     if training.dataset.notes:
         result["data_notes"] = list(training.dataset.notes)
     if training.dataset.unreadable:

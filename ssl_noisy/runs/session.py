@@ -181,7 +181,8 @@ class Session(keras.callbacks.Callback):
 
     def _row(self, epoch, logs):
         """Returns the row of `metrics.csv` for an epoch."""
-        data, batch_size = self.dataset, evaluation.batch_size(self.settings, self.dataset)
+        data = self.dataset
+        batch_size = evaluation.batch_size(self.settings, self.dataset)
         row = {"step": self.done, "epoch": epoch + 1}
         row["learning_rate"] = float(ops.convert_to_numpy(self.learner.optimizer.learning_rate))
         row.update({k: float(v) for k, v in logs.items()})
@@ -253,7 +254,7 @@ class Session(keras.callbacks.Callback):
                 self._output_names(),
                 self.dataset.fit,
                 result["calibration"]["temperature"],
-                self.dataset.images.shape[1:],
+                self.learner.task.image_shape,
             )
             model_file.add_metadata(path, metadata)
         if self.settings.plots:
@@ -270,7 +271,8 @@ class Session(keras.callbacks.Callback):
             baseline = (self.settings.baseline, read_metrics(beside))
         if any(key in self.history[-1] for key in plots.CURVES):  # not without any label
             plots.curves(self.history, folder.picture(self.run_dir, "curves", kind), baseline)
-        plots.views(self.learner, folder.picture(self.run_dir, "views", kind))
+        if self.learner.task.views is None:  # of features there is nothing to see
+            plots.views(self.learner, folder.picture(self.run_dir, "views", kind))
 
     def _output_names(self):
         """Returns the name of each output of the model."""

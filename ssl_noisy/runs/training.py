@@ -119,14 +119,20 @@ def _make_network(settings, task, notes=None):
     keras.config.set_dtype_policy(settings.precision)
     options = {} if settings.weights is None else {"weights": settings.weights}
     try:
+        normalization = statistics = None
+        if networks.is_head(settings.network):
+            statistics = networks.feature_statistics(task.images)
+        else:
+            normalization = networks.pixel_normalization(settings.normalization, task.images)
         network = networks.build(
             settings.network,
             task.image_shape,
             task.num_classes,
             batch_norm_momentum=settings.batch_norm_momentum,
             batch_norm_epsilon=settings.batch_norm_epsilon,
-            normalization=networks.pixel_normalization(settings.normalization, task.images),
+            normalization=normalization,
             notes=notes,
+            statistics=statistics,
             **options,
         )
         if settings.initial_weights is not None:

@@ -7,7 +7,9 @@ import time
 
 from ssl_noisy import files
 from ssl_noisy.errors import UserError
+from ssl_noisy.settings import RANDOM
 from ssl_noisy.sweeps import folder, hparams, plots, published, summary, tables
+from ssl_noisy.sweeps.summary import BEGINS
 
 SUMMARY, TEXT, CURVE = "summary.csv", "summary.md", "budget_curve"
 # Seconds between two writings, at least. Training uses all cores, so writing must cost little.
@@ -118,6 +120,7 @@ class Report:
             tables.write(self._path(tables.NAME), rows, tables.columns(self._swept, self._runs))
             self._describe_runs(rows)
             lines = summary.summarize(rows, self._flags, self._compare_with)
+            lines = self._with_beginnings(rows, lines)
             tables.write(self._path(SUMMARY), lines)
             text = self._text(rows, lines)
             with files.replacing(self._path(TEXT), "w") as file:
@@ -131,6 +134,15 @@ class Report:
                 for suffix in (".png", ".pdf"):
                     plots.budget_curve(curves, self._path(CURVE + suffix), marks)
         return text
+
+    def _with_beginnings(self, rows, lines):
+        """Returns the lines with what their runs begin with, if that is not the same for all."""
+        beginnings = {run.name: run.settings.beginning() or RANDOM for run in self._runs}
+        if len(set(beginnings.values())) < 2:
+            return lines
+        flags = [flag for flag in self._flags if flag not in tables.SEEDS]
+        found = {tuple(row[flag] for flag in flags): beginnings[row["name"]] for row in rows}
+        return [{BEGINS: found[tuple(x[flag] for flag in flags)], **x} for x in lines]
 
     def _published(self, curves, rows):
         """Returns a dict from the name of a curve to the published figures of its runs."""
@@ -174,7 +186,7 @@ class Report:
         for protocol, title in _TITLES.items():
             chosen = [line for line in lines if line["protocol"] == protocol]
             if chosen:
-                parts += [f"## {title}", self._table(chosen)]
+                parts += [f"## {title}", *self._tables(chosen)]
         parts.append(
             "Mean, standard deviation and 95 % Student t interval of the mean over the seeds of a "
             "row. No seed is selected. The last checkpoint is the protocol of the picture and of "
@@ -198,6 +210,16 @@ class Report:
         if failed:
             parts += ["## Failed runs", "\n".join(failed)]
         return "\n\n".join(parts) + "\n"
+
+    def _tables(self, lines):
+        """Returns a table for each beginning of the runs, with a title if there are several."""
+        groups = {}
+        for line in lines:
+            groups.setdefault(line.get(BEGINS), []).append(line)
+        if len(groups) == 1:
+            return [self._table(lines)]
+        named = [(f"### Runs that begin with {x}", self._table(own)) for x, own in groups.items()]
+        return [part for pair in named for part in pair]
 
     def _table(self, lines):
         common = [flag for flag in self._flags if flag not in tables.SEEDS]

@@ -14,6 +14,7 @@ CONFIDENCE = 0.95
 PROTOCOLS = ("last", "median_of_last_20", "validation_choice")
 _MOMENTS = ("mean", "std", "n", "low", "high")
 _PARTNER = "compared_with"
+BEGINS = "begins_with"  # a column, if runs differ in `Settings.beginning`
 
 
 def interval(values):
@@ -169,7 +170,7 @@ def curves(lines, protocol="last"):
         A dict from the name of a curve to its list of lines, sorted by `num_labels`.
     """
     moments = {*_MOMENTS, *(f"difference_{name}" for name in _MOMENTS)}
-    outside = moments | {"num_labels", "protocol", "failed", "missing", _PARTNER}
+    outside = moments | {"num_labels", "protocol", "failed", "missing", _PARTNER, BEGINS}
     lines = [line for line in lines if line["protocol"] == protocol]
     varying = [
         flag
