@@ -21,6 +21,7 @@ from absl import flags
 from keras import ops
 
 from ssl_noisy import command, devices, machine, run_flags, side_by_side, work
+from ssl_noisy.errors import UserError
 from ssl_noisy.runs import evaluation, frozen, labeling
 from ssl_noisy.runs.training import make_learner
 from ssl_noisy.settings import Settings
@@ -113,6 +114,11 @@ def main(wanted):
 
 def prepare(settings):
     """Returns the data set of a run, and its learner, ready for `fit`."""
+    if settings.student:
+        raise UserError(
+            "A benchmark times one training. Leave --rounds out, and time --method=distill by "
+            f"itself. Received: --rounds={settings.rounds}"
+        )
     dataset = labeling.correct(settings, labeling.load_dataset(settings))
     labels = labeling.choose(settings, dataset)
     return dataset, make_learner(settings, frozen.make_task(settings, dataset, labels))

@@ -24,7 +24,7 @@ class ClusterLearner(StrongViews, Learner):
     ema_momentum: float = Learner.ema_momentum.with_default(0.0)
     strong_augmentation: str = StrongViews.strong_augmentation.with_default("scan")
 
-    record_examples = False  # no argument: a cluster is no class
+    record_examples = False  # no argument: a cluster is not a class
     weak_augmentation = "none"  # no argument, as above
 
     needs_labels = False

@@ -48,10 +48,26 @@ def _check_method(settings):
             f"Method {settings.method!r} removes labels itself. Leave --remove_labels out. "
             f"Received: --remove_labels={settings.remove_labels}"
         )
-    if settings.baseline is not None and methods.get(settings.baseline).finds_clusters:
+    if settings.baseline is not None:
+        _check_baseline(settings)
+
+
+def _check_baseline(settings):
+    name, cls = settings.baseline, methods.get(settings.baseline)
+    if cls.finds_clusters:
         raise UserError(
-            f"--baseline={settings.baseline} finds clusters, whose accuracy is another one. Train "
-            "it in a run of its own."
+            f"--baseline={name} finds clusters, whose accuracy is another one. Train it in a run "
+            "of its own."
+        )
+    if cls.needs_teacher and not settings.learner_class.needs_teacher:
+        raise UserError(
+            f"--baseline={name} needs a teacher, which --method={settings.method} does not take. "
+            "Train it in a run of its own."
+        )
+    if cls.needs_pixels and networks.is_head(settings.network):
+        raise UserError(
+            f"--baseline={name} makes its views of pixels, so it cannot learn from frozen "
+            f"features. Use another one. Received: --network={settings.network}"
         )
 
 
@@ -78,6 +94,11 @@ def _check_clusters(settings):
                 f"it out. Received: --num_clusters={settings.num_clusters}"
             )
         return
+    if settings.student:
+        raise UserError(
+            f"--rounds does not go with --method={method}, which finds clusters, not classes. "
+            f"Leave it out. Received: --rounds={settings.rounds}"
+        )
     unused = LABEL_FLAGS if cls.needs_features else (*LABEL_FLAGS, "features")
     for name in unused:
         value, default = getattr(settings, name), getattr(type(settings), name)
@@ -115,6 +136,12 @@ def _check_head(settings):
             f"--network={settings.network} classifies frozen features. Pass --features=FILE, which "
             "python -m ssl_noisy.features --views=8 writes. Received: none."
         )
+    for name in ("initial_weights", "freeze"):
+        if value := getattr(settings, name):
+            raise UserError(
+                f"--{name} has no effect with --network={settings.network}, which is a last layer. "
+                f"Leave it out. Received: --{name}={value}"
+            )
     if settings.learner_class.needs_pixels:
         raise UserError(
             f"--method={settings.method} makes its views of pixels, so it cannot learn from frozen "
@@ -219,6 +246,12 @@ def _check_teacher(settings):
         raise UserError(
             f"--teacher has no effect with --method={settings.method}, only with "
             f"{' and '.join(takers)}. Leave it out. Received: --teacher={settings.teacher}"
+        )
+    weight = settings.method_arguments.get("distillation_weight", 1)
+    if settings.student and settings.remover and weight < 1:
+        raise UserError(
+            "--distillation_weight must be 1 if the first round removes labels: later rounds would "
+            f"learn the removed ones. Received: --distillation_weight={weight}"
         )
     if settings.student and settings.max_seconds is not None:
         raise UserError(

@@ -139,7 +139,8 @@ def read_flags(argv, values):
 def _views_of(values):
     """Returns the `views` of a `Request`."""
     if values["views"].value is None:
-        for name in VIEW_FLAGS:
+        is_random = values["weights"].value == "none"
+        for name in VIEW_FLAGS if is_random else (*VIEW_FLAGS, "seed"):
             if values[name].present:
                 raise UserError(f"--{name} has no effect without --views. Leave it out.")
         return {}
@@ -186,6 +187,7 @@ def main(request):
         )
     progress.tell(dataset.notes)
     began, done = time.monotonic(), 0
+    more |= {"weights": weights.hex()[:16]}
     more |= {} if recipe is None else _described(recipe)
     with feature_file.writing(request.output, digests[first], extractor, key, more) as writer:
         for pixels in _batches(parts, first, request.batch_size):

@@ -27,12 +27,15 @@ class Metadata:
         fit: How pictures get the size of the network's input, one of `pictures.FITS`.
         temperature: Float above 0: softmax(logits / temperature) are calibrated confidences.
         image_shape: `(height, width, channels)`, or None for the input shape of the network.
+        features: What computed the frozen features that the network takes, such as a digest of
+            its weights; None if it takes images.
     """
 
     class_names: tuple[str, ...]
     fit: str = "crop"
     temperature: float = 1.0
     image_shape: tuple[int, int, int] | None = None
+    features: str | None = None
 
     def input_shape(self, network):
         """Returns `(height, width, channels)` of the images that a network takes.
@@ -41,6 +44,11 @@ class Metadata:
             UserError: If they have no fixed size, or are neither gray nor RGB.
         """
         shape = self.image_shape or (getattr(network, "input_shape", None) or (None,))[1:]
+        if len(shape) == 1 and self.features is not None:
+            raise UserError(
+                f"The network must take images. Received: a classifier of {shape[0]} frozen "
+                "features. Use a network that was trained on images."
+            )
         if len(shape) != 3 or None in shape or shape[2] not in (1, 3):
             raise UserError(
                 "The network must take gray or color images of one size. Received: "

@@ -107,7 +107,8 @@ class Settings:
         string(
             None,
             "Feature file of the images, as python -m ssl_noisy.features writes it: for "
-            "--label_draw and --method=scan, and to look for wrong labels by three more detectors.",
+            "--label_draw and --method=scan, and to look for wrong labels by four more detectors. "
+            "With --network=linear or mlp it replaces the images.",
         )
     )
     num_clusters: int | None = _setting(
@@ -418,10 +419,16 @@ class Settings:
     def beginning(self):
         """Returns what a training begins with, as text; None for random weights.
 
-        Results of different beginnings do not belong into one table.
+        Results of different beginnings do not belong in one table.
         """
+        before = self._beginning_of_network()
+        if not self.teacher or not os.path.isabs(self.teacher):  # that of a round: the same run
+            return before
+        return f"{before or RANDOM}, taught by {self.teacher}"
+
+    def _beginning_of_network(self):
         if networks.is_head(self.network):
-            return f"frozen features in {os.path.basename(self.features)}"
+            return f"frozen features in {self.features}"
         if self.initial_weights:
             return f"the weights of {self.initial_weights}"
         weights = self.weights or "imagenet"

@@ -20,12 +20,17 @@ class StrongViews(WeakViews):
     strong_augmentation: str = choice("google_code", augment.STRONG_VIEWS, HELP)
 
     def check_views(self, views):
-        super().check_views(views)
-        if not views[1] or self.strong_augmentation not in augment.STRONG_VIEWS:
+        name = type(self).__name__
+        if not self.needs_pixels and not views[1]:
             raise UserError(
-                f"{type(self).__name__} draws strong views that were made before, and there are "
-                f"{views[1]} of each image, or ones that CTAugment would have to learn. Compute "
-                "them: python -m ssl_noisy.features --views=8. Received: "
+                f"{name} draws strong views, and these features have none. Compute them: python -m "
+                "ssl_noisy.features --views=8. Received: features of the images alone"
+            )
+        super().check_views(views)
+        if self.strong_augmentation not in augment.STRONG_VIEWS:
+            raise UserError(
+                f"{name} draws strong views that were made before, and CTAugment would have to "
+                "learn them. Use the strong_augmentation of the feature file. Received: "
                 f"strong_augmentation={self.strong_augmentation}"
             )
 

@@ -15,6 +15,7 @@ import report_files
 from absl.testing import absltest, parameterized
 from commands import call, call_of, read
 from keras import ops
+from PIL import Image
 
 from ssl_noisy import Task, augment, devices, features, methods, networks, predict, report
 from ssl_noisy.data import feature_file, sources
@@ -107,10 +108,14 @@ class ViewsTest(parameterized.TestCase):
 
     def test_features_that_lack_views(self):
         plain = numbered_task()
-        for views, message in (((0, 0), "weak views"), ((3, 0), "strong views")):
+        for method, views, message in (
+            ("supervised", (0, 0), "weak views"),
+            ("fixmatch", (0, 0), "strong views"),
+            ("fixmatch", (3, 0), "strong views"),
+        ):
             task = Task(plain.images[:, : 1 + sum(views)], plain.given_labels, views=views)
             with self.assertRaisesRegex(ValueError, f"draws {message}"):
-                learner(task=task)
+                learner(method, task=task)
         learner("supervised", task=task)
         with self.assertRaisesRegex(ValueError, "CTAugment"):
             learner(strong_augmentation="ctaugment")
@@ -261,22 +266,47 @@ class RunTest(RunCase):
         self.assertEqual((found["extractor"], found["num_features"]), ("pixels", 64))
         self.assertIn("2 weak views (auto) and 2 strong views (google_code)", found["views"])
         self.assertEqual(result["parameters"], 650)
-        self.assertIn("feature_vote", result["label_quality"]["detectors"])
+        self.assertNotIn("feature_vote", result["label_quality"]["detectors"])
         # The model is one of features, with their statistics in it.
         data = sources.load("digits")
         model = keras.saving.load_model(os.path.join(self.folder, "model.keras"), compile=False)
         logits = model.predict(feature_file.read(self.pixels).test(data), verbose=0)
         accuracy = np.mean(logits.argmax(axis=1) == data.test_labels)
         self.assertAlmostEqual(accuracy, result["test_accuracy"]["last"])
+        Image.new("L", (8, 8)).save(os.path.join(self.root, "one.png"))
         code, _, errors = call_of(
             predict, f"--run_dir={self.folder}", f"--images={self.root}", "--output=/no/such.csv"
         )
         self.assertEqual((code, len(errors)), (2, 1))
+        self.assertIn("Received: a classifier of 64 frozen features", errors[0])
+        self.refuse_as_teacher()
         # A finished run answers at once, and not for other features.
         self.assertEqual(call(*FEW, *SHORT, *self.here, "--label_draw=typiclust")[0], 0)
         frozen.check_unchanged(self.pixels, found["fingerprint"], self.folder)
         with self.assertRaisesRegex(ValueError, "has changed"):
             frozen.check_unchanged(self.pixels, "other", self.folder)
+
+    def refuse_as_teacher(self):
+        """The width of other features may be the same, but what they mean is not."""
+        others = os.path.join(self.create_tempdir().full_path, "others.npz")
+        arrays = dict(np.load(self.pixels))
+        np.savez(others, **{**arrays, "weights": "other"})
+        student = ("--method=distill", "--network=mlp", f"--run_dir={self.folder}_student")
+        code, _, errors = call(
+            *FEW, *SHORT, *student, f"--teacher={self.folder}", f"--features={others}"
+        )
+        self.assertEqual((code, len(errors)), (2, 1))
+        self.assertIn("the teacher must take the same input: features by the network", errors[0])
+        self.assertIn("other. Received: one that takes features by the network", errors[0])
+
+    def test_a_damaged_note_about_the_features(self):
+        settings = Settings(network="linear", features=self.pixels, method="supervised")
+        os.makedirs(self.folder)
+        for content in ("", "{", "{}", "[]"):
+            with open(os.path.join(self.folder, "features.json"), "w") as file:
+                file.write(content)
+            with self.assertRaisesRegex(ValueError, "features.json cannot be read: .*Delete it"):
+                frozen.begin(settings, self.folder)
 
     def test_a_stopped_run_resumes_to_the_same_weights(self):
         settings = Settings(
@@ -348,9 +378,13 @@ class MistakeTest(RunCase):
         ("--weak_augmentation=crop", "views of --weak_augmentation=auto"),
         ("--normalization=dataset", "--normalization has no effect"),
         ("--baseline=remixmatch", "makes its views of pixels"),
+        ("--method=supervised --baseline=uda", "Received: --strong_augmentation=uda, for uda"),
+        ("--baseline=distill", "--baseline=distill needs a teacher"),
+        ("--freeze=backbone", "--freeze has no effect with --network=linear"),
+        ("--initial_weights=a.keras", "--initial_weights has no effect with --network=linear"),
     )
     def test_one_line(self, argument, message):
-        self.assertIn(message, self.refuse(argument))
+        self.assertIn(message, self.refuse(*argument.split()))
 
     @parameterized.parameters("remixmatch", "rotnet", "simclr", "moco_v2")
     def test_methods_of_pixels(self, method):
@@ -365,7 +399,7 @@ class MistakeTest(RunCase):
         plain = os.path.join(folder, "plain.npz")
         with feature_file.writing(plain, digests, "pixels", "key") as writer:
             writer.append(np.ones((len(rows), 5), "float32"))
-        self.assertIn("draws weak views, and these", self.refuse(f"--features={plain}"))
+        self.assertIn("draws strong views, and these", self.refuse(f"--features={plain}"))
         # A method without strong views learns from the features of the images alone.
         code, _, errors = call(
             *FEW, *SHORT, *self.here, "--method=supervised", "--weak_augmentation=none",
@@ -379,7 +413,7 @@ class MistakeTest(RunCase):
             elsewhere, ids=data.ids, features=np.ones((len(data.ids), 5)),
             ids_test=np.arange(count), features_test=np.ones((count, 5)),
         )  # fmt: skip
-        self.assertIn("draws weak views, and these", self.refuse(f"--features={elsewhere}"))
+        self.assertIn("draws strong views, and these", self.refuse(f"--features={elsewhere}"))
         others = os.path.join(folder, "others.npz")
         with feature_file.writing(others, digests[:9], "pixels", "key") as writer:
             writer.append(np.ones((9, 5), "float32"))
@@ -389,6 +423,7 @@ class MistakeTest(RunCase):
         path = os.path.join(self.create_tempdir().full_path, "none.npz")
         for arguments, message in (
             (["--strong_augmentation=uda"], "no effect without --views"),
+            (["--seed=7"], "--seed has no effect without --views"),
             (["--views=0"], "views"),
             (["--views=2", "--weak_augmentation=none"], "weak_augmentation"),
             (["--views=2", "--strong_augmentation=ctaugment"], "strong_augmentation"),
@@ -425,7 +460,7 @@ class BeginningTest(RunCase):
             self.assertEqual(code, 0)
             text = read(folder, "report.html")
             self.assertEqual(text.count("<h3>Runs that begin with"), count)
-            beginning = "frozen features in views.npz"
+            beginning = f"frozen features in {self.pixels}"
             self.assertIn(beginning if count == 0 else f"Runs that begin with {beginning}", text)
             self.assertEqual("Runs that begin with random weights" in text, count > 0)
 
@@ -443,11 +478,11 @@ class BeginningTest(RunCase):
         sweep_report.Report(sweep_dir, ["network", "seed"], grid).write({}, is_last=True)
         text = read(sweep_dir, "summary.md")
         self.assertEqual(text.count("### Runs that begin with"), 2)
-        self.assertIn("### Runs that begin with frozen features in views.npz", text)
+        self.assertIn(f"### Runs that begin with frozen features in {self.pixels}", text)
         rows = [line.split(",") for line in read(sweep_dir, "summary.csv").splitlines()]
         self.assertEqual(rows[0][0], "begins_with")
         found = summary.tables(rows, {})
-        names = ["frozen features in views.npz", "random weights"]
+        names = [f"frozen features in {self.pixels}", "random weights"]
         self.assertEqual([name for name, _ in found], names)
         for (_, table), network in zip(found, ("linear", "small_cnn")):
             self.assertLen(table, 2)
@@ -460,11 +495,13 @@ class BeginningTest(RunCase):
         for given, beginning in (
             ({}, None),
             ({"features": "/a/b.npz"}, None),
-            ({"features": "/a/b.npz", "network": "mlp"}, "frozen features in b.npz"),
+            ({"features": "/a/b.npz", "network": "mlp"}, "frozen features in /a/b.npz"),
             ({"initial_weights": "/runs/a"}, "the weights of /runs/a"),
             ({"network": "keras:MobileNetV2"}, "imagenet weights of keras:MobileNetV2"),
             ({"network": "keras:MobileNetV2", "weights": "none"}, None),
             ({"network": "/a/b.keras"}, "the weights of /a/b.keras"),
+            ({"method": "distill", "teacher": "/a"}, "random weights, taught by /a"),
+            ({"method": "distill", "teacher": "round_1"}, None),  # in the run itself
         ):
             self.assertEqual(Settings(**given).beginning(), beginning, given)
 

@@ -19,6 +19,7 @@ from commands import MistakeCase, ThisProcess, call, read
 from ssl_noisy import model_file, run_flags, sweep, train
 from ssl_noisy.errors import UserError
 from ssl_noisy.runs import folder, rounds
+from ssl_noisy.runs import run as runs
 from ssl_noisy.runs.session import Session
 from ssl_noisy.runs.training import make_learner
 from ssl_noisy.settings import Settings
@@ -177,6 +178,17 @@ class RunTest(absltest.TestCase):
         made = make_learner(made, toy.task()[0]).teacher
         np.testing.assert_array_equal(self.classes(made), dataset[0])
 
+    def test_a_teacher_in_python_is_relative_to_the_current_folder(self):
+        root = self.create_tempdir().full_path
+        with contextlib.chdir(root):
+            call("--method=supervised", *SMALL, "--run_dir=teacher")
+            student = dataclasses.replace(
+                settings_of_flags("--method=distill", *SMALL), teacher="teacher", run_dir="student"
+            )
+            runs.run(student, io.StringIO())
+        written = read(os.path.join(root, "student"), "flags.cfg")
+        self.assertIn(f"--teacher={os.path.join(root, 'teacher')}\n", written)
+
     def predictions(self, run_dir):
         return self.classes(keras.models.load_model(os.path.join(run_dir, "model.keras")))
 
@@ -266,6 +278,16 @@ class MistakesTest(MistakeCase):
             ),
             (("--rounds=2", "--distillation_temperature=0"), "must be above 0"),
             (("--rounds=2", "--network=wide_lenet", "--dataset=nothing"), "nothing"),
+            (
+                ("--rounds=2", "--method=self_label"),
+                "--rounds does not go with --method=self_label",
+            ),
+            (
+                ("--rounds=2", "--remove_labels=aum", "--distillation_weight=0.5"),
+                "--distillation_weight must be 1 if the first round removes labels",
+            ),
+            # Mistakes that only the first round makes.
+            (("--rounds=2", "--method=aum", "--num_labels=10"), "AUM needs at least 11"),
         ):
             self.assertIn(message, self.refuse(*SMALL, *arguments))
 

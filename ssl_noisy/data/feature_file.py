@@ -24,6 +24,7 @@ from ssl_noisy.errors import UserError, one_line
 
 _BLOCK = 1024  # images or rows in memory at once
 PARTS = ("", "_validation", "_test")
+_TEXTS = ("extractor", "key", "weights")
 
 
 class FeatureError(UserError):
@@ -94,6 +95,7 @@ class FeatureFile:
             published ids, an int64 array, and their features.
         extractor: What computed the features, as text; empty if unknown.
         key: Text that identifies the network's weights and the images; empty if unknown.
+        weights: Text that identifies the network's weights alone; empty if unknown.
         statistics: Dict from name to float array of shape `(num_images,)`.
         views: The `Views` in the file, or None.
     """
@@ -104,6 +106,7 @@ class FeatureFile:
     by_id: dict
     extractor: str = ""
     key: str = ""
+    weights: str = ""
     statistics: dict = dataclasses.field(default_factory=dict)
     views: Views | None = None
 
@@ -235,7 +238,7 @@ def read(path) -> FeatureFile:
         )
     if key == "digests":
         _check(path, arrays, "digests", "features")
-        more = {name: str(arrays[name]) for name in ("extractor", "key") if name in arrays}
+        more = {name: str(arrays[name]) for name in _TEXTS if name in arrays}
         shape = arrays["digests"].shape
         more["views"] = _views(path, arrays) if "views" in arrays else None
         more["statistics"] = {

@@ -57,7 +57,7 @@ class Arazo(Learner):
         minimum=0,
     )
     mixup_alpha: float = arguments.mixup_alpha(1.0)
-    prior_weight: float = at_least(0, 0.8, "Weight of R_A.")
+    prior_weight: float = at_least(0, 0.8, "Weight of R_A, which keeps all classes in use.")
     entropy_weight: float = at_least(0, 0.4, "Weight of the mean entropy of predictions.")
     num_snapshots: int = count(
         10,

@@ -78,7 +78,7 @@ class BetaMixture(RobustLearner):
         "Weight of the given label in static variants. 0 means Reed et al.'s: 0.8 hard, 0.95 soft.",
     )
     mixup_alpha: float = arguments.mixup_alpha(32.0)
-    prior_weight: float = at_least(0, 1.0, "Weight of R_A.")
+    prior_weight: float = at_least(0, 1.0, "Weight of R_A, which keeps all classes in use.")
     low_percentile: float = interval("[0, 100)", 5.0, "A fit ignores losses below this percentile.")
     high_percentile: float = interval(
         "(0, 100]", 95.0, "A fit ignores losses above this percentile."

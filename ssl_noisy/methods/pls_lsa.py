@@ -93,11 +93,9 @@ class PLSLSA(AuxiliaryHeads, StrongViews, TwoNetworkLearner):
     smallest_crop: float = interval(
         "(0, 1]",
         0.08,
-        "Strong and contrastive views show at least this fraction of the area of an image.",
+        "A view shows at least this fraction of the area of its image.",
     )
-    prior_weight: float = at_least(
-        0, 0.0, "Weight of the loss that keeps all classes in use, after the warm-up."
-    )
+    prior_weight: float = at_least(0, 0.0, "Weight of R_A, which keeps all classes in use.")
     warmup_end: float = arguments.warmup_end(0.0)
     strong_augmentation: str = StrongViews.strong_augmentation.with_default("lsa")
     batch_size: int = TwoNetworkLearner.batch_size.with_default(256)

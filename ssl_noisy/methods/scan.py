@@ -9,6 +9,7 @@ from ssl_noisy import losses
 from ssl_noisy.arguments import at_least, count
 from ssl_noisy.batches import Partners
 from ssl_noisy.clustering import ClusterLearner
+from ssl_noisy.errors import UserError
 from ssl_noisy.probes import neighbors
 
 
@@ -54,6 +55,11 @@ class SCAN(ClusterLearner):
     }
 
     def build_example_state(self, task):
+        if self.num_neighbors >= task.num_examples:
+            raise UserError(
+                f"num_neighbors must be below the number of images, {task.num_examples}. Received: "
+                f"{self.num_neighbors}"
+            )
         # Saved, so that a run that is resumed on another machine has the same ones.
         nearest, _ = neighbors.nearest(task.features, self.num_neighbors)
         rows = np.column_stack([np.arange(task.num_examples), nearest])  # the image itself, too

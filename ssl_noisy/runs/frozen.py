@@ -10,7 +10,7 @@ from keras import ops
 from ssl_noisy import networks, streams
 from ssl_noisy.data import feature_file
 from ssl_noisy.data.task import Task
-from ssl_noisy.errors import UserError
+from ssl_noisy.errors import UserError, one_line
 from ssl_noisy.runs import folder, labeling
 
 NOT_LEGAL = (
@@ -47,7 +47,8 @@ def _features(settings, dataset):
         images, views = stored.training(dataset)[:, None], (0, 0)
     else:
         images, views = stored.training_views(dataset), stored.views.counts
-        _check_views(settings, stored)
+        for one in (settings, settings.for_baseline()) if settings.baseline else (settings,):
+            _check_views(one, stored)
     found = {"images": images, "views": views}
     with streams.held_stderr():
         ops.zeros(1, "float16")  # of the first such array, TensorFlow prints a notice
@@ -83,6 +84,14 @@ def describe(path):
     if stored.views is not None:
         found["views"] = stored.views.description
     return {**found, "challenge": challenge_note(extractor)}
+
+
+def source(settings):
+    """Returns a text that identifies what computed a network's input; None if that is images."""
+    if not networks.is_head(settings.network):
+        return None
+    stored = feature_file.read(settings.features)
+    return stored.weights or stored.extractor or settings.features
 
 
 def challenge_note(extractor):
@@ -134,8 +143,15 @@ def begin(settings, run_dir):
         return
     path = os.path.join(run_dir, folder.USED_FEATURES)
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            check_unchanged(settings.features, json.load(file)["fingerprint"], run_dir)
+        try:
+            with open(path, encoding="utf-8") as file:
+                recorded = str(json.load(file)["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} cannot be read: {one_line(error)}. Delete it and run the same command "
+                "again."
+            ) from error
+        check_unchanged(settings.features, recorded, run_dir)
     else:
         text = json.dumps(describe(settings.features), indent=2) + "\n"
         folder.write_text(run_dir, folder.USED_FEATURES, text)

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from ssl_noisy import networks
 from ssl_noisy.data import feature_file
 from ssl_noisy.data.rows import Rows
 from ssl_noisy.labels import detection, issues, record
@@ -23,9 +24,11 @@ def check_features(settings, dataset):
 def by_features(training, is_wrong):
     """Returns what the features of the images say about the labels, as `detectors.detect`.
 
-    It is empty without `settings.features`, and for a training that another one needs first.
+    It is empty without `settings.features`, for a training that another one needs first, and for a
+    classifier of these features, which is no other witness.
     """
-    if not training.settings.features or training.is_part:
+    settings = training.settings
+    if not settings.features or training.is_part or networks.is_head(settings.network):
         return {}
     labels, dataset = training.labels, training.dataset
     features = feature_file.read(training.settings.features).training(dataset)[labels.positions]

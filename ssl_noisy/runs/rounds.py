@@ -61,6 +61,14 @@ def train_earlier(training, train):
     return results
 
 
+def first(training):
+    """Returns the `Training` of the first round: without several rounds, the only one."""
+    settings = settings_of(training.settings, 1)
+    if not training.settings.student:
+        return training
+    return training.part(folder.round_name(1), settings)
+
+
 def last(training):
     """Returns the `Training` of the last round, in the folder of the run."""
     settings = training.settings

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The story of a run, from its settings to its result. The commands call `run`."""
 
+import dataclasses
 import os
 
 from ssl_noisy import devices, files, networks
@@ -56,6 +57,8 @@ def run(settings, stream=None, dataset=None):
 
 def _run(settings, stream, dataset):
     run_dir = settings.run_dir or settings.default_run_dir()
+    if settings.teacher:  # only that of a round is relative to the folder of its training
+        settings = dataclasses.replace(settings, teacher=os.path.abspath(settings.teacher))
     finished = folder.look_into(run_dir, settings)
     if finished is not None:
         if settings.baseline:
@@ -98,9 +101,9 @@ def _train(training):
     """Trains what `training` builds on, then the training itself, and returns its result."""
     settings, run_dir, notes = training.settings, training.run_dir, []
     # With several rounds, mistakes in the first and the last fail before anything is written.
-    last_round = rounds.last(training)
-    learner = make_learner(rounds.settings_of(settings, 1), training.task, notes, run_dir)
-    remover, removed = None if settings.student else removal.prepare(training, learner), None
+    last_round, first_round = rounds.last(training), rounds.first(training)
+    learner = make_learner(first_round.settings, training.task, notes, first_round.run_dir)
+    remover, removed = removal.prepare(first_round, learner), None
     files.make_folder(training.run_dir)
     with folder.only_process(training.run_dir):
         # Another process may have begun here since `run` looked.
@@ -110,9 +113,9 @@ def _train(training):
         labeling.write(training.run_dir, training.dataset, training.labels)
         baseline = _baseline(training)
         if settings.student:
-            del learner  # and its images from the device, where each round puts them
+            del learner, remover  # and their images from the device, where each round puts them
             earlier = rounds.train_earlier(training, train=_train)
-            training, notes = last_round, []
+            training, notes, remover = last_round, [], None
             learner = make_learner(training.settings, training.task, notes, run_dir)
         if remover is not None:
             removed = remover.find(train=_train)

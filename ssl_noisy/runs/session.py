@@ -17,6 +17,7 @@ from ssl_noisy.runs import (
     cost,
     evaluation,
     folder,
+    frozen,
     plots,
     representation,
     signals,
@@ -255,6 +256,7 @@ class Session(keras.callbacks.Callback):
                 self.dataset.fit,
                 result["calibration"]["temperature"],
                 self.learner.task.image_shape,
+                frozen.source(self.settings),
             )
             model_file.add_metadata(path, metadata)
         if self.settings.plots:

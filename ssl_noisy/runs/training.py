@@ -14,7 +14,7 @@ from ssl_noisy import contract, devices, model_file, networks, optimizers, sched
 from ssl_noisy.data.sources import Dataset
 from ssl_noisy.data.task import Task
 from ssl_noisy.errors import UserError
-from ssl_noisy.runs import cost, folder
+from ssl_noisy.runs import cost, folder, frozen
 from ssl_noisy.runs.labeling import Labels
 from ssl_noisy.settings import Settings
 
@@ -175,6 +175,10 @@ def _read_model(path):
     return found
 
 
+def _input(features):
+    return "images" if features is None else f"features by the network {features}"
+
+
 def _read_teacher(settings, task, notes, run_dir):
     """Returns the network that `settings.teacher` names; it must know the classes of the task."""
     if settings.teacher is None:
@@ -186,6 +190,11 @@ def _read_teacher(settings, task, notes, run_dir):
     teacher, metadata = _read_model(path)
     names, own = metadata.class_names, task.class_names
     try:
+        if metadata.features != (here := frozen.source(settings)):
+            raise UserError(
+                f"The teacher must take the same input: {_input(here)}. Received: one that takes "
+                f"{_input(metadata.features)}"
+            )
         contract.check_teacher(teacher, task.image_shape, task.num_classes)
         if names != own and names != tuple(map(str, range(len(names)))):
             one, other = next(pair for pair in zip(names, own) if pair[0] != pair[1])
