@@ -195,14 +195,14 @@ class Learner(WeakViews, ExampleRecord, MovingAverage, keras.Model):
                 f"{type(self).__name__} must have a labeled example. Received: given_labels are "
                 f"all -1, of {task.num_examples} examples"
             )
+        if task.views is not None:
+            self.check_views(task.views)
         if self.needs_features and task.features is None:
             raise UserError(
                 f"{type(self).__name__} needs a row of features of each image, such as those of a "
                 "network that SimCLR trained: Task(..., features=features). Received: "
                 "features=None"
             )
-        if task.views is not None:
-            self.check_views(task.views)
         contract.check(self.network, task.image_shape, task.num_classes)
         for value in self.loaded_states.values():
             if len(value) != task.num_examples:

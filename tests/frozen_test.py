@@ -49,6 +49,8 @@ def learner(method="fixmatch", task=None, network="linear", **kwargs):
     head = networks.build(network, task.image_shape, task.num_classes, statistics=statistics)
     small = {"batch_size": 8, "unlabeled_ratio": 3, **kwargs}
     small = {name: value for name, value in small.items() if name in methods.arguments(method)}
+    if methods.get(method).needs_teacher:
+        small["teacher"] = networks.build("linear", task.image_shape, task.num_classes)
     made = methods.get(method)(head, task, steps=8, **small)
     made.compile(keras.optimizers.SGD(0.05, momentum=0.9))
     return made
