@@ -253,13 +253,17 @@ class ChooseTest(Case):
             writer.writerow(("file", "label"))
             writer.writerows((row["file"], row["label"] or labels[row["file"]]) for row in rows)
 
-    def test_in_a_folder_with_some_labels_the_others_are_chosen(self):
+    def partly_labeled_photos(self):
+        """Saves 30 pictures without a label, and 5 each of the classes a and b."""
         self.photos(30, "photos/unlabeled")
         self.photos(40, "all")
         for label, rows in (("a", range(30, 35)), ("b", range(35, 40))):
             os.makedirs(f"photos/train/{label}")
             for row in rows:
                 os.rename(f"all/{row:03}.png", f"photos/train/{label}/{row:03}.png")
+
+    def test_in_a_folder_with_some_labels_the_others_are_chosen(self):
+        self.partly_labeled_photos()
         where = ("--dataset=folder:photos", "--test_share=0.2")
         out = self.call(choose, *where, self.pixels(*where), "--budget=7", "--by=probcover")
         self.assertIn("7 of 30 unlabeled images", out)
@@ -286,12 +290,7 @@ class ChooseTest(Case):
         self.assertIn("9 labels, test accuracy by protocol", out)
 
     def test_labels_that_were_taken_away_stay_away_and_notes_are_shown(self):
-        self.photos(30, "photos/unlabeled")
-        self.photos(40, "all")
-        for label, rows in (("a", range(30, 35)), ("b", range(35, 40))):
-            os.makedirs(f"photos/train/{label}")
-            for row in rows:
-                os.rename(f"all/{row:03}.png", f"photos/train/{label}/{row:03}.png")
+        self.partly_labeled_photos()
         pathlib.Path("photos/train/readme.txt").write_text("text")
         where = ("--dataset=folder:photos", "--test_share=0.2", "--by=uniform", "--budget=3")
         data = labeling.load_unlabeled(

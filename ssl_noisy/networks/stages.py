@@ -15,7 +15,7 @@ def stage_ends(network):
     A stage is all that has one height and width, from one stride or pooling to the next: a group of
     a ResNet. It ends with its last addition, that of a residual unit, and the activation that takes
     the sum, if there is one; without an addition, with its last layer. What has no weights, such as
-    a pooling before a layer without padding, is no stage. Layers of models within the network do
+    a pooling before a layer without padding, is not a stage. Layers of models within the network do
     not count.
 
     Args:

@@ -25,7 +25,7 @@ def by_features(training, is_wrong):
     """Returns what the features of the images say about the labels, as `detectors.detect`.
 
     It is empty without `settings.features`, for a training that another one needs first, and for a
-    classifier of these features, which is no other witness.
+    classifier of the same features, since the detectors would not be independent evidence.
     """
     settings = training.settings
     if not settings.features or training.is_part or networks.is_head(settings.network):
